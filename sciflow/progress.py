@@ -1,0 +1,91 @@
+"""Long loops: how far, how much longer, and when to stop."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+LINE_EVERY = 10.0  # seconds between log lines, if a tenth of the work was done meanwhile; six times that if not
+
+
+def track(
+    items: Iterable[T], description: str, *, done: int = 0, status: Callable[[], str] = lambda: ""
+) -> Iterator[T]:
+    """Yield `items`, showing progress and time left: a bar on a terminal, log lines now and then otherwise.
+
+    Args:
+        items: what to loop over; without a length there is no time left to tell. `range(n)` for a plain count.
+        description: what is being done, e.g. "train".
+        done: how many items an earlier, interrupted loop did.
+        status: a few words about the state, asked whenever something is shown, e.g. the loss.
+    """
+    total = done + len(items) if isinstance(items, Sized) else None
+    show = _bar if sys.stderr.isatty() else _lines
+    yield from show(items, description, done, total, status)
+
+
+def _bar(items: Iterable[T], description: str, done: int, total: int | None, status: Callable[[], str]) -> Iterator[T]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[status]}"), console=Console(stderr=True)) as progress:
+        task = progress.add_task(description, total=total, completed=done, status="")
+        for item in items:
+            yield item
+            progress.update(task, advance=1, status=status())
+
+
+def _lines(
+    items: Iterable[T], description: str, done: int, total: int | None, status: Callable[[], str]
+) -> Iterator[T]:
+    start = shown = time.monotonic()
+    first = shown_at = count = done
+    for count, item in enumerate(items, start=done + 1):
+        yield item
+        now = time.monotonic()
+        is_tenth = total is not None and count - shown_at >= total / 10
+        if now - shown >= (LINE_EVERY if is_tenth else 6 * LINE_EVERY) and count != total:
+            left = "" if total is None else f", {_clock((total - count) * (now - start) / (count - first))} left"
+            logger.info("%s", f"{description}: {_count(count, total)}{left}  {status()}".rstrip())
+            shown, shown_at = now, count
+    took = _clock(time.monotonic() - start)
+    logger.info("%s", f"{description}: {_count(count, total)} in {took}  {status()}".rstrip())
+
+
+def _count(count: int, total: int | None) -> str:
+    return str(count) if total is None else f"{count}/{total}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+
+
+@contextmanager
+def time_limit(deadline: float | None) -> Iterator[Callable[[], bool]]:
+    """Give a function that says whether to save and stop: the deadline has passed, or SIGTERM has come.
+
+    The signal is caught only in the main thread, and only inside the `with` block.
+
+    Args:
+        deadline: a reading of `time.monotonic()`; None for no limit.
+    """
+    terminated = threading.Event()
+    is_main = threading.current_thread() is threading.main_thread()
+    previous = signal.signal(signal.SIGTERM, lambda *_: terminated.set()) if is_main else None
+    try:
+        yield lambda: terminated.is_set() or (deadline is not None and time.monotonic() >= deadline)
+    finally:
+        if is_main:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL if previous is None else previous)

@@ -1,0 +1,95 @@
+"""Progress is shown without changing the loop, and a loop learns in time that it must stop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from sciflow import progress
+from sciflow.progress import time_limit, track
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that only moves when told."""
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def lines(caplog) -> list[str]:
+    return [record.getMessage() for record in caplog.records]
+
+
+def test_track_yields_everything_in_order():
+    assert list(track(range(5), "count")) == [0, 1, 2, 3, 4]
+    assert list(track(iter("abc"), "letters")) == ["a", "b", "c"]
+
+
+def test_lines_tell_time_left_from_the_pace_since_the_start(clock, caplog):
+    caplog.set_level(logging.INFO)
+    for _ in track(range(20, 100), "train", done=20, status=lambda: "loss 1"):
+        clock[0] += 3
+    assert lines(caplog)[0] == "train: 30/100, 0:03:30 left  loss 1"  # 10 steps of 3 s; 70 more take 210 s
+    assert lines(caplog)[-1] == "train: 100/100 in 0:04:00  loss 1"
+    assert len(lines(caplog)) == 8  # one per tenth of the work, and the last
+
+
+def test_a_short_loop_logs_one_line_and_a_slow_one_a_line_a_minute(clock, caplog):
+    caplog.set_level(logging.INFO)
+    list(track(range(50), "quick"))
+    assert lines(caplog) == ["quick: 50/50 in 0:00:00"]
+    caplog.clear()
+    for _ in track(range(1000), "slow"):
+        clock[0] += 2
+    assert 30 <= len(lines(caplog)) <= 35  # 2000 s at 60 to 62 s each, and the last
+
+
+def test_without_a_length_the_count_is_shown(clock, caplog):
+    caplog.set_level(logging.INFO)
+    for _ in track(iter(range(70)), "stream"):
+        clock[0] += 1
+    assert lines(caplog) == ["stream: 60", "stream: 70 in 0:01:10"]
+
+
+def test_a_terminal_gets_a_bar(monkeypatch, capsys, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    assert list(track(range(3), "draw", done=1, status=lambda: "ess 12")) == [0, 1, 2]
+    shown = capsys.readouterr().err
+    assert "draw" in shown and "4/4" in shown and "ess 12" in shown
+    assert lines(caplog) == []
+
+
+def test_time_limit_knows_its_deadline(clock):
+    with time_limit(5.0) as is_over, time_limit(None) as is_never_over:
+        assert not is_over()
+        clock[0] = 5.0
+        assert is_over() and not is_never_over()
+
+
+def test_time_limit_hears_sigterm_and_gives_the_old_handler_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with time_limit(None) as is_over:
+        assert not is_over()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert is_over()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_time_limit_works_in_other_threads():
+    seen = []
+
+    def work():
+        with time_limit(time.monotonic() - 1) as is_over:
+            seen.append(is_over())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [True]
