@@ -1,0 +1,64 @@
+"""One look for every figure: sizes, a palette that colour-blind readers can tell apart, titles that say what is shown.
+
+Nothing here touches pyplot or the global settings of matplotlib: every property is set on the Axes that is drawn.
+"""
+
+from __future__ import annotations
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+INK, FAINT, BAND = "#222222", "#7a7a7a", "#dcdcdc"
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+VALUES, SPREAD = "gray", "magma"
+DPI = 150
+ERRORS = 2
+"""Half-width of every band and bar, in standard errors: about 95 %."""
+
+
+def panels(n: int = 1, width: float = 5.2, height: float = 3.6) -> list[Axes]:
+    """`n` Axes of width × height inches each, side by side in one new Figure with constrained layout."""
+    figure = Figure(figsize=(n * width, height), dpi=DPI, layout="constrained", facecolor="white")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+    return list(figure.subplots(1, n, squeeze=False)[0])
+
+
+def axes(ax: Axes | None, width: float = 5.2, height: float = 3.6) -> Axes:
+    """The given Axes, or that of a new Figure of width × height inches."""
+    return panels(1, width, height)[0] if ax is None else ax
+
+
+def label(name: str, unit: str = "1") -> str:
+    """`name [unit]`; a dimensionless quantity has its name alone."""
+    return name if unit in ("1", "") else f"{name} [{unit}]"
+
+
+def colour(index: int) -> str:
+    """The colour of the k-th curve."""
+    return PALETTE[index % len(PALETTE)]
+
+
+def marker(index: int) -> str:
+    """The marker of the k-th curve: with more curves than colours, the pair still differs."""
+    return MARKERS[(index + index // len(PALETTE)) % len(MARKERS)]
+
+
+def dress(ax: Axes, title: str, note: str = "", x: str = "", y: str = "") -> Axes:
+    """Title on the left, a grey note of a line or two that says how to read it, axis labels, thin open frame."""
+    ax.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, pad=10 + 11 * len(note.splitlines()))
+    place = {"xytext": (0, 7), "xycoords": "axes fraction", "textcoords": "offset points"}
+    ax.annotate(note, (0, 1), **place, fontsize=8, color=FAINT, va="bottom", ha="left").set_in_layout(False)
+    ax.set_xlabel(x, fontsize=9.5, color=INK)
+    ax.set_ylabel(y, fontsize=9.5, color=INK)
+    ax.tick_params(which="both", labelsize=8.5, color=FAINT, labelcolor=INK, width=0.6)
+    for side, spine in ax.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set(color=FAINT, linewidth=0.8)
+    return ax
+
+
+def legend(ax: Axes, **options) -> None:
+    """A small legend without a frame; none when nothing is labelled."""
+    if ax.get_legend_handles_labels()[1]:
+        ax.legend(fontsize=8.5, frameon=False, labelcolor=INK, handlelength=1.6, **options)

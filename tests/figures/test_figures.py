@@ -1,0 +1,158 @@
+"""Every figure draws what it is given, names what it shows with units, cuts no text off and leaves no global state."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from functools import partial
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+
+from sciflow.errors import InputError
+from sciflow.figures import FIGURES, panels, style
+from sciflow.types import facts
+
+GRID = np.linspace(-4, 4, 201)
+LOG_DENSITY = -0.5 * (GRID[:, None] ** 2 + GRID[None] ** 2)
+RNG = np.random.default_rng(0)
+LEVELS = np.linspace(0.05, 0.95, 19)
+COSTS = np.array([64, 256, 1024])
+
+
+def pictures() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    truth = RNG.random((3, 1, 6, 4))
+    observation = np.where(RNG.random(truth.shape) < 0.5, np.nan, truth)
+    return truth, observation, RNG.random((3, 5, 1, 6, 4))
+
+
+CALLS = {
+    "posterior_gallery": partial(FIGURES["posterior_gallery"], *pictures(), unit="HU"),
+    "calibration": partial(FIGURES["calibration"], LEVELS, {"exact": (LEVELS, 0.02 + 0 * LEVELS)}),
+    "rank_histogram": partial(FIGURES["rank_histogram"], np.linspace(0, 1, 11), np.ones(10), 0.1 * np.ones(10)),
+    "loss_curve": partial(FIGURES["loss_curve"], range(300), np.exp(-LEVELS.repeat(16))[:300], [0, 299], [1, 0.4]),
+    "sampler_comparison": partial(
+        FIGURES["sampler_comparison"],
+        {"SMC": (COSTS, 1 / COSTS, 0.1 / COSTS), "DPS": (100, 0.02, 0.004)},
+        floor=(COSTS, 0.5 / COSTS, 0.1 / COSTS),
+    ),
+    "posterior_scatter": partial(
+        FIGURES["posterior_scatter"],
+        RNG.normal(size=(50, 2)),
+        *(GRID, GRID, LOG_DENSITY),
+        log_weights=RNG.normal(size=50),
+        truth=(0, 0),
+        unit="nm",
+    ),
+}
+
+
+def words(ax: Axes) -> list[Text]:
+    """Every title, label, note and legend entry of the figure that is shown; tick labels left out."""
+    found = []
+    for part in ax.figure.findobj(Axes):
+        legend = part.get_legend()
+        found += [*part.texts, *(legend.get_texts() if legend else ()), part.title, part._left_title]
+        found += [part.xaxis.label, part.yaxis.label] if part.axison else []
+    return [text for text in found if text.get_text().strip()]
+
+
+def test_every_row_of_the_table_is_called_here():
+    assert set(CALLS) == set(FIGURES)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_is_titled_and_no_text_is_cut_off(name):
+    ax = CALLS[name]()
+    canvas = FigureCanvasAgg(ax.figure)
+    canvas.draw()
+    assert ax.get_title(loc="left")
+    frame = ax.figure.bbox
+    for text in words(ax):
+        box = text.get_window_extent(canvas.get_renderer())
+        is_inside = box.x0 >= 0 and box.y0 >= 0 and box.x1 <= frame.x1 and box.y1 <= frame.y1
+        assert is_inside, f"{text.get_text()!r} at {box} leaves the figure {frame}"
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_draws_into_the_axes_it_is_given(name):
+    left, right = panels(2)
+    assert CALLS[name](ax=right) is right
+    assert not left.has_data() and right.has_data()
+
+
+@pytest.mark.parametrize("name", [name for name in FIGURES if name != "posterior_gallery"])
+def test_both_axes_are_labelled(name):
+    ax = CALLS[name]()
+    assert ax.get_xlabel() and ax.get_ylabel()
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_states_its_facts(name):
+    assert {"summary", "exactness", "cost", "bias"} <= set(facts(FIGURES[name]))
+
+
+def test_units_stand_on_the_labels():
+    assert style.label("density", "kg m-3") == "density [kg m-3]"
+    assert style.label("ratio", "1") == "ratio"
+    assert "[nm]" in CALLS["posterior_scatter"]().get_xlabel()
+    assert any("[HU]" in text.get_text() for text in words(CALLS["posterior_gallery"]()))
+
+
+def test_the_gallery_hatches_missing_pixels_and_keeps_the_shape_of_a_picture():
+    ax = CALLS["posterior_gallery"]()
+    hatched = [patch for patch in ax.findobj(Rectangle) if patch.get_hatch()]
+    assert len(hatched) == 3  # one observation in each of three rows
+    assert hatched[0].get_height() / hatched[0].get_width() == pytest.approx(6 / 4)
+    assert len(ax.images) == 3 * (4 + 4)  # truth, observed, mean, standard deviation and four draws
+
+
+def test_the_gallery_works_without_truth_and_with_one_draw():
+    _, observation, samples = pictures()
+    ax = FIGURES["posterior_gallery"](None, observation, samples[:, :1])
+    assert "truth" not in {text.get_text() for text in ax.texts}
+    assert len(ax.images) == 3 * 4
+
+
+def test_the_gallery_refuses_events_that_are_no_pictures():
+    with pytest.raises(InputError, match=r"needs pictures .* got events of shape \(7,\)"):
+        FIGURES["posterior_gallery"](np.zeros((3, 7)), None, np.zeros((3, 4, 7)))
+
+
+def test_the_bars_are_the_densities_and_one_observation_without_error_is_drawn():
+    density = np.linspace(0.5, 1.5, 10)
+    ax = FIGURES["rank_histogram"](np.linspace(0, 1, 11), density, np.full(10, np.nan))
+    assert [bar.get_height() for bar in ax.containers[0]] == pytest.approx(density)
+
+
+def test_the_contours_hold_their_share_of_a_gaussian():
+    """The p-content disc of a standard normal in the plane has radius √(−2 ln(1 − p))."""
+    ax = CALLS["posterior_scatter"]()
+    regions = ax.collections[0]
+    outer = regions.get_paths()[0].vertices
+    radius = np.sqrt(-2 * np.log(1 - 0.99))
+    assert np.linalg.norm(outer, axis=1).max() == pytest.approx(radius, abs=0.04)  # one cell of the grid
+
+
+def test_dots_off_the_map_are_counted():
+    ax = FIGURES["posterior_scatter"]([[0, 0], [9, 0]], GRID, GRID, LOG_DENSITY)
+    assert any("50.0% of dots off the map" in text.get_text() for text in words(ax))
+
+
+def test_costs_that_stand_close_share_a_tick():
+    ax = FIGURES["sampler_comparison"]({"a": (COSTS, COSTS, COSTS), "b": (1000, 1, 1)})
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["64", "256", "1000"]
+
+
+def test_curves_beyond_the_palette_still_differ():
+    looks = {(style.colour(k), style.marker(k)) for k in range(20)}
+    assert len(looks) == 20
+
+
+def test_no_figure_touches_pyplot():
+    code = "import sys, sciflow.figures; sys.exit('matplotlib.pyplot' in sys.modules or 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
