@@ -1,0 +1,173 @@
+"""What the Snakefile asks: every run that can be named, checked before any job, with its source digests.
+
+Imports neither torch nor pydantic unless a run is wrong: then `sciflow.config` words the message.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from sciflow.errors import InputError
+from sciflow.runs import SMOKE, Run, did_you_mean, load, merge, resolve
+from sciflow.source import Kinds, digest, kinds
+
+SETTINGS = ("runs", "smoke", "defaults", "overrides", "pathvars")
+
+
+class Catalogue:
+    """Runs by name, each file resolved and checked at its first use.
+
+    Args:
+        folder: holds `runs/*.yaml`, `config/default.yaml` and `config/schema.json`.
+        config: what Snakemake's --configfile and --config said, over `config/default.yaml`: `runs` (names or paths),
+            `smoke` (true: the smoke size of each), `defaults` (under each run file), `overrides` (over it).
+        check: compare each run with the schema.
+
+    Raises:
+        InputError: an unknown setting, or two run files of one name.
+    """
+
+    def __init__(self, folder: Path | str, config: Mapping[str, Any] | None = None, check: bool = True) -> None:
+        self.folder = Path(folder)
+        base, config = load(self.folder / "config" / "default.yaml"), config or {}
+        for key in config:
+            if key not in SETTINGS:
+                raise InputError(
+                    f"config: unknown key '{key}', must be one of {[*SETTINGS]}.{did_you_mean(key, SETTINGS)}"
+                )
+        self.defaults = merge(base.get("defaults") or {}, config.get("defaults") or {}, "defaults")
+        self.overrides = config.get("overrides") or {}
+        entries = config.get("runs", base.get("runs", []))
+        entries = [entries] if isinstance(entries, str | Path) else list(entries)
+        self.files = {file.stem: file for file in sorted((self.folder / "runs").glob("*.yaml"))}
+        for entry in map(str, entries):
+            if _is_path(entry):
+                self._add(Path(entry))
+        suffix = SMOKE if str(config.get("smoke", False)).lower() == "true" else ""
+        self.asked = [(Path(entry).stem if _is_path(entry) else entry) + suffix for entry in map(str, entries)]
+        self._families: dict[str, dict[str, Run]] = {}
+        self._check = check
+        for name in self.overrides:
+            if name != "every":
+                self._file(name, "overrides")
+
+    def _add(self, file: Path) -> None:
+        known = self.files.get(file.stem)
+        if known is not None and known.resolve() != file.resolve():
+            raise InputError(f"config: runs {known} and {file} have one name, '{file.stem}'. Rename one of the files.")
+        self.files[file.stem] = file
+
+    def _file(self, base: str, where: str = "runs") -> Path:
+        stem = base.removesuffix(SMOKE)
+        if stem not in self.files:
+            names = sorted(self.files)
+            hint = did_you_mean(stem, names) or f" Give a file as a path, or put it into {self.folder / 'runs'}."
+            raise InputError(f"{where}: there is no run '{stem}', only {names}.{hint}")
+        return self.files[stem]
+
+    def family(self, base: str) -> dict[str, Run]:
+        """The run `base`, its children and the runs between that own a stage of a child, by name."""
+        if base in self._families:
+            return self._families[base]
+        runs = resolve(self._file(base), self.defaults, self.overrides, smoke=base.endswith(SMOKE))
+        if self.validator is not None:
+            for run in _covering(leaves(runs)):
+                check_run(run, self.validator)
+        self._families[base] = runs
+        return runs
+
+    def __getitem__(self, name: str) -> Run:
+        base = name.split("~")[0]
+        runs = self.family(base)
+        if name not in runs:
+            raise InputError(
+                f"runs: run '{base}' has no child '{name}', only {sorted(runs)}.{did_you_mean(name, runs)}"
+            )
+        return runs[name]
+
+    def children(self, base: str) -> list[Run]:
+        """The runs to build for `base`: itself, or each child if the file has a sweep."""
+        return leaves(self.family(base))
+
+    def sweeps(self) -> Iterator[str]:
+        """Names among the asked runs that have children to compare."""
+        return (base for base in self.asked if self.children(base)[0].assignments)
+
+    @functools.cached_property
+    def schema(self) -> dict[str, Any]:
+        """The JSON schema of a run file, or nothing where none was generated."""
+        file = self.folder / "config" / "schema.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+    @functools.cached_property
+    def validator(self) -> Any:
+        """A jsonschema validator of `schema`, or None where runs are not to be checked."""
+        if not (self._check and self.schema):
+            return None
+        from jsonschema import Draft202012Validator
+
+        return Draft202012Validator(self.schema)
+
+    @functools.cached_property
+    def kinds(self) -> Kinds:
+        """Where each kind is defined (`sciflow.source.kinds`)."""
+        return kinds(self.schema)
+
+    def digest(self, name: str, stage: str, artefact: Path | str | None = None) -> str:
+        """Digest of the source that a stage of a run uses; a run with `freeze: true` keeps that of its artefact."""
+        run = self[name]
+        if run.values.get("freeze") and artefact is not None:
+            sidecar = Path(f"{artefact}.provenance.json")
+            if sidecar.is_file():
+                recorded = json.loads(sidecar.read_text(encoding="utf-8")).get("source_digest")
+                if recorded:
+                    return str(recorded)
+        return digest(stage, run.section(stage), self.kinds, run.values.get("plugins") or ())
+
+
+def _is_path(entry: str) -> bool:
+    return "/" in entry or entry.endswith((".yaml", ".yml"))
+
+
+def leaves(runs: Mapping[str, Run]) -> list[Run]:
+    """The runs of a family that carry every swept value: the ones to build and compare."""
+    longest = max(len(run.assignments) for run in runs.values())
+    return [run for run in runs.values() if len(run.assignments) == longest]
+
+
+def _covering(runs: list[Run]) -> list[Run]:
+    """Few runs that together hold every swept value at least once: combinations are not checked one by one."""
+    seen: set[tuple[str, str]] = set()
+    chosen = []
+    for run in runs:
+        new = {(key, json.dumps(value, default=str)) for key, value in run.assignments} - seen
+        if new or not run.assignments:
+            seen |= new
+            chosen.append(run)
+    return chosen
+
+
+def check_run(run: Run, validator: Any) -> None:
+    """Compare a run with the JSON schema; kinds that plugins add are for `sciflow.config` to judge.
+
+    Args:
+        validator: a jsonschema validator of the run-file schema.
+
+    Raises:
+        InputError: the run is wrong; says where, what was expected, and the nearest right name.
+    """
+    from jsonschema.exceptions import best_match
+
+    problem = best_match(validator.iter_errors(run.content))
+    if problem is None:
+        return
+    try:
+        from sciflow.config import check_run as explain
+    except ImportError:  # no torch here, as on some login nodes: say what the schema says
+        place = ".".join(str(part) for part in problem.absolute_path) or "the run"
+        raise InputError(f"{run.file}: {place}: {problem.message}. Mend the run file.") from None
+    explain(run.content, str(run.file))

@@ -1,0 +1,74 @@
+"""YAML as sciflow reads and writes it: safe, each key once, 1e-4 is a number, errors name file and line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sciflow.errors import InputError
+
+FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")  # a number, which YAML 1.1 denies without dot and sign
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice and reads 1e-4 as a number."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[Any, int] = {}
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+            if not isinstance(key, str):
+                problem = f"key {key!r} is not text (put it in quotes)"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+            if key in lines:
+                problem = f"key {key!r} appears twice, first in line {lines[key]} (keep one)"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+            lines[key] = line
+        return super().construct_mapping(node, deep=deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Safe YAML without anchors, read back unchanged by `_Loader`."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+.0123456789"))
+
+
+def load(file: Path | str) -> dict[str, Any]:
+    """The mapping that a YAML file holds.
+
+    Raises:
+        InputError: the file cannot be read, is not YAML, repeats a key, or is not a mapping; names file and line.
+    """
+    try:
+        content = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=_Loader)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}). Check the path.") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: is not UTF-8 text ({error.reason}). Save it as UTF-8.") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f":{mark.line + 1}" if mark else ""
+        raise InputError(f"{file}{line}: not valid YAML: {error.problem or error.context}. Mend this line.") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{file}: not valid YAML: {error}. Mend the file.") from None
+    if not isinstance(content, dict):
+        raise InputError(
+            f"{file}: must hold a mapping of keys to values, got {type(content).__name__}. Start with `domain:`."
+        )
+    return content
+
+
+def text(values: Mapping[str, Any], sort: bool = False) -> str:
+    """`values` as YAML; with `sort`, equal mappings give equal text whatever their order."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=sort, allow_unicode=True, width=120, default_flow_style=None)

@@ -1,0 +1,162 @@
+"""The job graph: clean, importable, and rerun exactly as far as an edit reaches."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.conftest import ROOT, TIME_LIMIT, Project
+
+REPORT = {"report", "index", "all"}
+EVALUATE = {"evaluate", *REPORT}
+SAMPLE = {"sample_part", "sample", *EVALUATE}
+TRAIN = {"train", *SAMPLE}
+DATASET = {"dataset", *TRAIN}
+
+RUN = "workflows/runs/toy.yaml"
+EDITS = {
+    "nothing": ([], set()),
+    "what changes no result": (
+        [
+            (RUN, "{solver: {kind: heun}, n_samples: 2}", "{n_samples: 2, solver: {kind: heun}}"),
+            (RUN, "seed: 0", "seed: 0   # zero"),
+            (RUN, "{shards: 2}", "{shards: 2, mem_mb: 9000}"),
+            ("sciflow/solvers/heun.py", '"""Heun."""', '"""Heun, well."""  # yes'),
+            ("sciflow/solvers/euler.py", "ORDER = 1", "ORDER = 3"),  # a solver that the run does not use
+        ],
+        set(),
+    ),
+    "title": ([(RUN, "title: A toy", "title: The toy")], REPORT),
+    "report": ([(RUN, "report: {figures: []}", "report: {figures: [mean]}")], REPORT),
+    "evaluate": ([(RUN, "[score]", "[score, rmse]")], EVALUATE),
+    "sample": ([(RUN, "n_samples: 2", "n_samples: 3")], SAMPLE),
+    "train": ([(RUN, "train: {n_steps: 5}", "train: {n_steps: 6}")], TRAIN),
+    "train and report": ([(RUN, "n_steps: 5", "n_steps: 6"), (RUN, "figures: []", "figures: [mean]")], TRAIN),
+    "seed": ([(RUN, "seed: 0", "seed: 1")], DATASET),
+    "solver in use": ([("sciflow/solvers/heun.py", "ORDER = 2", "ORDER = 3")], SAMPLE),
+    "network, imported by the domain": ([("sciflow/networks/mlp.py", "WIDTH = 8", "WIDTH = 9")], TRAIN),
+    "stage evaluate": ([("sciflow/stages/evaluate.py", "= 1", "= 2")], EVALUATE),
+    "simulation": ([("sciflow/domains/toy/simulate.py", "= 1", "= 2")], DATASET),
+}
+
+
+def test_lint_and_format_are_clean() -> None:
+    lint = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--lint"], cwd=ROOT, text=True, capture_output=True, timeout=TIME_LIMIT
+    )
+    assert lint.returncode == 0, lint.stderr
+    form = subprocess.run(
+        [Path(sys.executable).with_name("snakefmt"), "--check", "Snakefile", "workflows"],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        timeout=TIME_LIMIT,
+    )
+    assert form.returncode == 0, form.stderr
+
+
+def test_every_shipped_run_has_a_job_graph(tmp_path: Path) -> None:
+    """The real runs, checked against the real schema, from another working directory."""
+    call = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", tmp_path]
+    done = subprocess.run(
+        [*call, "--dry-run", "all_runs", "all"], cwd=ROOT, text=True, capture_output=True, timeout=TIME_LIMIT
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for file in (ROOT / "workflows" / "runs").glob("*.yaml"):
+        assert f"results/{file.stem}" in done.stdout
+
+
+def test_a_run_is_built_stage_by_stage(finished: Project) -> None:
+    results = finished.folder / "results"
+    names = {file.name for file in (results / "toy").iterdir()}
+    assert names == {"run.yaml", "data.nc", "model.pt", "samples.nc", "metrics.csv", "metrics.nc", "report.html"}
+    assert (results / "index.html").is_file()
+    assert (results / "toy" / "run.yaml").read_text().startswith("name: toy\n")
+    called = [stage for stage, _ in finished.calls()]
+    assert called == ["dataset", "train", "sample", "sample", "sample", "evaluate", "report", "index"]
+    shards = {
+        options["--shard"][0] for stage, options in finished.calls() if stage == "sample" and "--shard" in options
+    }
+    assert shards == {"1/2", "2/2"}
+    for stage, options in finished.calls()[:-1]:
+        assert options[""] == ["results/toy/run.yaml"], stage
+        assert len(options["--source"][0]) == 16, stage
+
+
+@pytest.mark.parametrize("what", EDITS)
+def test_an_edit_reruns_what_depends_on_it(what: str, changed: Callable[[], Project]) -> None:
+    edits, expected = EDITS[what]
+    project = changed()
+    for edit in edits:
+        project.edit(*edit)
+    result = project.snakemake("--dry-run")
+    assert result.status == 0, result.text
+    assert set(result.jobs) == expected, result.text
+
+
+def test_only_the_report_is_rebuilt_and_the_run_file_renewed(changed: Callable[[], Project]) -> None:
+    """Builds what the dry run promised: run.yaml, which every stage reads, changes, and no other stage runs."""
+    project = changed()
+    before = len(project.calls())
+    project.edit(RUN, "report: {figures: []}", "report: {figures: [mean]}")
+    project.edit(RUN, "{shards: 2}", "{shards: 2, mem_mb: 9000}")
+    result = project.snakemake()
+    assert result.status == 0, result.text
+    assert [stage for stage, _ in project.calls()[before:]] == ["report", "index"]
+    written = (project.folder / "results/toy/run.yaml").read_text()
+    assert "figures: [mean]" in written and "mem_mb: 9000" in written
+    assert project.snakemake("--dry-run").jobs == {}
+
+
+def test_an_edited_plugin_reruns_and_an_edited_input_file_reruns(project: Project) -> None:
+    project.write("plugin.py", "A = 1\n")
+    project.write("scan.nc", "scan")
+    project.edit(RUN, "title:", "plugins: [plugin.py]\ntitle:")
+    project.edit(RUN, "{n_samples: 4}", "{kind: file, path: scan.nc}")
+    assert project.snakemake().status == 0
+    assert project.snakemake("--dry-run").jobs == {}
+    project.write("plugin.py", "A = 2\n")
+    assert set(project.snakemake("--dry-run").jobs) == DATASET
+    project.write("plugin.py", "A = 1  # as before\n")
+    project.write("scan.nc", "another scan")
+    assert set(project.snakemake("--dry-run").jobs) == DATASET
+
+
+def test_frozen_runs_trust_what_is_there(changed: Callable[[], Project]) -> None:
+    project = changed()
+    digest = dict((stage, options) for stage, options in project.calls())["train"]["--source"][0]
+    project.write("results/toy/model.pt.provenance.json", f'{{"source_digest": "{digest}"}}')
+    project.edit(RUN, "seed: 0", "seed: 0\nfreeze: true")
+    project.edit("sciflow/networks/mlp.py", "WIDTH = 8", "WIDTH = 9")
+    assert project.snakemake("--dry-run").jobs == {}
+
+
+def test_a_stage_that_stops_for_time_is_tried_again(project: Project) -> None:
+    result = project.snakemake("results/toy/model.pt", FAKE_FAILS_ONCE="train")
+    assert result.status == 0, result.text
+    assert [stage for stage, _ in project.calls()] == ["dataset", "train", "train"]
+
+
+def test_importable_as_a_module(project: Project, tmp_path: Path) -> None:
+    """Another workflow uses every rule under its own prefix, with its own runs, results folder and overrides."""
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "mine.yaml").write_text((project.folder / RUN).read_text())
+    (other / "config.yaml").write_text("unrelated: 1\nsciflow: {runs: [mine.yaml], overrides: {every: {seed: 7}}}\n")
+    (other / "Snakefile").write_text(
+        'configfile: "config.yaml"\n'
+        f'module sciflow:\n    snakefile: "{project.folder}/Snakefile"\n    config: config["sciflow"]\n'
+        '    pathvars:\n        results="out/sciflow",\n        logs="out/logs",\n'
+        "use rule * from sciflow as sciflow_*\n"
+        'rule all:\n    default_target: True\n    input: "out/sciflow/mine/report.html"\n'
+    )
+    result = project.snakemake("--directory", str(other), "--snakefile", str(other / "Snakefile"))
+    assert result.status == 0, result.text
+    assert (other / "out/sciflow/mine/report.html").is_file()
+    assert "seed: 7" in (other / "out/sciflow/mine/run.yaml").read_text()
+    assert (other / "out/logs/mine/train.log").is_file()
+    assert not (other / "results").exists()

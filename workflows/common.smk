@@ -1,0 +1,126 @@
+# What the rules of every stage share: the runs, and functions of a run's wildcards. Nothing here imports torch.
+import os
+import shutil
+import sys
+from pathlib import Path
+from shlex import quote
+
+from snakemake.exceptions import WorkflowError
+
+from sciflow.catalogue import Catalogue
+from sciflow.errors import InputError
+from sciflow.runs import ARTEFACTS
+
+
+wildcard_constraints:
+    run="[^/]+",
+    shard=r"\d+",
+    shards=r"\d+",
+
+
+RESULTS = workflow.pathvars.get("results")
+
+if shutil.which("sciflow") is None:  # snakemake was called by its path, from an environment that is not activated
+    os.environ.update(PATH=os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)]))
+
+
+def plainly(ask):
+    """`ask`, with a wrong run file reported as Snakemake reports its own errors: the message, no traceback."""
+
+    def answer(*args, **kwargs):
+        try:
+            return ask(*args, **kwargs)
+        except InputError as error:
+            raise WorkflowError(str(error)) from None
+
+    return answer
+
+
+catalogue = plainly(Catalogue)(
+    workflow.current_basedir.get_path_or_uri(secret_free=True), config, check=workflow.is_main_process
+)
+run_of = plainly(catalogue.__getitem__)
+children_of = plainly(catalogue.children)
+
+
+def artefact(stage, suffix=None):
+    """The file that `stage` hands on, of whichever run builds it: in a sweep, often the base run."""
+    file = Path(ARTEFACTS[stage])
+    return lambda wildcards: f"<results>/{run_of(wildcards.run).owner(stage)}/{file.with_suffix(suffix or file.suffix)}"
+
+
+def files(stage):
+    """The user's own files that the stage's section names."""
+    return lambda wildcards: run_of(wildcards.run).files(stage)
+
+
+def parts(wildcards):
+    """One file per shard."""
+    shards = run_of(wildcards.run).resource("sample", "shards", 1)
+    return [f"<results>/{wildcards.run}/samples.part{shard}of{shards}.nc" for shard in range(1, shards + 1)]
+
+
+def tables(wildcards):
+    """The metrics of every child of a sweep."""
+    return [f"<results>/{child.name}/{ARTEFACTS['evaluate']}" for child in children_of(wildcards.run)]
+
+
+def domain(wildcards):
+    return run_of(wildcards.run).values.get("domain", "")
+
+
+def resource(stage, key, default=0):
+    """A number from the run's own `resources:`."""
+    return lambda wildcards: run_of(wildcards.run).resource(stage, key, default)
+
+
+def section(stage):
+    """What the stage depends on in the run file: a change reruns it."""
+    return lambda wildcards: run_of(wildcards.run).identity(stage)
+
+
+def source(stage):
+    """Digest of the source that the stage uses: a change reruns it."""
+    return lambda wildcards: plainly(catalogue.digest)(
+        wildcards.run, stage, Path(RESULTS, wildcards.run, ARTEFACTS[stage])
+    )
+
+
+# Snakemake records no param whose function takes `output`: these three may change without a rerun.
+def run_yaml(wildcards, output):
+    return Path(output[0]).parent / "run.yaml"
+
+
+def write_run(wildcards, output):
+    """Shell command that writes run.yaml, the one configuration a command reads, whole or not at all.
+
+    Every job writes it: as a file with a rule of its own it would be an ancient() input of the others, and Snakemake
+    9.27 then skips a job whose params changed together with that file.
+    """
+    text, file = quote(run_of(wildcards.run).text()), quote(str(run_yaml(wildcards, output)))
+    return f"printf %s {text} > {file}.$$ && mv {file}.$$ {file}"
+
+
+def state(wildcards, output):
+    return Path(output[0]).parent / ".state"
+
+
+def pages(names):
+    """Every report of these runs, and the comparison page of each that has a sweep."""
+    for name in names:
+        children = children_of(name)
+        yield from (f"<results>/{child.name}/{ARTEFACTS['report']}" for child in children)
+        if children[0].assignments:
+            yield f"<results>/{name}/comparison.html"
+
+
+def asked_pages(wildcards):
+    return list(pages(catalogue.asked))
+
+
+def all_pages(wildcards):
+    return list(pages(catalogue.files))
+
+
+for name in catalogue.asked:  # a wrong run file stops here, before any job
+    children_of(name)

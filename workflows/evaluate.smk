@@ -1,0 +1,29 @@
+rule evaluate:
+    input:
+        data=artefact("dataset"),
+        samples=artefact("sample"),
+        files=files("evaluate"),
+    output:
+        table=ensure("<results>/{run}/metrics.csv", non_empty=True),
+        arrays=ensure("<results>/{run}/metrics.nc", non_empty=True),
+    log:
+        "<logs>/{run}/evaluate.log",
+    benchmark:
+        "<benchmarks>/{run}/evaluate.tsv"
+    conda:
+        "envs/sciflow.yaml"
+    threads: resource("evaluate", "threads", 1)
+    resources:
+        gpu=resource("evaluate", "gpu"),
+        mem_mb=resource("evaluate", "mem_mb"),
+        runtime=resource("evaluate", "runtime"),
+    params:
+        section=section("evaluate"),
+        source=source("evaluate"),
+        write=write_run,
+        yaml=run_yaml,
+        state=state,
+    shell:
+        "{params.write} && sciflow evaluate {params.yaml:q} --data {input.data:q} --samples {input.samples:q}"
+        " --out {output.table:q} --state {params.state:q}"
+        " --time-limit {resources.runtime} --source {params.source} 2>&1 | tee {log:q}"

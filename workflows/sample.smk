@@ -1,0 +1,55 @@
+# `sample` scatters over the shards that the run asks for and gathers them; the samples do not depend on their number.
+rule sample_part:
+    input:
+        data=artefact("dataset"),
+        model=artefact("train"),
+        files=files("sample"),
+    output:
+        part=temp(ensure("<results>/{run}/samples.part{shard}of{shards}.nc", non_empty=True)),
+    log:
+        "<logs>/{run}/sample.part{shard}of{shards}.log",
+    benchmark:
+        "<benchmarks>/{run}/sample.part{shard}of{shards}.tsv"
+    retries: 3
+    conda:
+        "envs/sciflow.yaml"
+    threads: resource("sample", "threads", 1)
+    resources:
+        gpu=resource("sample", "gpu"),
+        mem_mb=resource("sample", "mem_mb"),
+        runtime=resource("sample", "runtime"),
+    params:
+        section=section("sample"),
+        source=source("sample"),
+        write=write_run,
+        yaml=run_yaml,
+        state=state,
+    shell:
+        "{params.write} && sciflow sample {params.yaml:q} --data {input.data:q} --model {input.model:q} --out {output.part:q}"
+        " --shard {wildcards.shard}/{wildcards.shards} --state {params.state:q}"
+        " --time-limit {resources.runtime} --source {params.source} 2>&1 | tee {log:q}"
+
+
+rule sample:
+    input:
+        parts=parts,
+    output:
+        samples=ensure("<results>/{run}/samples.nc", non_empty=True),
+    log:
+        "<logs>/{run}/sample.log",
+    benchmark:
+        "<benchmarks>/{run}/sample.tsv"
+    conda:
+        "envs/sciflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=resource("sample", "mem_mb"),
+        runtime=resource("sample", "runtime"),
+    params:
+        section=section("sample"),
+        source=source("sample"),
+        write=write_run,
+        yaml=run_yaml,
+    shell:
+        "{params.write} && sciflow sample {params.yaml:q} --gather {input.parts:q} --out {output.samples:q}"
+        " --source {params.source} 2>&1 | tee {log:q}"
