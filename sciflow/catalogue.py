@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sciflow.errors import InputError
-from sciflow.runs import SMOKE, Run, did_you_mean, load, merge, resolve
+from sciflow.runs import SMOKE, STAGES, Run, did_you_mean, load, merge, resolve
 from sciflow.source import Kinds, digest, kinds
 
 SETTINGS = ("runs", "smoke", "defaults", "overrides", "pathvars")
@@ -32,7 +32,7 @@ class Catalogue:
     """
 
     def __init__(self, folder: Path | str, config: Mapping[str, Any] | None = None, check: bool = True) -> None:
-        self.folder = Path(folder)
+        self.folder = _from_here(Path(folder))
         base, config = load(self.folder / "config" / "default.yaml"), config or {}
         for key in config:
             if key not in SETTINGS:
@@ -97,6 +97,17 @@ class Catalogue:
         """Names among the asked runs that have children to compare."""
         return (base for base in self.asked if self.children(base)[0].assignments)
 
+    def check_files(self, base: str) -> None:
+        """Raise InputError if a file that a section of these runs names (`Run.files`) is not there."""
+        for run in self.family(base).values():
+            for stage in STAGES:
+                for file in run.files(stage):
+                    if not Path(file).exists():
+                        raise InputError(
+                            f"{run.file}: {stage} names the file '{file}', which is not there. "
+                            f"Check the path; a relative one starts at the working directory, {Path.cwd()}."
+                        )
+
     @functools.cached_property
     def schema(self) -> dict[str, Any]:
         """The JSON schema of a run file, or nothing where none was generated."""
@@ -127,6 +138,11 @@ class Catalogue:
                 if recorded:
                     return str(recorded)
         return digest(stage, run.section(stage), self.kinds, run.values.get("plugins") or ())
+
+
+def _from_here(folder: Path) -> Path:
+    """The shorter path to a folder below the working directory, for messages."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def _is_path(entry: str) -> bool:

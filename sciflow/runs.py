@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import functools
 import hashlib
 import itertools
 import json
@@ -136,11 +137,15 @@ class Run:
         return {key: self.values[key] for key in keys if key in self.values}
 
     def identity(self, stage: str) -> str:
-        """`section` as text that is the same for equal sections."""
-        return text(self.section(stage), sort=True)
+        """`section` as text (JSON) that is the same for equal sections, whatever the order of their keys."""
+        return json.dumps(self.section(stage), sort_keys=True, ensure_ascii=False, default=str)
 
     def text(self) -> str:
         """The resolved run as YAML: the content of results/<name>/run.yaml."""
+        return self._text
+
+    @functools.cached_property
+    def _text(self) -> str:
         return text(self.values)
 
     def files(self, stage: str) -> list[str]:
@@ -210,6 +215,11 @@ def resolve(
             run = _child(names[-1] if smoke else stem, Path(file), values, combination[:length])
             runs.setdefault(run.name, run)
     return runs
+
+
+def read(file: Path | str, smoke: bool = False) -> Run:
+    """The one run that a command works on: the base run of a run file, or the run that a run.yaml holds."""
+    return next(iter(resolve(file, smoke=smoke).values()))
 
 
 def _mapping(values: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:

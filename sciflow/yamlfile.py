@@ -69,6 +69,6 @@ def load(file: Path | str) -> dict[str, Any]:
     return content
 
 
-def text(values: Mapping[str, Any], sort: bool = False) -> str:
-    """`values` as YAML; with `sort`, equal mappings give equal text whatever their order."""
-    return yaml.dump(values, Dumper=_Dumper, sort_keys=sort, allow_unicode=True, width=120, default_flow_style=None)
+def text(values: Mapping[str, Any]) -> str:
+    """`values` as YAML that `load`, and any other reader of YAML, reads back unchanged."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)

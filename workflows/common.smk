@@ -124,3 +124,5 @@ def all_pages(wildcards):
 
 for name in catalogue.asked:  # a wrong run file stops here, before any job
     children_of(name)
+    if workflow.modifier.is_main_snakefile():  # whoever imports us may have a rule that makes the file
+        plainly(catalogue.check_files)(name)  # Snakemake would not miss it while an older artefact exists

@@ -1,4 +1,4 @@
-"""A copy of the workflow with a tiny stand-in package and command line, so that Snakemake's own behaviour is tested fast.
+"""A copy of the workflow with a tiny stand-in package and command, so that what Snakemake does is tested fast.
 
 The stand-in `sciflow` command notes how it was called and writes its inputs' names into its output.
 """
@@ -42,6 +42,7 @@ if arguments[0] == "evaluate":
     open(out.replace(".csv", ".nc"), "w").write("arrays")
 """
 
+STAGES = ("dataset", "train", "sample", "evaluate", "report")
 MODULES = {
     "solvers/heun.py": '"""Heun."""\n\nORDER = 2\n',
     "solvers/euler.py": '"""Euler."""\n\nORDER = 1\n',

@@ -142,16 +142,18 @@ def test_a_stage_that_stops_for_time_is_tried_again(project: Project) -> None:
 
 
 def test_importable_as_a_module(project: Project, tmp_path: Path) -> None:
-    """Another workflow uses every rule under its own prefix, with its own runs, results folder and overrides."""
+    """Another workflow uses our rules with its own runs, data, results folder and overrides."""
     other = tmp_path / "other"
     other.mkdir()
-    (other / "mine.yaml").write_text((project.folder / RUN).read_text())
+    run = (project.folder / RUN).read_text()
+    (other / "mine.yaml").write_text(run.replace("{n_samples: 4}", "{kind: file, path: made.nc}"))
     (other / "config.yaml").write_text("unrelated: 1\nsciflow: {runs: [mine.yaml], overrides: {every: {seed: 7}}}\n")
     (other / "Snakefile").write_text(
         'configfile: "config.yaml"\n'
         f'module sciflow:\n    snakefile: "{project.folder}/Snakefile"\n    config: config["sciflow"]\n'
         '    pathvars:\n        results="out/sciflow",\n        logs="out/logs",\n'
         "use rule * from sciflow as sciflow_*\n"
+        'rule make:\n    output: "made.nc"\n    shell: "echo made > {output}"\n'
         'rule all:\n    default_target: True\n    input: "out/sciflow/mine/report.html"\n'
     )
     result = project.snakemake("--directory", str(other), "--snakefile", str(other / "Snakefile"))

@@ -1,0 +1,53 @@
+"""A sweep: children with readable names, shared stages built once, one comparison page."""
+
+from __future__ import annotations
+
+from tests.pipeline.conftest import Project
+
+RUN = "workflows/runs/toy.yaml"
+
+
+def test_a_sweep_over_the_sampling_trains_once(project: Project) -> None:
+    project.edit(RUN, "seed: 0", "seed: 0\nsweep: {sample.solver.order: [1, 2, 3]}")
+    result = project.snakemake()
+    assert result.status == 0, result.text
+    called = [stage for stage, _ in project.calls()]
+    assert (called.count("dataset"), called.count("train"), called.count("report")) == (1, 1, 3)
+    children = [f"toy~sample.solver.order={order}" for order in (1, 2, 3)]
+    results = project.folder / "results"
+    assert {folder.name for folder in results.iterdir() if folder.is_dir()} == {"toy", *children}
+    assert {file.name for file in (results / "toy").iterdir()} == {"run.yaml", "data.nc", "model.pt", "comparison.html"}
+    assert "swept: {sample.solver.order: 2}" in (results / children[1] / "run.yaml").read_text()
+    (compared,) = [options for stage, options in project.calls() if stage == "compare"]
+    assert compared[""] == [f"results/{child}" for child in children]
+    models = {options["--model"][0] for stage, options in project.calls() if stage == "report"}
+    assert models == {"results/toy/model.pt"}
+    assert project.snakemake("--dry-run").jobs == {}
+
+
+def test_a_longer_sweep_builds_only_what_is_new(project: Project) -> None:
+    project.edit(RUN, "seed: 0", "seed: 0\nsweep: {seed: [0, 1], sample.solver.kind: [heun, euler]}")
+    assert project.snakemake().status == 0
+    project.edit(RUN, "seed: [0, 1]", "seed: [0, 1, 2]")
+    jobs = project.snakemake("--dry-run").jobs
+    assert jobs == {
+        "dataset": 1,
+        "train": 1,
+        "sample_part": 4,
+        "sample": 2,
+        "evaluate": 2,
+        "report": 2,
+        "compare": 1,
+        "index": 1,
+        "all": 1,
+    }
+
+
+def test_one_child_and_one_smoke_run_can_be_asked_for(project: Project) -> None:
+    project.edit(RUN, "seed: 0", "seed: 0\nsweep: {seed: [0, 1]}")
+    wanted = ["results/toy~seed=1/metrics.csv", "results/toy-smoke~seed=0/model.pt"]
+    result = project.snakemake(*wanted)
+    assert result.status == 0, result.text
+    for file in wanted:
+        assert (project.folder / file).is_file()
+    assert "n_steps: 1" in (project.folder / "results/toy-smoke~seed=0/run.yaml").read_text()

@@ -1,0 +1,149 @@
+"""The source digest: what changes it, and what does not."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sciflow import source
+from sciflow.errors import InputError
+from sciflow.source import closure, digest, kinds, tree_digest
+
+FILES = {
+    "pyproject.toml": "",
+    "sciflow/__init__.py": "",
+    "sciflow/stages/train.py": "def run():\n    from sciflow.training.loop import fit\n    return fit\n",
+    "sciflow/training/__init__.py": "from sciflow.training.unused import x\n",
+    "sciflow/training/loop.py": "import torch\nfrom sciflow.training import ema\n\ndef fit():\n    return ema\n",
+    "sciflow/training/ema.py": "import sciflow.random\nDECAY = 0.9\n",
+    "sciflow/training/unused.py": "x = 1\n",
+    "sciflow/random.py": "from .types import T\n",
+    "sciflow/types.py": "T = int\n",
+    "sciflow/domains/toy/network.py": "WIDTH = 1\n",
+    "sciflow/networks/mlp.py": "class MLP:\n    'A network.'\n",
+    "sciflow/networks/unet.py": "class UNet:\n    'A network.'\n",
+}
+KINDS = {"mlp": ("sciflow.networks.mlp",), "unet": ("sciflow.networks.unet",)}
+SECTION = {"domain": "toy", "train": {"kind": "network", "network": {"kind": "mlp"}}}
+
+
+def tree(folder: Path, **changes: str) -> Path:
+    for path, content in {**FILES, **changes}.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(content)
+    return folder
+
+
+def test_closure_follows_in_package_imports_of_every_form(tmp_path: Path) -> None:
+    found = closure(["sciflow.stages.train"], tree(tmp_path))
+    assert list(found) == [
+        "sciflow.random",
+        "sciflow.stages.train",
+        "sciflow.training.ema",
+        "sciflow.training.loop",
+        "sciflow.types",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "counts"),
+    [
+        ("sciflow/types.py", "T = float\n", True),
+        ("sciflow/training/ema.py", "import sciflow.random\nDECAY = 0.99\n", True),
+        ("sciflow/training/ema.py", '"""Said."""\nimport sciflow.random  # so\n\nDECAY = (\n    0.9\n)\n', False),
+        ("sciflow/networks/mlp.py", "class MLP:\n    'Another docstring.'\n", False),
+        ("sciflow/networks/mlp.py", "class MLP:\n    width = 'Not a docstring.'\n", True),
+        ("sciflow/networks/unet.py", "class UNet:\n    depth = 3\n", False),
+        ("sciflow/training/__init__.py", "y = 2\n", False),
+        ("sciflow/domains/toy/network.py", "WIDTH = 2\n", True),
+        ("sciflow/domains/toy/simulate.py", "SIZE = 2\n", False),
+        ("sciflow/stages/sample.py", "x = 2\n", False),
+    ],
+)
+def test_what_changes_a_digest(path: str, content: str, counts: bool, tmp_path: Path) -> None:
+    before = digest("train", SECTION, KINDS, root=tree(tmp_path / "a"))
+    after = digest("train", SECTION, KINDS, root=tree(tmp_path / "b", **{path: content}))
+    assert (before != after) is counts
+    assert len(before) == 16
+
+
+def test_the_chosen_kinds_count(tmp_path: Path) -> None:
+    root = tree(tmp_path)
+    other = {"domain": "toy", "train": {"kind": "network", "network": {"kind": "unet"}}}
+    listed = {"domain": "toy", "train": {"networks": ["mlp", {"kind": "unet"}]}}
+    digests = {digest("train", section, KINDS, root=root) for section in (SECTION, other, listed)}
+    assert len(digests) == 3
+
+
+def test_an_installed_release_counts_by_its_version(tmp_path: Path) -> None:
+    root = tree(tmp_path)
+    (root / "pyproject.toml").unlink()
+    assert digest("train", SECTION, KINDS, root=root) == f"release-{source.__version__}"
+
+
+def test_plugins_count_whole(tmp_path: Path) -> None:
+    root = tree(tmp_path)
+    plugin, same, other = tmp_path / "p.py", tmp_path / "q" / "p.py", tmp_path / "r.py"
+    same.parent.mkdir()
+    plugin.write_text("A = 1\n")
+    same.write_text('"""With a docstring."""\nA = 1\n')
+    other.write_text("A = 2\n")
+    without = digest("train", SECTION, KINDS, root=root)
+    with_plugin = digest("train", SECTION, KINDS, plugins=[plugin], root=root)
+    assert without != with_plugin != digest("train", SECTION, KINDS, plugins=[other], root=root)
+    assert tree_digest(ast.parse(plugin.read_text())) == tree_digest(ast.parse(same.read_text()))
+
+
+def test_a_plugin_that_cannot_be_used_says_so(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none.py cannot be read \(No such file"):
+        digest("train", SECTION, KINDS, plugins=[tmp_path / "none.py"])
+    (tmp_path / "bad.py").write_text("def f(:\n")
+    with pytest.raises(InputError, match=r"bad\.py is not valid Python"):
+        digest("train", SECTION, KINDS, plugins=[tmp_path / "bad.py"])
+
+
+def test_kinds_are_read_from_the_schema() -> None:
+    entry = {"properties": {"kind": {"const": "gaussian"}}}
+    schema = {
+        "$defs": {
+            "A": {**entry, "x-module": "sciflow.inverse.noise"},
+            "B": {**entry, "x-module": "sciflow.diffusion.schedule"},
+            "C": {"properties": {"width": {}}, "x-module": "sciflow.x"},
+        }
+    }
+    assert kinds(schema) == {"gaussian": ("sciflow.diffusion.schedule", "sciflow.inverse.noise")}
+
+
+def test_the_digest_is_the_same_in_another_process(tmp_path: Path) -> None:
+    """No set order, hash seed or path enters it."""
+    here = digest("train", SECTION, KINDS, root=tree(tmp_path / "a"))
+    root = tree(tmp_path / "elsewhere" / "b")
+    program = (
+        f"from pathlib import Path; from sciflow.source import digest; "
+        f"print(digest('train', {SECTION!r}, {KINDS!r}, root=Path({str(root)!r})))"
+    )
+    there = subprocess.run([sys.executable, "-c", program], text=True, capture_output=True, check=True, timeout=60)
+    assert there.stdout.strip() == here
+
+
+def test_the_package_itself_is_digested_fast() -> None:
+    """All modules of the package in 0.25 CPU s at most: half of what parsing the Snakefile may cost."""
+    root = Path(source.__file__).resolve().parent.parent
+    modules = [
+        ".".join(file.relative_to(root).with_suffix("").parts)
+        for file in (root / "sciflow").rglob("*.py")
+        if file.name != "__init__.py"
+    ]
+    spent = []
+    for _ in range(3):  # the least of three: other work on the core can only add
+        source._read.cache_clear()
+        start = time.process_time()
+        found = closure(modules, root)
+        spent.append(time.process_time() - start)
+    assert set(found) == set(modules)
+    assert min(spent) < 0.25
