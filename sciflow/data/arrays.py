@@ -1,0 +1,75 @@
+"""The one crossing between torch, positional, and xarray, named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sciflow.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    import xarray as xr
+
+
+def to_xarray(
+    values: Mapping[str, torch.Tensor | ArrayLike],
+    dims: Mapping[str, Sequence[str]],
+    coords: Mapping[str, ArrayLike | tuple[Sequence[str], ArrayLike]] | None = None,
+    units: Mapping[str, str] | None = None,
+) -> xr.Dataset:
+    """Name the dims of tensors.
+
+    Args:
+        values: name -> tensor or array; bfloat16 and float16 become float32.
+        dims: name -> dims, one for each axis of that value.
+        coords: name -> values along the dim of that name, or (dims, values).
+        units: name -> text of the `units` attribute.
+
+    Raises:
+        InputError: a value without dims, or with another number of axes.
+    """
+    import xarray as xr
+
+    units = units or {}
+    arrays = {}
+    for name, value in values.items():
+        array = _numpy(value)
+        if len(dims.get(name, ())) != array.ndim:
+            raise InputError(
+                f"{name!r} has shape {array.shape} and dims {tuple(dims.get(name, ()))}. Give one dim for each axis."
+            )
+        arrays[name] = xr.Variable(tuple(dims[name]), array, {"units": units[name]} if name in units else None)
+    return xr.Dataset(arrays, coords=dict(coords or {}))
+
+
+def from_xarray(
+    array: xr.DataArray, dims: Sequence[str] | None = None, dtype: torch.dtype | None = None
+) -> torch.Tensor:
+    """The tensor of a named array, axes in the order of `dims`.
+
+    Args:
+        array: one variable of a data set.
+        dims: order of the axes; None keeps that of the file.
+        dtype: of the tensor; None keeps that of the file.
+
+    Raises:
+        InputError: the array has other dims.
+    """
+    import torch
+
+    wanted = tuple(array.dims if dims is None else dims)
+    if set(wanted) != set(array.dims) or len(wanted) != array.ndim:
+        raise InputError(f"variable {array.name!r} has dims {array.dims}, needs {wanted}. Rename or select its dims.")
+    return torch.as_tensor(np.ascontiguousarray(array.transpose(*wanted).to_numpy()).copy(), dtype=dtype)
+
+
+def _numpy(value: torch.Tensor | ArrayLike) -> np.ndarray:
+    """On the CPU, in a type that files know."""
+    if not hasattr(value, "detach"):
+        return np.asarray(value)
+    value = value.detach().cpu()
+    return value.float().numpy() if value.dtype.is_floating_point and value.dtype.itemsize < 4 else value.numpy()

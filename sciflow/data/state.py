@@ -1,0 +1,154 @@
+"""What survives a failed job: checkpoints, log and failures in a directory that no rule declares, under a lock.
+
+directory/lock                  held by the one process that works here
+directory/holder                who that is
+directory/log                   appended by every attempt
+directory/<key>/<name>          what the next attempt continues from
+directory/<key>/failed.json     why every attempt must fail
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from filelock import FileLock, Timeout
+
+from sciflow.data.store import atomic_path
+from sciflow.errors import InputError, NonFiniteError
+
+KEY = re.compile("[0-9a-f]{16}")
+"""What `state_key` returns, so that no other folder is ever deleted."""
+
+PERMANENT = (InputError, NonFiniteError)
+"""Errors that the same section, source and inputs will meet again."""
+
+RETRY_VARIABLE = "SCIFLOW_RETRY_FAILED"
+"""Environment variable that, set to anything, forgets recorded failures."""
+
+
+def state_key(section: str, source: str, inputs: Mapping[str, str]) -> str:
+    """The key of a state: any change of section, source digest or input hashes gives another one."""
+    text = json.dumps([section, source, dict(inputs)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class State:
+    """The state of one stage of one run (and shard), for `with State(directory, key) as state:`.
+
+    Entering takes the lock, removes the state of other keys and repeats a recorded failure. Leaving by an error that
+    every retry would meet (`InputError`, `NonFiniteError`) records it; leaving by any other keeps the state.
+
+    Args:
+        directory: of the stage, e.g. results/{run}/.state/train.
+        key: from `state_key`.
+
+    Raises:
+        InputError: another process works here, or this key has failed for good before.
+    """
+
+    directory: Path
+    key: str
+    _lock: FileLock = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "directory", Path(self.directory))
+        object.__setattr__(self, "_lock", FileLock(self.directory / "lock"))
+
+    def __enter__(self) -> State:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        holder = self.directory / "holder"
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            who = holder.read_text() if holder.is_file() else "another process"
+            raise InputError(
+                f"{self.directory} is in use by {who}. Wait for it to end, or stop it, and run the same command again."
+            ) from None
+        try:
+            holder.write_text(f"process {os.getpid()} on {platform.node()}")
+            self._remove_stale()
+            self._repeat_failure()
+            self._folder.mkdir(exist_ok=True)
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            with contextlib.suppress(OSError):  # a full disk must not hide the error that is on its way
+                if error is not None:
+                    self.log(f"{type(error).__name__}: {error}")
+                if isinstance(error, PERMANENT):
+                    self.fail(str(error))
+                (self.directory / "holder").unlink(missing_ok=True)
+        finally:
+            self._lock.release()
+
+    @property
+    def _folder(self) -> Path:
+        return self.directory / self.key
+
+    def path(self, name: str) -> Path | None:
+        """Where `name` was saved, or None."""
+        path = self._folder / name
+        return path if path.is_file() else None
+
+    def load(self, name: str) -> bytes | None:
+        """What was saved under `name`, or None."""
+        path = self.path(name)
+        return path.read_bytes() if path else None
+
+    def save(self, name: str, content: bytes | Callable[[Path], object]) -> None:
+        """Save atomically: bytes, or a function that writes the path it is given."""
+        with atomic_path(self._folder / name) as temporary:
+            if callable(content):
+                content(temporary)
+            else:
+                temporary.write_bytes(content)
+
+    def clear(self) -> None:
+        """Forget everything but the log: the stage is done."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir(exist_ok=True)
+
+    def log(self, line: str) -> None:
+        """Append one line with the time; it survives retries, whose log files Snakemake deletes."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        with (self.directory / "log").open("a", encoding="utf-8") as file:
+            file.write(f"{now} {os.getpid()} {line}\n")
+
+    def fail(self, message: str) -> None:
+        """Record that every attempt with this key must fail: the next one repeats the message at once."""
+        self.save("failed.json", json.dumps({"message": message}).encode())
+
+    def _remove_stale(self) -> None:
+        """Delete the states of other keys: a changed run never resumes old weights."""
+        for folder in self.directory.iterdir():
+            if folder.is_dir() and folder.name != self.key and KEY.fullmatch(folder.name):
+                shutil.rmtree(folder)
+
+    def _repeat_failure(self) -> None:
+        recorded = self.load("failed.json")
+        if recorded is None:
+            return
+        if os.environ.get(RETRY_VARIABLE):
+            (self._folder / "failed.json").unlink()
+            return
+        message = json.loads(recorded)["message"]
+        raise InputError(
+            f"{message}\nThis is a recorded failure: nothing it depends on has changed since. "
+            f"To try again all the same, set {RETRY_VARIABLE}=1 or delete {self._folder}."
+        )

@@ -1,0 +1,252 @@
+"""Artefacts on disk: whole or not at all, the same bytes for the same content, readable by plain xarray."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import glob
+import hashlib
+import json
+import os
+import platform
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sciflow.errors import InputError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+SCHEMA_VERSION = 1
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an artefact says about its making: the attributes of a `.nc` file.
+
+    Args:
+        run: name of the run.
+        stage: dataset, train, sample or evaluate.
+        section: the run's own section of that stage, YAML text.
+        source_digest: of the modules that the stage used.
+        seed: of the run.
+        versions: package -> version.
+        inputs: input artefact -> SHA-256.
+        sciflow_schema: version of this layout.
+    """
+
+    run: str
+    stage: str
+    section: str = ""
+    source_digest: str = ""
+    seed: int = 0
+    versions: dict[str, str] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
+    sciflow_schema: int = SCHEMA_VERSION
+
+    def attributes(self) -> dict[str, str | int]:
+        """As netCDF attributes: mappings become JSON text."""
+        facts = asdict(self)
+        return {name: _json(value) if isinstance(value, dict) else value for name, value in facts.items()}
+
+    @classmethod
+    def of(cls, attributes: Mapping[str, object], path: str | Path) -> Header:
+        """Read back from attributes.
+
+        Raises:
+            InputError: they were not written by sciflow, or by another version of the layout.
+        """
+        if "sciflow_schema" not in attributes or "stage" not in attributes or "run" not in attributes:
+            raise InputError(f"{path} was not written by sciflow: it has no attribute 'sciflow_schema'. Run its stage.")
+        version = int(str(attributes["sciflow_schema"]))
+        if version != SCHEMA_VERSION:
+            raise InputError(
+                f"{path} has layout {version}, this sciflow reads layout {SCHEMA_VERSION}. "
+                "Delete it and run its stage again, or install the sciflow that wrote it."
+            )
+        texts = {name: str(attributes.get(name, "")) for name in ("run", "stage", "section", "source_digest")}
+        mappings = {name: json.loads(str(attributes.get(name, "{}"))) for name in ("versions", "inputs")}
+        return cls(**texts, seed=int(str(attributes.get("seed", 0))), **mappings, sciflow_schema=version)
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path` that replaces it when the block ends well, and vanishes when it does not.
+
+    The name is unique to this process, so that an orphan and its duplicate never write the same file. File and
+    directory reach the disk before the block is left; a reader sees the old file or the new one, never a part.
+
+    Args:
+        path: where the artefact belongs; missing directories are made.
+
+    Raises:
+        OSError: of the writer; a full disk says that the previous file is whole.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_orphans(path)
+    temporary = path.with_name(f".tmp-{_host()}-{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+    try:
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, path)
+        _flush(path.parent)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        message = "disk full; the previous file, if any, is whole. Free space and run the same command again"
+        raise OSError(error.errno, message, str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file or directory is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _host() -> str:
+    return platform.node().replace("-", "_").replace("/", "_") or "localhost"
+
+
+def _remove_orphans(path: Path) -> None:
+    """Delete temporary files of the same artefact whose process on this host is gone."""
+    for orphan in path.parent.glob(f".tmp-{glob.escape(_host())}-*-{glob.escape(path.name)}"):
+        process = orphan.name.split("-")[2]
+        try:
+            os.kill(int(process), 0)
+        except ProcessLookupError:
+            orphan.unlink(missing_ok=True)
+        except (PermissionError, ValueError):
+            continue
+
+
+def write_dataset(path: str | Path, dataset: xr.Dataset, header: Header | None = None) -> None:
+    """Write netCDF4, atomically; the same content gives the same bytes.
+
+    The file is made in memory first: HDF5 that meets a full disk leaves the process unable to end cleanly. So a file
+    needs its own size in memory.
+
+    Args:
+        path: where to write.
+        dataset: named arrays; encodings are dropped, variables and attributes sorted by name.
+        header: added to the attributes.
+    """
+    content = _canonical(dataset, header.attributes() if header else {}).to_netcdf(engine="h5netcdf")
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _canonical(dataset: xr.Dataset, attributes: Mapping[str, object]) -> xr.Dataset:
+    """The same data set in one fixed order and encoding."""
+    import xarray as xr
+
+    variables = {}
+    for name in sorted(dataset.variables, key=str):
+        variable = dataset.variables[name]
+        encoding = {"_FillValue": None} if variable.dtype.kind == "f" else {}
+        attrs = dict(sorted(variable.attrs.items()))
+        variables[name] = xr.Variable(variable.dims, variable.data, attrs, encoding)
+    attrs = dict(sorted({**dataset.attrs, **attributes}.items()))
+    return xr.Dataset(variables, attrs=attrs).set_coords(list(dataset.coords))
+
+
+def open_dataset(
+    path: str | Path, *, stage: str | None = None, run: str | None = None, load: bool = True
+) -> xr.Dataset:
+    """Open a netCDF file, and check that it is what the caller thinks.
+
+    Args:
+        path: of the file.
+        stage: the stage that must have written it; None accepts any netCDF4 file.
+        run: the run that must have written it; None accepts any.
+        load: read everything and close the file; false reads on demand.
+
+    Raises:
+        InputError: missing, truncated, no netCDF4 file, or an artefact of another stage, run or layout.
+    """
+    import xarray as xr
+
+    header = read_header(path) if stage is not None or run is not None else None
+    for name, wanted in (("stage", stage), ("run", run)):
+        got = getattr(header, name, None)
+        if wanted is not None and got != wanted:
+            raise InputError(
+                f"{path} belongs to {name} {got!r}, needs {name} {wanted!r}. Give the right file, or run that {name}."
+            )
+    with _readable(path):
+        opened = xr.open_dataset(path, engine="h5netcdf")
+        if not load:
+            return opened
+        with opened:
+            return opened.load()
+
+
+def read_header(path: str | Path) -> Header:
+    """The header of a `.nc` artefact, without its arrays. Raises InputError as `open_dataset`."""
+    import h5netcdf
+
+    with _readable(path), h5netcdf.File(path, "r") as file:
+        return Header.of(dict(file.attrs), path)
+
+
+@contextlib.contextmanager
+def _readable(path: str | Path) -> Iterator[None]:
+    """Turn what HDF5 says about a bad file into one message."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path} does not exist. Run the stage that writes it: snakemake --cores all {path}")
+    with path.open("rb") as file:
+        if file.read(len(HDF5_SIGNATURE)) != HDF5_SIGNATURE:
+            raise InputError(f"{path} is no netCDF4 file. Give a file that was written by its stage, or convert it.")
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{path} is truncated or damaged ({reason}). Delete it and run its stage again.") from error
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def provenance_path(path: str | Path) -> Path:
+    """Where the volatile facts of an artefact stand: `<artefact>.provenance.json`."""
+    path = Path(path)
+    return path.with_name(f"{path.name}.provenance.json")
+
+
+def write_provenance(path: str | Path, facts: Mapping[str, object]) -> None:
+    """Write the volatile facts of an artefact (cost, device, seconds, …) beside it, with time and host.
+
+    Args:
+        path: of the artefact.
+        facts: anything that JSON can hold.
+    """
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    with atomic_path(provenance_path(path)) as temporary:
+        temporary.write_text(_json({"written": now, "host": platform.node(), **facts}, indent=2) + "\n")
+
+
+def read_provenance(path: str | Path) -> dict[str, object]:
+    """The volatile facts of an artefact; empty if there are none."""
+    sidecar = provenance_path(path)
+    return json.loads(sidecar.read_text()) if sidecar.is_file() else {}
+
+
+def _json(value: object, indent: int | None = None) -> str:
+    return json.dumps(value, sort_keys=True, indent=indent, ensure_ascii=False)
