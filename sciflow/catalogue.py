@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from sciflow.errors import InputError
-from sciflow.runs import SMOKE, STAGES, Run, did_you_mean, load, merge, resolve
+from sciflow.runs import SMOKE, STAGES, Run, did_you_mean, merge, resolve
 from sciflow.source import Kinds, digest, kinds
+from sciflow.yamlfile import load
 
 SETTINGS = ("runs", "smoke", "defaults", "overrides", "pathvars")
 

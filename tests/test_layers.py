@@ -115,7 +115,7 @@ def test_libraries_are_touched_in_their_place(file: Path) -> None:
 def test_in_package_imports_name_the_defining_module(file: Path) -> None:
     """The source digest follows imports and not packages: only the public tables (capitals) may come from one."""
     for line, module, imported in imports(file):
-        if module.split(".")[0] != "sciflow":
+        if module.split(".")[0] != "sciflow" or file.name == "__init__.py":
             continue
         folder = ROOT / module.replace(".", "/")
         where = f"{name(file)}:{line}"
