@@ -63,7 +63,8 @@ def velocity(denoiser: Denoiser, x: Tensor, t: Time) -> Tensor:
     Source: Albergo et al. (2023), Stochastic interpolants, eq. 2.10.
     """
     alpha, sigma = _coefficients(denoiser.schedule, x, t)
-    alpha_rate, sigma_rate = (broadcast(rate(t), x) for rate in (denoiser.schedule.alpha_rate, denoiser.schedule.sigma_rate))
+    schedule = denoiser.schedule
+    alpha_rate, sigma_rate = broadcast(schedule.alpha_rate(t), x), broadcast(schedule.sigma_rate(t), x)
     data = denoiser(x, t)
     return alpha_rate * data + sigma_rate * (x - alpha * data) / sigma
 

@@ -78,10 +78,7 @@ class FrameSplit:
         return math.hypot(alpha_b, sigma_b) * (math.atan2(sigma_b, alpha_b) - math.atan2(sigma_a, alpha_a))
 
     def weights(self, a: float, b: float, nodes: Sequence[float]) -> list[float]:
-        if len(nodes) == 1:
-            integrals = [self._whole(a, b)]
-        else:
-            integrals = self._integrals(a, b, nodes)
+        integrals = [self._whole(a, b)] if len(nodes) == 1 else self._integrals(a, b, nodes)
         return [w * self._normalisation(t) for w, t in zip(integrals, nodes, strict=True)]
 
     def _integrals(self, a: float, b: float, nodes: Sequence[float]) -> list[float]:
@@ -153,7 +150,7 @@ def probability_flow(denoiser: Denoiser, nodes: NodeVariable | None = None) -> E
 
     Args:
         denoiser: the model; its schedule names the noise levels.
-        nodes: variable of the polynomials of multistep methods; None is λ for the noise and data frames, θ for velocity.
+        nodes: variable of the polynomials of multistep methods; None is λ (noise, data) or θ (velocity).
     Source: Song et al. (2021), eq. 13; Albergo et al. (2023), eq. 2.10.
     """
     return Equation(drift=lambda t, x: velocity(denoiser, x, t), splits=frames(denoiser, nodes))
@@ -189,7 +186,9 @@ def reverse_sde(denoiser: Denoiser, noise_level: float = 1.0) -> Equation:
     return Equation(drift, lambda t, x: noise_level * math.sqrt(squared(t)), "scalar" if noise_level else "none")
 
 
-def transition(denoiser: Denoiser, x: Tensor, data: Tensor, a: float, b: float, eta: float = 1.0) -> tuple[Tensor, float]:
+def transition(
+    denoiser: Denoiser, x: Tensor, data: Tensor, a: float, b: float, eta: float = 1.0
+) -> tuple[Tensor, float]:
     """Mean and standard deviation of the ancestral step from a to b, given D(x, a).
 
         x_b ~ N(α_b D + σ_b √(1 − η²ζ) (x − α_a D)/σ_a,  σ_b² η² ζ I),   ζ = 1 − (α_a σ_b / α_b σ_a)²

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Protocol, runtime_checkable
 
-import torch
 from pydantic import Field
 from torch import Tensor
 

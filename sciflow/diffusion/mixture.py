@@ -109,9 +109,7 @@ class GaussianMixture:
         factor = torch.linalg.cholesky(innovation)
         white = torch.linalg.solve_triangular(factor, residual[..., None], upper=False)[..., 0]
         log_det = 2 * factor.diagonal(dim1=1, dim2=2).log().sum(-1)
-        log_joint = self.weights.log() - 0.5 * (
-            (white**2).sum(-1) + log_det + len(observation) * math.log(2 * math.pi)
-        )
+        log_joint = self.weights.log() - 0.5 * ((white**2).sum(-1) + log_det + len(observation) * math.log(2 * math.pi))
         means = self.means + torch.einsum("kdm,km->kd", gain, residual)
         covariances = self.covariances - gain @ matrix @ self.covariances
         covariances = 0.5 * (covariances + covariances.transpose(1, 2))
@@ -123,7 +121,8 @@ class GaussianMixture:
 class MixtureDenoiser:
     """The exact denoiser of a Gaussian mixture, with its exact posterior covariance.
 
-        D(x) = Σ_k r_k(x) D_k(x),   D_k(x) = m_k + α C_k (α² C_k + σ² I)⁻¹ (x − α m_k),   r_k ∝ w_k N(x; α m_k, α² C_k + σ² I)
+        D(x) = Σ_k r_k(x) D_k(x),   r_k ∝ w_k N(x; α m_k, α² C_k + σ² I)
+        D_k(x) = m_k + α C_k (α² C_k + σ² I)⁻¹ (x − α m_k)
 
     Exactness: exact at every noise level, both ends included when C_k is positive definite.
     Cost: O(k d²) per row.
@@ -194,7 +193,7 @@ def _in_dtype(mixture: GaussianMixture, dtype: torch.dtype) -> GaussianMixture:
     return cached[dtype]
 
 
-def GaussianDenoiser(mean: Tensor, covariance: Tensor, schedule: Schedule) -> MixtureDenoiser:  # noqa: N802
+def GaussianDenoiser(mean: Tensor, covariance: Tensor, schedule: Schedule) -> MixtureDenoiser:
     """The exact denoiser of N(mean, covariance): the mixture of one component.
 
     Args:
@@ -211,7 +210,7 @@ class EmpiricalDenoiser:
 
         D(x) = Σ_i r_i(x) (σ² x_i + α s² x)/(σ² + α² s²),   r_i ∝ exp(−‖x − α x_i‖² / 2(σ² + α² s²))
 
-    Exactness: exact for the blurred empirical law; s = 0 gives the optimum that a network without inductive bias memorises.
+    Exactness: exact for the blurred empirical law; s = 0 is what a network without inductive bias would memorise.
     Cost: O(points × d) per row.
     Bias: none for the empirical law; it says nothing of the population.
     Args:

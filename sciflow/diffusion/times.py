@@ -37,7 +37,7 @@ def _within(schedule: Schedule, ratio: float, t_end: float) -> float:
 
 
 def _from_ratios(schedule: Schedule, ratios: Tensor) -> Tensor:
-    return schedule.time(-ratios.log())
+    return schedule.time(-ratios.log()).clamp(0, 1)  # inverting λ(t) at its very ends may overstep by rounding
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,6 @@ class Uniform:
 
     def __call__(self, schedule: Schedule) -> Tensor:
         base = _base(schedule)
-        ends = torch.tensor([_within(base, self.ratio_max, 0.0), _within(base, self.ratio_min, 1.0)])
-        start, stop = _from_ratios(base, ends.double()).tolist()
+        ends = [_within(base, self.ratio_max, 0.0), _within(base, self.ratio_min, 1.0)]
+        start, stop = _from_ratios(base, torch.tensor(ends, dtype=torch.float64)).tolist()
         return torch.linspace(start, stop, self.n_steps + 1, dtype=torch.float64)

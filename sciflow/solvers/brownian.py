@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -53,7 +54,7 @@ class TorchSDE(_OneStep):
     def plan(self, dynamics: Dynamics, times: Sequence[float], past: Sequence[float] = ()) -> list[tuple[float, float]]:
         if dynamics.noise == "none":
             raise ValueError("TorchSDE solves SDEs, got dynamics without noise. Use Dopri5() or another ODE solver.")
-        return list(zip(times[:-1], times[1:], strict=True))
+        return list(itertools.pairwise(times))
 
     def step(self, dynamics: Dynamics, coefficients: tuple[float, float], state: Tensor, noise: StepNoise) -> Tensor:
         import torchsde

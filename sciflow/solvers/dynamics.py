@@ -7,6 +7,7 @@ interpolated by a polynomial.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
@@ -78,7 +79,7 @@ def quadrature(a: float, b: float) -> tuple[np.ndarray, np.ndarray]:
 class TrivialSplit:
     """No linear part: P = 1, F = drift. Exponential multistep methods become the classical ones.
 
-        W_j = ∫_a^b ℓ_j(τ) dτ
+    W_j = ∫_a^b ℓ_j(τ) dτ
     """
 
     drift: Callable[[float, Tensor], Tensor]
@@ -112,7 +113,7 @@ class LinearSplit:
     nonlinear: Callable[[float, Tensor], Tensor]
 
     def _rate(self) -> Tensor:
-        rate = torch.as_tensor(self.rate)
+        rate = self.rate if isinstance(self.rate, Tensor) else torch.tensor(self.rate, dtype=torch.float64)
         return rate.to(torch.complex128 if rate.is_complex() else torch.float64)
 
     def propagator(self, a: float, b: float) -> Coefficient:
@@ -122,7 +123,7 @@ class LinearSplit:
         rate, h = self._rate(), b - a
         edges = h * np.array([0.0, *2.0 ** np.arange(-20, 1)])  # dyadic panels towards τ = b
         totals = [torch.zeros_like(rate) for _ in nodes]
-        for low, high in zip(edges[:-1], edges[1:], strict=True):
+        for low, high in itertools.pairwise(edges):
             distance, weights = quadrature(low, high)  # distance = b − τ
             basis = lagrange(nodes, b - distance)
             for point, weight, column in zip(distance, weights, basis.T, strict=True):
@@ -177,6 +178,6 @@ class Equation:
 def linear(rate: Coefficient, nonlinear: Callable[[float, Tensor], Tensor]) -> Equation:
     """dx = (L x + N(t, x)) dt with its split under the frame name "linear"."""
     return Equation(
-        drift=lambda t, x: torch.as_tensor(rate, device=x.device) * x + nonlinear(t, x),
+        drift=lambda t, x: rate * x + nonlinear(t, x),
         splits={"linear": LinearSplit(rate, nonlinear)},
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,7 +23,7 @@ class _OneStep:
                 f"{type(self).__name__} solves ODEs, got dynamics with {dynamics.noise} noise. "
                 "Use EulerMaruyama(), or the probability flow of the same model."
             )
-        return list(zip(times[:-1], times[1:], strict=True))
+        return list(itertools.pairwise(times))
 
     def init(self, dynamics: Dynamics, times: Sequence[float], x: Tensor, past: Past = ()) -> Tensor:
         return x

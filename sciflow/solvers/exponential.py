@@ -8,6 +8,7 @@ data frame UniPC-3.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple
@@ -84,7 +85,7 @@ class ExponentialEuler:
     def plan(self, dynamics: Dynamics, times: Sequence[float], past: Sequence[float] = ()) -> list[tuple]:
         _require_ode(self, dynamics)
         split = dynamics.split(self.frame)
-        pairs = zip(times[:-1], times[1:], strict=True)
+        pairs = itertools.pairwise(times)
         return [(a, split.propagator(a, b), tuple(split.weights(a, b, [a]))) for a, b in pairs]
 
     def init(self, dynamics: Dynamics, times: Sequence[float], x: Tensor, past: Past = ()) -> Tensor:
@@ -134,7 +135,7 @@ class EABM:
         _require_ode(self, dynamics)
         split, steps = dynamics.split(self.frame), []
         known = list(past)
-        for k, (a, b) in enumerate(zip(times[:-1], times[1:], strict=True)):
+        for k, (a, b) in enumerate(itertools.pairwise(times)):
             known.append(a)
             nodes = known[: -self.order - 1 : -1]
             last = k == len(times) - 2

@@ -90,7 +90,7 @@ def solve(
         x: state at times[0], shape (batch, ...); it is not changed.
         times: increasing grid.
         solver: numerical method.
-        stream: random numbers, needed by stochastic solvers only; row k of step n gets the same numbers for any batch size.
+        stream: random numbers, for stochastic solvers; row k of step n gets the same numbers for any batch size.
         past: exact earlier states, oldest first, as pairs (time, x): starting values for multistep methods.
         on_step: called with (step, time, x) after each step; it must not keep x without copying it.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -28,6 +29,6 @@ def checked(grid: Tensor | Sequence[float]) -> list[float]:
         ValueError: fewer than two times, or times that do not increase.
     """
     values = [float(t) for t in grid]
-    if len(values) < 2 or any(b <= a for a, b in zip(values[:-1], values[1:], strict=True)):
+    if len(values) < 2 or any(b <= a for a, b in itertools.pairwise(values)):
         raise ValueError(f"times must hold at least two increasing numbers, got {values[:6]}{'…' * (len(values) > 6)}.")
     return values

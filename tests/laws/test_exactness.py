@@ -1,0 +1,185 @@
+"""Exactness of multistep weights and the identities between solvers that carry different names."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from problems import gaussian, mixture
+
+from sciflow.diffusion.denoiser import FromView
+from sciflow.diffusion.flow import FRAMES, FrameSplit, probability_flow, reverse_sde, transition
+from sciflow.diffusion.mixture import MixtureDenoiser
+from sciflow.diffusion.schedule import EDM, Cosine, Linear, VariancePreserving
+from sciflow.random import Stream
+from sciflow.solvers import EABM, Equation, Euler, EulerMaruyama, ExponentialEuler, Heun, linear, solve
+from sciflow.solvers.dynamics import LinearSplit, TrivialSplit
+
+ROUNDING = 1e-12  # float64 with some ten operations and weights of order one
+
+
+def model() -> MixtureDenoiser:
+    return MixtureDenoiser(mixture(), VariancePreserving())
+
+
+RATES = {  # dq/dλ of each frame, with u = e^{−λ}
+    "noise": lambda log_snr: -np.exp(-log_snr),
+    "data": np.exp,
+    "velocity": lambda log_snr: -0.5 / np.cosh(log_snr),
+}
+CLOCKS = {
+    "log_snr": lambda log_snr: log_snr,
+    "ratio": lambda log_snr: np.exp(-log_snr),
+    "angle": lambda log_snr: np.arctan(np.exp(-log_snr)),
+    "time": lambda log_snr: model().schedule.time(torch.as_tensor(log_snr)).numpy(),
+}
+
+
+@pytest.mark.parametrize("variable", CLOCKS)
+@pytest.mark.parametrize("frame", FRAMES)
+@pytest.mark.parametrize("n_nodes", [1, 2, 3, 4, 5])
+def test_weights_integrate_polynomials_of_their_node_variable(frame: str, variable: str, n_nodes: int) -> None:
+    """With F = c^k, k < p, a step adds s_b ∫ c^k dq, which is computed here over λ by another quadrature."""
+    split, clock = FrameSplit(model(), frame, variable), CLOCKS[variable]
+    log_snr_a, log_snr_b, spacing = -0.3, 0.1, 0.25
+    nodes = log_snr_a - spacing * np.arange(n_nodes)
+    a, b, *_ = times = [float(split.denoiser.schedule.time(v)) for v in (log_snr_a, log_snr_b, *nodes)]
+    weights = [w / split._normalisation(t) for w, t in zip(split.weights(a, b, times[2:]), times[2:], strict=True)]
+    points, quadrature = np.polynomial.legendre.leggauss(100)
+    log_snr = 0.5 * (log_snr_a + log_snr_b) + 0.5 * (log_snr_b - log_snr_a) * points
+    measure = 0.5 * (log_snr_b - log_snr_a) * quadrature * RATES[frame](log_snr) * split._scale(b)
+    for power in range(n_nodes):
+        expected = measure @ (clock(log_snr) - clock(log_snr_a)) ** power
+        values = (clock(nodes) - clock(log_snr_a)) ** power
+        assert weights @ values == pytest.approx(expected, rel=0, abs=ROUNDING)
+
+
+@pytest.mark.parametrize("n_nodes", [1, 2, 3, 4])
+def test_classical_adams_weights(n_nodes: int) -> None:
+    """On an equidistant grid without linear part the weights are the textbook ones."""
+    textbook = {1: [1], 2: [3 / 2, -1 / 2], 3: [23 / 12, -16 / 12, 5 / 12], 4: [55 / 24, -59 / 24, 37 / 24, -9 / 24]}
+    weights = TrivialSplit(lambda t, x: x).weights(0.0, 1.0, [-float(j) for j in range(n_nodes)])
+    assert weights == pytest.approx(textbook[n_nodes], abs=ROUNDING)
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e-9, -1e-3, -1.0, -50.0, -1e5])
+def test_linear_split_weights_are_phi_functions(rate: float) -> None:
+    """∫ e^{(h−s)L} ds = h φ₁(hL), at rates where a recursion for φ would lose its digits."""
+    h = 0.1
+    split = LinearSplit(rate, lambda t, x: x)
+    z = h * rate
+    phi_1 = math.expm1(z) / z if z else 1.0
+    weight = split.weights(1.0, 1.0 + h, [1.0])[0]
+    assert weight == pytest.approx(h * phi_1, rel=1e-10)  # 21 dyadic panels resolve layers down to h/2²⁰
+    assert split.propagator(1.0, 1.0 + h) == pytest.approx(math.exp(z), rel=1e-14)
+
+
+def test_ddim_is_exponential_euler_is_the_exact_ornstein_uhlenbeck_mean() -> None:
+    law, schedule = mixture(), VariancePreserving()
+    denoiser = MixtureDenoiser(law, schedule)
+    x = denoiser.initial(0.3, 32, Stream(0), torch.float64)
+    a, b = 0.3, 0.45
+    ddim, spread = transition(denoiser, x, denoiser(x, a), a, b, eta=0.0)
+    assert spread == 0.0
+    flow = probability_flow(denoiser)
+    for solver in (ExponentialEuler("noise"), ExponentialEuler("data"), EABM(1, "noise"), EABM(1, "data")):
+        assert torch.allclose(solve(flow, x, [a, b], solver), ddim, rtol=0, atol=ROUNDING)
+    rate, mean = -1.7, torch.tensor([0.4, -2.0], dtype=torch.float64)
+    process = linear(rate, lambda t, x: -rate * mean.expand_as(x))
+    exact = mean + math.exp(rate * 0.8) * (x - mean)
+    assert torch.allclose(solve(process, x, [0.0, 0.8], ExponentialEuler("linear")), exact, rtol=0, atol=ROUNDING)
+
+
+def test_a_constant_remainder_is_solved_exactly_in_its_frame() -> None:
+    """D constant is exact in the data frame, noise constant in the noise frame, from any a to any b in one step."""
+    schedule, value = Cosine(), torch.tensor([[1.0, -0.5]], dtype=torch.float64)
+    x, a, b = torch.tensor([[0.3, 0.8]], dtype=torch.float64), 0.2, 0.9
+    alpha, sigma = (lambda t: float(schedule.alpha(t))), (lambda t: float(schedule.sigma(t)))
+    data = FromView(lambda x, t: value.expand_as(x), "data", schedule, (2,))
+    exact = alpha(b) * value + sigma(b) / sigma(a) * (x - alpha(a) * value)
+    assert torch.allclose(solve(probability_flow(data), x, [a, b], ExponentialEuler("data")), exact, atol=ROUNDING)
+    noise = FromView(lambda x, t: value.expand_as(x), "noise", schedule, (2,))
+    exact = alpha(b) / alpha(a) * (x - sigma(a) * value) + sigma(b) * value
+    assert torch.allclose(solve(probability_flow(noise), x, [a, b], ExponentialEuler("noise")), exact, atol=ROUNDING)
+
+
+def test_the_data_frame_reaches_sigma_zero_and_the_velocity_frame_starts_at_alpha_zero() -> None:
+    denoiser = MixtureDenoiser(mixture(), Linear())
+    x = Stream(0).normal(8, (2,), dtype=torch.float64)
+    end = solve(probability_flow(denoiser), x, [0.0, 0.25, 0.5, 0.75, 1.0], EABM(2, "velocity"))
+    assert torch.isfinite(end).all()
+    middle = denoiser.initial(0.5, 8, Stream(0), torch.float64)
+    last = solve(probability_flow(denoiser), middle, [0.5, 1.0], ExponentialEuler("data"))
+    assert torch.allclose(last, denoiser(middle, 0.5), atol=ROUNDING)
+    with pytest.raises(ValueError, match="Start the grid later"):
+        solve(probability_flow(denoiser), x, [0.0, 0.5], ExponentialEuler("noise"))
+
+
+def test_eabm_on_the_trivial_split_is_adams_bashforth() -> None:
+    """Order 1 in the frame "time" is Euler to the last bit of the update."""
+    flow = probability_flow(model())
+    x = model().initial(0.3, 8, Stream(0), torch.float64)
+    grid = [0.3, 0.35, 0.42, 0.5]
+    assert torch.allclose(solve(flow, x, grid, EABM(1, "time")), solve(flow, x, grid, Euler()), atol=ROUNDING)
+
+
+def test_solutions_do_not_depend_on_how_the_schedule_labels_noise_levels() -> None:
+    """VP, VE and linear share (y, u) = (x/α, σ/α): the same levels give the same y, for any multistep order."""
+    log_snr = torch.linspace(-2, 2, 13, dtype=torch.float64)
+    ends = []
+    for schedule in (VariancePreserving(), EDM(), Linear()):
+        denoiser, grid = MixtureDenoiser(mixture(), schedule), schedule.time(log_snr)
+        y = Stream(0).normal(8, (2,), dtype=torch.float64) * math.exp(2)
+        x = float(schedule.alpha(grid[0])) * y
+        end = solve(probability_flow(denoiser), x, grid, EABM(3, "noise", corrector=True))
+        ends.append(end / float(schedule.alpha(grid[-1])))
+    for end in ends[1:]:
+        assert torch.allclose(end, ends[0], rtol=0, atol=1e-11)  # 12 steps, and times found by inverting λ(t)
+
+
+def test_steps_that_reuse_buffers_give_the_same_bits_and_leave_the_input_alone() -> None:
+    flow, x = probability_flow(model()), model().initial(0.3, 8, Stream(0), torch.float64)
+    before, grid = x.clone(), torch.linspace(0.3, 0.9, 8)
+    sde = reverse_sde(model())
+    for solver, dynamics in ((EABM(3), flow), (EABM(2, "data", True), flow), (Heun(), flow), (EulerMaruyama(), sde)):
+        kept = solve(dynamics, x, grid, solver, stream=Stream(1))
+        with torch.no_grad():
+            reused = solve(dynamics, x, grid, solver, stream=Stream(1))
+        # one fused multiply-add more or less: a few units in the last place
+        assert torch.allclose(kept, reused, rtol=0, atol=1e-13)
+        assert torch.equal(x, before)
+
+
+def test_rows_of_a_stochastic_solution_do_not_depend_on_the_batch() -> None:
+    x = torch.zeros(6, 2, dtype=torch.float64)
+    noise = Equation(lambda t, x: -x, lambda t, x: 1.0, "scalar")
+    rows = [solve(noise, x[:n], [0.0, 0.5, 1.0], EulerMaruyama(), stream=Stream(0, tile=4))[:3] for n in (3, 6)]
+    assert torch.equal(*rows)
+
+
+def test_gradients_flow_through_a_solve() -> None:
+    denoiser = MixtureDenoiser(gaussian(), VariancePreserving())
+    x = denoiser.initial(0.4, 2, Stream(0), torch.float64).requires_grad_()
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        return solve(probability_flow(denoiser), x, [0.4, 0.5, 0.6], EABM(2))
+
+    assert torch.autograd.gradcheck(run, x)
+
+
+@pytest.mark.parametrize("make", [lambda: [1.0, 0.5], lambda: [0.5], lambda: [0.5, 0.5]])
+def test_grids_that_do_not_increase_are_refused(make) -> None:
+    with pytest.raises(ValueError, match="increasing"):
+        solve(Equation(lambda t, x: x), torch.zeros(1, 1), make(), Euler())
+
+
+def test_wrong_combinations_are_refused_with_the_way_out() -> None:
+    sde, x = reverse_sde(model()), torch.zeros(1, 2, dtype=torch.float64)
+    with pytest.raises(ValueError, match="Use EulerMaruyama"):
+        solve(sde, x, [0.3, 0.4], EABM(2))
+    with pytest.raises(ValueError, match="Pass stream"):
+        solve(sde, x, [0.3, 0.4], EulerMaruyama())
+    with pytest.raises(ValueError, match="no frame 'noise'"):
+        solve(Equation(lambda t, x: x), x, [0.3, 0.4], EABM(2))
