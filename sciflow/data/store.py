@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sciflow.errors import InputError
 
@@ -70,9 +70,10 @@ class Header:
                 f"{path} has layout {version}, this sciflow reads layout {SCHEMA_VERSION}. "
                 "Delete it and run its stage again, or install the sciflow that wrote it."
             )
-        texts = {name: str(attributes.get(name, "")) for name in ("run", "stage", "section", "source_digest")}
-        mappings = {name: json.loads(str(attributes.get(name, "{}"))) for name in ("versions", "inputs")}
-        return cls(**texts, seed=int(str(attributes.get("seed", 0))), **mappings, sciflow_schema=version)
+        facts: dict[str, Any] = {name: str(attributes.get(name, "")) for name in ("section", "source_digest")}
+        facts |= {name: json.loads(str(attributes.get(name, "{}"))) for name in ("versions", "inputs")}
+        seed = int(str(attributes.get("seed", 0)))
+        return cls(str(attributes["run"]), str(attributes["stage"]), seed=seed, **facts)
 
 
 @contextlib.contextmanager
@@ -203,6 +204,8 @@ def read_header(path: str | Path) -> Header:
 @contextlib.contextmanager
 def _readable(path: str | Path) -> Iterator[None]:
     """Turn what HDF5 says about a bad file into one message."""
+    import h5py
+
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path} does not exist. Run the stage that writes it: snakemake --cores all {path}")
@@ -210,6 +213,7 @@ def _readable(path: str | Path) -> Iterator[None]:
         if file.read(len(HDF5_SIGNATURE)) != HDF5_SIGNATURE:
             raise InputError(f"{path} is no netCDF4 file. Give a file that was written by its stage, or convert it.")
     try:
+        h5py.File(path, "r").close()
         yield
     except InputError:
         raise

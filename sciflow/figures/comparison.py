@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -46,8 +47,13 @@ def sampler_comparison(
         _floor(ax, *(np.atleast_1d(np.asarray(part, dtype=float)) for part in floor))
     for index, (name, curve) in enumerate(curves.items()):
         x, value, stderr = (np.atleast_1d(np.asarray(part, dtype=float)) for part in curve)
-        look = {"color": style.colour(index), "marker": style.marker(index), "markersize": 5, "linewidth": 1.4}
-        bars = {"yerr": style.ERRORS * stderr, "elinewidth": 1.0, "capsize": 2.5, "capthick": 1.0}
+        look: dict[str, Any] = {
+            "color": style.colour(index),
+            "marker": style.marker(index),
+            "markersize": 5,
+            "linewidth": 1.4,
+        }
+        bars: dict[str, Any] = {"yerr": style.ERRORS * stderr, "elinewidth": 1.0, "capsize": 2.5, "capthick": 1.0}
         ax.errorbar(x, value, **bars, **look, label=name)
     if is_log:
         ax.set_yscale("log", nonpositive="clip")
@@ -62,7 +68,8 @@ def sampler_comparison(
 
 def _floor(ax: Axes, x: np.ndarray, value: np.ndarray, stderr: np.ndarray) -> None:
     """Grey band of what exact samples score."""
-    width, look = style.ERRORS * stderr, {"color": style.FAINT, "linewidth": 1.2, "linestyle": (0, (4, 3))}
+    width = style.ERRORS * stderr
+    look: dict[str, Any] = {"color": style.FAINT, "linewidth": 1.2, "linestyle": (0, (4, 3))}
     if len(value) == 1:
         ax.axhspan(float(value[0] - width[0]), float(value[0] + width[0]), color=style.BAND, linewidth=0, zorder=0)
         ax.axhline(float(value[0]), **look, label="exact samples (floor)", zorder=1)

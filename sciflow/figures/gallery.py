@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
@@ -103,7 +105,7 @@ def _tile(
     """One picture, one unit wide, with its upper left corner at `corner`; missing pixels hatched."""
     x, y = corner
     if np.isnan(picture).any():
-        look = {"facecolor": "#c9d3dc", "edgecolor": "#9fb0be", "hatch": "/////", "linewidth": 0}
+        look: dict[str, Any] = {"facecolor": "#c9d3dc", "edgecolor": "#9fb0be", "hatch": "/////", "linewidth": 0}
         ax.add_patch(Rectangle((x, y), 1, height, **look))
     extent = (x, x + 1, y + height, y)
     return ax.imshow(picture, cmap=colours, norm=scale, extent=extent, interpolation="nearest", zorder=2)

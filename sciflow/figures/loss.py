@@ -36,6 +36,7 @@ def loss_curve(
     """
     ax = style.axes(ax)
     steps, loss = np.asarray(steps, dtype=float), np.asarray(loss, dtype=float)
+    points, scores = np.asarray(validation_steps, dtype=float), np.asarray(validation_loss, dtype=float)
     window = max(1, len(loss) // 50)
     if window > 1:
         ax.plot(steps, loss, color=style.colour(0), linewidth=0.5, alpha=0.25)
@@ -43,13 +44,11 @@ def loss_curve(
         ax.plot(steps[window - 1 :], sums, color=style.colour(0), linewidth=1.6, label="training (running mean)")
     else:
         ax.plot(steps, loss, color=style.colour(0), linewidth=1.6, label="training")
-    if len(validation_steps):
-        look = {"color": style.colour(1), "linewidth": 1.4, "marker": "o", "markersize": 3.5, "label": "validation"}
-        ax.plot(validation_steps, validation_loss, **look)
-    every = np.concatenate([loss, np.asarray(validation_loss, dtype=float)])
-    if (every > 0).all():
+    if len(points):
+        ax.plot(points, scores, color=style.colour(1), linewidth=1.4, marker="o", markersize=3.5, label="validation")
+    if (loss > 0).all() and (scores > 0).all():
         ax.set_yscale("log")
     note = "validation above training and rising: overfitting"
-    style.dress(ax, title, note if len(validation_steps) else "", "optimiser step", style.label("loss", unit))
+    style.dress(ax, title, note if len(points) else "", "optimiser step", style.label("loss", unit))
     style.legend(ax, loc="upper right")
     return ax

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
@@ -60,7 +62,7 @@ def posterior_scatter(
         area = 6.0 * weights / weights.mean()
     ax.scatter(dots[:, 0], dots[:, 1], s=area, color=style.colour(0), alpha=0.5, linewidths=0)
     if truth is not None:
-        look = {"s": 90, "marker": "*", "color": style.colour(1), "edgecolors": "white"}
+        look: dict[str, Any] = {"s": 90, "marker": "*", "color": style.colour(1), "edgecolors": "white"}
         ax.scatter(*np.asarray(truth, dtype=float), **look, label="truth")
     ax.set(xlim=(np.min(x), np.max(x)), ylim=(np.min(y), np.max(y)), aspect="equal")
     outside = np.mean((dots < [np.min(x), np.min(y)]).any(1) | (dots > [np.max(x), np.max(y)]).any(1))

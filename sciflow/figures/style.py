@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 INK, FAINT, BAND = "#222222", "#7a7a7a", "#dcdcdc"
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -19,8 +20,8 @@ ERRORS = 2
 
 def panels(n: int = 1, width: float = 5.2, height: float = 3.6) -> list[Axes]:
     """`n` Axes of width × height inches each, side by side in one new Figure with constrained layout."""
-    figure = Figure(figsize=(n * width, height), dpi=DPI, layout="constrained", facecolor="white")
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
+    figure = Figure(figsize=(n * width, height), dpi=DPI, layout=layout, facecolor="white")
     return list(figure.subplots(1, n, squeeze=False)[0])
 
 
@@ -47,8 +48,8 @@ def marker(index: int) -> str:
 def dress(ax: Axes, title: str, note: str = "", x: str = "", y: str = "") -> Axes:
     """Title on the left, a grey note of a line or two that says how to read it, axis labels, thin open frame."""
     ax.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, pad=10 + 11 * len(note.splitlines()))
-    place = {"xytext": (0, 7), "xycoords": "axes fraction", "textcoords": "offset points"}
-    ax.annotate(note, (0, 1), **place, fontsize=8, color=FAINT, va="bottom", ha="left").set_in_layout(False)
+    text = ax.annotate(note, (0, 1), (0, 7), "axes fraction", "offset points", fontsize=8, color=FAINT, va="bottom")
+    text.set_in_layout(False)
     ax.set_xlabel(x, fontsize=9.5, color=INK)
     ax.set_ylabel(y, fontsize=9.5, color=INK)
     ax.tick_params(which="both", labelsize=8.5, color=FAINT, labelcolor=INK, width=0.6)

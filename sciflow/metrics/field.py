@@ -113,12 +113,14 @@ def ssim(
         `ssim`, dimensionless.
 
     Raises:
-        InputError: the events are no pictures of at least 3 × 3 pixels.
+        InputError: the events are no pictures of at least 3 × 3 pixels, or scikit-image is missing.
 
     Source: Wang, Bovik, Sheikh and Simoncelli (2004), equation 13.
     """
-    from skimage.metrics import structural_similarity
-
+    try:
+        from skimage.metrics import structural_similarity
+    except ImportError:
+        raise InputError("ssim needs scikit-image, which is not installed. pip install 'sciflow[imaging]'.") from None
     data = checked(truth, samples, mask)
     event = tuple(truth.shape[1:])
     if len(event) not in (2, 3) or min(event[-2:]) < 3:

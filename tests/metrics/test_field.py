@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import torch
@@ -105,6 +106,12 @@ def test_one_observation_has_no_standard_error():
 def test_bad_input_is_refused_with_one_message(truth, samples, mask, message):
     with pytest.raises(InputError, match=message):
         rmse(truth, samples, mask=mask)
+
+
+def test_ssim_without_scikit_image_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "skimage.metrics", None)
+    with pytest.raises(InputError, match=r"pip install 'sciflow\[imaging\]'"):
+        ssim(torch.zeros(1, 8, 8), torch.zeros(1, 1, 8, 8))
 
 
 def test_other_refusals():
