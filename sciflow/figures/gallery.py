@@ -66,9 +66,7 @@ def posterior_gallery(
     ax.set(xlim=(0, width), ylim=(height + FOOT, 0), aspect="equal", anchor="NW")
     style.dress(ax, title, "\n")
     ax.set_axis_off()
-    place = list(columns).index("std. dev.") * step[0]
-    _bar(ax, images["std. dev."], place, 1.0, height, style.label("std. dev.", unit))
-    _bar(ax, images["mean"], 0.0, max(1.0, place - 1 - 2 * GAP), height, style.label("value", unit))
+    _foot(ax, images, list(columns).index("std. dev.") * step[0], height, unit)
     is_missing = any(np.isnan(tiles).any() for tiles in columns.values())
     note = "hatched: not measured\n" * is_missing + f"mean and std. dev. over all {draws.shape[1]} draws"
     ax.text(width, height + 0.12, note, ha="right", va="top", fontsize=8, color=style.FAINT)
@@ -109,6 +107,12 @@ def _tile(
         ax.add_patch(Rectangle((x, y), 1, height, **look))
     extent = (x, x + 1, y + height, y)
     return ax.imshow(picture, cmap=colours, norm=scale, extent=extent, interpolation="nearest", zorder=2)
+
+
+def _foot(ax: Axes, images: dict[str, AxesImage], place: float, height: float, unit: str) -> None:
+    """The colour bars, each below the columns whose colours it explains."""
+    _bar(ax, images["std. dev."], place, 1.0, height, style.label("std. dev.", unit))
+    _bar(ax, images["mean"], 0.0, max(1.0, place - 1 - 2 * GAP), height, style.label("value", unit))
 
 
 def _bar(ax: Axes, image: AxesImage, x: float, width: float, height: float, name: str) -> None:

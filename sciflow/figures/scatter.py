@@ -48,13 +48,7 @@ def posterior_scatter(
         ax: where to draw; None makes a Figure.
     """
     ax = style.axes(ax, 4.4, 4.4)
-    log_density = np.asarray(log_density, dtype=float)
-    density = np.exp(log_density - log_density.max())
-    ranked = np.sort(density.ravel())[::-1]
-    share = np.cumsum(ranked) / ranked.sum()
-    heights = sorted({float(ranked[np.searchsorted(share, content)]) for content in CONTENTS})
-    greys = ["#eeeeee", "#d6d6d6", "#b8b8b8"][-len(heights) :]
-    ax.contourf(x, y, density, levels=[*heights, 1.01], colors=greys, zorder=0)
+    _regions(ax, np.asarray(x), np.asarray(y), np.asarray(log_density, dtype=float))
     dots = np.asarray(samples, dtype=float)[:n_shown]
     area = np.full(len(dots), 6.0)
     if log_weights is not None:
@@ -70,3 +64,13 @@ def posterior_scatter(
     style.dress(ax, title, note, style.label(names[0], unit), style.label(names[1], unit))
     style.legend(ax, loc="upper right")
     return ax
+
+
+def _regions(ax: Axes, x: np.ndarray, y: np.ndarray, log_density: np.ndarray) -> None:
+    """Grey regions of highest density that hold the shares of `CONTENTS`."""
+    density = np.exp(log_density - log_density.max())
+    ranked = np.sort(density.ravel())[::-1]
+    share = np.cumsum(ranked) / ranked.sum()
+    heights = sorted({float(ranked[np.searchsorted(share, content)]) for content in CONTENTS})
+    greys = ["#eeeeee", "#d6d6d6", "#b8b8b8"][-len(heights) :]
+    ax.contourf(x, y, density, levels=[*heights, 1.01], colors=greys, zorder=0)

@@ -117,29 +117,34 @@ def ssim(
 
     Source: Wang, Bovik, Sheikh and Simoncelli (2004), equation 13.
     """
-    try:
-        from skimage.metrics import structural_similarity
-    except ImportError:
-        raise InputError("ssim needs scikit-image, which is not installed. pip install 'sciflow[imaging]'.") from None
     data = checked(truth, samples, mask)
     event = tuple(truth.shape[1:])
     if len(event) not in (2, 3) or min(event[-2:]) < 3:
         raise InputError(f"ssim needs pictures (channel, y, x) of 3 × 3 pixels or more, got events {event}. Drop ssim.")
+    scores, maps = _similarity(data, event, _range(data, data_range))
+    score = average(scores, "1", "posterior mean") if mask is None else data.mean(maps, "1", "posterior mean")
+    return {"ssim": score}
+
+
+def _similarity(data: Ensemble, event: tuple[int, ...], peak: float) -> tuple[Tensor, Tensor]:
+    """Mean similarity of each picture, (observation,), and its map with reflected borders, (observation, element)."""
+    try:
+        from skimage.metrics import structural_similarity
+    except ImportError:
+        raise InputError("ssim needs scikit-image, which is not installed. pip install 'sciflow[imaging]'.") from None
     side = min(event[-2:])
-    options = {
-        "data_range": _range(data, data_range),
-        "win_size": min(UNIFORM_WINDOW, side - (side + 1) % 2),
-        "channel_axis": 0 if len(event) == 3 else None,
-        "full": True,
-    }
-    means = data.samples.mean(1)
-    pairs = [(a.reshape(event).numpy(), b.reshape(event).numpy()) for a, b in zip(data.truth, means, strict=True)]
-    results = [structural_similarity(picture, estimate, **options) for picture, estimate in pairs]
-    if mask is None:
-        scores = torch.tensor([value for value, _ in results], dtype=torch.float64)
-        return {"ssim": average(scores, "1", "posterior mean")}
-    maps = torch.stack([torch.as_tensor(picture).reshape(-1) for _, picture in results])
-    return {"ssim": data.mean(maps, "1", "posterior mean")}
+    options = {"data_range": peak, "channel_axis": 0 if len(event) == 3 else None, "full": True}
+    results = [
+        structural_similarity(
+            picture.reshape(event).numpy(),
+            estimate.reshape(event).numpy(),
+            win_size=min(UNIFORM_WINDOW, side - (side + 1) % 2),
+            **options,
+        )
+        for picture, estimate in zip(data.truth, data.samples.mean(1), strict=True)
+    ]
+    scores = torch.tensor([value for value, _ in results], dtype=torch.float64)
+    return scores, torch.stack([torch.as_tensor(picture).reshape(-1) for _, picture in results])
 
 
 def _range(data: Ensemble, data_range: float | None) -> float:

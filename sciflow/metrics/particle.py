@@ -51,14 +51,9 @@ def sliced_w2(
     stream = stream or Stream(0, ("projections",))
     directions = stream.normal(n_projections, (reference.shape[2],), dtype=torch.float64)
     directions = directions / directions.norm(dim=1, keepdim=True)
-    weights = torch.zeros(samples.shape[:2]) if log_weights is None else torch.as_tensor(log_weights)
-    if weights.shape != samples.shape[:2]:
-        raise InputError(
-            f"log_weights has shape {tuple(weights.shape)}, needs {tuple(samples.shape[:2])}: one for each member."
-        )
-    sets = {"sliced_w2": (_flat("samples", samples, exact), weights.to("cpu", torch.float64))}
+    sets = {"sliced_w2": (_flat("samples", samples, exact), _weights(samples, log_weights))}
     if fresh is not None:
-        sets["sliced_w2_floor"] = _flat("fresh", fresh, exact), torch.zeros(fresh.shape[:2], dtype=torch.float64)
+        sets["sliced_w2_floor"] = _flat("fresh", fresh, exact), _weights(fresh, None)
     found = {}
     for name, (values, log_values) in sets.items():
         distances = [_sliced(x, y, w, directions) for x, y, w in zip(reference, values, log_values, strict=True)]
@@ -76,6 +71,16 @@ def _flat(name: str, values: Tensor, exact: Tensor) -> Tensor:
             "needs (observation, member, *event). Give both the same observations and events."
         )
     return values.detach().to("cpu", torch.float64).flatten(2)
+
+
+def _weights(samples: Tensor, log_weights: Tensor | None) -> Tensor:
+    """Log-weights (observation, member) in float64; zeros for None."""
+    weights = torch.zeros(samples.shape[:2]) if log_weights is None else torch.as_tensor(log_weights)
+    if weights.shape != samples.shape[:2]:
+        raise InputError(
+            f"log_weights has shape {tuple(weights.shape)}, needs {tuple(samples.shape[:2])}: one for each member."
+        )
+    return weights.detach().to("cpu", torch.float64)
 
 
 def _sliced(x: Tensor, y: Tensor, log_weights: Tensor, directions: Tensor) -> Tensor:

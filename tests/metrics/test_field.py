@@ -111,7 +111,7 @@ def test_bad_input_is_refused_with_one_message(truth, samples, mask, message):
 def test_ssim_without_scikit_image_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "skimage.metrics", None)
     with pytest.raises(InputError, match=r"pip install 'sciflow\[imaging\]'"):
-        ssim(torch.zeros(1, 8, 8), torch.zeros(1, 1, 8, 8))
+        ssim(torch.zeros(1, 8, 8), torch.zeros(1, 1, 8, 8), data_range=1.0)
 
 
 def test_other_refusals():
