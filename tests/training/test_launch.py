@@ -1,0 +1,92 @@
+"""Ranks: the same loss curve on two processes as on one, and no start with ranks that disagree."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import torch
+
+from sciflow.training.checkpoint import load
+from sciflow.training.launch import first_host, rank_environment, relaunch
+
+TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
+SLURM = {
+    "SLURM_JOB_ID": "4242", "SLURM_STEP_ID": "0", "SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1",
+    "SLURM_JOB_NODELIST": "gpu[007-012,20],cpu1",
+}  # fmt: skip
+
+
+def test_torchrun_wins_over_slurm():
+    assert rank_environment({**SLURM, **TORCHRUN})["RANK"] == "1"
+
+
+def test_slurm_is_translated():
+    found = rank_environment(SLURM)
+    assert {key: found[key] for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")} == {
+        "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "gpu007",
+    }  # fmt: skip
+    assert 10_000 <= int(found["MASTER_PORT"]) < 30_000
+    assert rank_environment({**SLURM, "SLURM_STEP_ID": "1"})["MASTER_PORT"] != found["MASTER_PORT"]
+    assert rank_environment({**SLURM, "SLURM_STEP_NODELIST": "gpu[009-010]"})["MASTER_ADDR"] == "gpu009"
+
+
+@pytest.mark.parametrize("change", [{"SLURM_NTASKS": "1"}, {"SLURM_STEP_ID": None}, {"SLURM_NTASKS": None}])
+def test_a_single_process_stays_alone(change):
+    environment = {key: value for key, value in {**SLURM, **change}.items() if value is not None}
+    assert rank_environment(environment) == {} == rank_environment({})
+
+
+@pytest.mark.parametrize(
+    ("nodes", "host"),
+    [("node1", "node1"), ("a,b[1-2]", "a"), ("gpu[007-012,20],cpu1", "gpu007"), ("n[3,5]-ib", "n3-ib"),
+     ("rack[1-2]node[3-4]", "rack1node3")],
+)  # fmt: skip
+def test_first_host(nodes, host):
+    assert first_host(nodes) == host
+
+
+@pytest.mark.slow
+def test_two_ranks_stopped_by_sigterm_and_continued_follow_one(tmp_path, spawn):
+    arguments = ("--n_steps", "10", "--accumulate", "2")  # a batch of 37 rows: 18 + 19, then 9 + 9 and 9 + 10
+    one = spawn(tmp_path / "one", *arguments)
+    two = spawn(tmp_path / "two", *arguments, "--pause", "0.1", torchrun=True)
+    while (line := two.stdout.readline()) != "step\n":
+        assert line, two.stderr.read()
+    two.send_signal(signal.SIGTERM)
+    _, errors = two.communicate(timeout=120)
+    assert two.returncode == 75, errors
+    stopped = load(tmp_path / "two" / "training.pt", "training checkpoint")
+    assert stopped["stopped"] == "" and 1 <= len(stopped["history"]["loss"]) < 10
+    for process in (one, spawn(tmp_path / "two", *arguments, torchrun=True)):
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    one, two = (load(tmp_path / name / "model.pt", "model") for name in ("one", "two"))
+    assert one["validation"].keys() == two["validation"].keys() == {10}
+    # the ranks' partial sums are added in another order, 1e-7 relative; ten steps of Adam, which divides by the root
+    # of the second moment, raise that for the few weights whose gradient nearly vanishes: they hardly move the loss
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
+    assert two["validation"][10] == pytest.approx(one["validation"][10], rel=1e-5)
+    for key, value in one["weights"].items():
+        torch.testing.assert_close(two["weights"][key], value, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("end", "status"), [("sys.exit(75)", 75), ("os.kill(os.getpid(), 9)", 137), ("pass", 0)])
+def test_the_launcher_keeps_the_exit_status_of_its_ranks(tmp_path, end, status):
+    script = tmp_path / "rank.py"
+    script.write_text(f"import os, sys\n{end}\n")
+    assert relaunch(2, [str(script)]) == status
+
+
+@pytest.mark.slow
+def test_ranks_with_different_seeds_are_refused(tmp_path, spawn):
+    environment = {**SLURM, "SLURM_JOB_ID": str(os.getpid()), "SLURM_NTASKS": "2", "SLURM_JOB_NODELIST": "localhost"}
+    started = [spawn(tmp_path / "x", "--seed-by-rank", **{**environment, "SLURM_PROCID": n}) for n in ("0", "1")]
+    for rank, process in enumerate(started):
+        out, errors = process.communicate(timeout=120)
+        assert process.returncode == 2, errors
+        assert "the 2 ranks of this training run were given different seeds" in errors and f"rank {rank} has" in errors
+        assert "step" not in out
+    assert list((tmp_path / "x").iterdir()) == []
