@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -20,7 +20,7 @@ LINE_EVERY = 10.0  # seconds between log lines, if a tenth of the work was done 
 
 def track(
     items: Iterable[T], description: str, *, done: int = 0, status: Callable[[], str] = lambda: ""
-) -> Iterator[T]:
+) -> Generator[T]:
     """Yield `items`, showing progress and time left: a bar on a terminal, log lines now and then otherwise.
 
     Args:
@@ -34,7 +34,7 @@ def track(
     yield from show(items, description, done, total, status)
 
 
-def _bar(items: Iterable[T], description: str, done: int, total: int | None, status: Callable[[], str]) -> Iterator[T]:
+def _bar(items: Iterable[T], description: str, done: int, total: int | None, status: Callable[[], str]) -> Generator[T]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -48,7 +48,7 @@ def _bar(items: Iterable[T], description: str, done: int, total: int | None, sta
 
 def _lines(
     items: Iterable[T], description: str, done: int, total: int | None, status: Callable[[], str]
-) -> Iterator[T]:
+) -> Generator[T]:
     start = shown = time.monotonic()
     first = shown_at = count = done
     for count, item in enumerate(items, start=done + 1):

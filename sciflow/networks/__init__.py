@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sciflow.networks.mlp import MLP
+from sciflow.networks.mlp import MLP, Network
 from sciflow.networks.unet import UNet
 
 NETWORKS = {"mlp": MLP, "unet": UNet}
 
-__all__ = ["MLP", "NETWORKS", "UNet"]
+__all__ = ["MLP", "NETWORKS", "Network", "UNet"]

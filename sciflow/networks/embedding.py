@@ -23,6 +23,8 @@ class NoiseEmbedding(nn.Module):
     Source: Tancik et al. (2020), section 4; conditioning on log noise: Karras et al. (2022), table 1.
     """
 
+    frequencies: Tensor
+
     def __init__(self, width: int) -> None:
         super().__init__()
         n_frequencies = (width + 1) // 2
@@ -37,7 +39,7 @@ class NoiseEmbedding(nn.Module):
         return self.layers(torch.cat([angle.cos(), angle.sin()], dim=1))
 
 
-class Modulation(nn.Linear):
+class Modulation(nn.Module):
     """FiLM: scale and shift every channel by a linear function of the embedding.
 
         h_c <- (1 + s_c(e)) h_c + b_c(e)
@@ -46,11 +48,12 @@ class Modulation(nn.Linear):
     """
 
     def __init__(self, width: int, channels: int) -> None:
-        super().__init__(width, 2 * channels)
+        super().__init__()
+        self.linear = nn.Linear(width, 2 * channels)
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
         """`h` of shape (batch, channels, ...) with its channels scaled and shifted."""
-        scale, shift = super().forward(embedding).reshape(len(h), -1, *[1] * (h.ndim - 2)).chunk(2, dim=1)
+        scale, shift = self.linear(embedding).reshape(len(h), -1, *[1] * (h.ndim - 2)).chunk(2, dim=1)
         return h * (1 + scale) + shift
 
 

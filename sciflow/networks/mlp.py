@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from sciflow.errors import InputError
 from sciflow.networks.embedding import Modulation, NoiseEmbedding, zeroed
+
+
+class Network(Protocol):
+    """An entry of NETWORKS: the sizes of a network, which becomes a module when the shape of its data is known."""
+
+    def build(self, shape: tuple[int, ...]) -> nn.Module:
+        """A module (x, noise_level) -> like x, for x (batch, *shape) and log(sigma/alpha) (batch,) or None."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ class UNetModule(nn.Module):
         embedding = self.embedding(noise_level, x)
         h, skips = self.first(x), []
         for blocks, shrink in zip(self.down, self.shrink, strict=True):
-            for block in blocks:
+            for block in blocks.children():
                 h = block(h, embedding)
                 skips.append(h)
             h = shrink(h)
@@ -92,7 +92,7 @@ class UNetModule(nn.Module):
             h = self.attention(block(h, embedding))
         for blocks, grow in zip(reversed(self.up), reversed(self.grow), strict=True):
             h = grow(h)
-            for block in blocks:
+            for block in blocks.children():
                 h = block(torch.cat([h, skips.pop()], dim=1), embedding)
         return self.last(h)
 
