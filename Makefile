@@ -5,7 +5,8 @@ VENV ?= .venv
 CORES ?= all
 TESTS ?= tests
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+INSTALL := python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/$(INSTALL) --constraint constraints.txt
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
 CONFIG := $(if $(RUNS),--config 'runs=$(RUNS)')
 PEERS := .venv-peers .venv-peers-jax
@@ -23,11 +24,11 @@ help:  ## what there is to make
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null || grep '##' Makefile
 
 run: $(VENV)/.run  ## the default runs, from raw data to the report, whose path is printed last
-	@$(SNAKEMAKE) $(CONFIG)
+	@$(SNAKEMAKE) $(CONFIG) --quiet host rules
 	@printf '\nDone. Open this report in a browser:\n%s\n' "$(CURDIR)/results/index.html"
 
 smoke: $(VENV)/.run  ## the same at a size of seconds
-	@$(SNAKEMAKE) --config smoke=true $(if $(RUNS),'runs=$(RUNS)')
+	@$(SNAKEMAKE) --config smoke=true $(if $(RUNS),'runs=$(RUNS)') --quiet host rules
 
 test: $(VENV)/.test  ## all tests but the soak tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not soak" $(TESTS)
@@ -47,7 +48,7 @@ lint: $(VENV)/.test  ## style, types and workflow alone
 soak: $(VENV)/.test  ## long tests: kill and resume, full disk
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak --timeout 3600 $(TESTS)
 
-peers: $(VENV)/.test $(PEERS:=/.done)  ## environments of the libraries we compare with, and the comparison
+peers: $(VENV)/.test $(addsuffix /.done,$(PEERS))  ## environments of the libraries we compare with, and the comparison
 	@$(BIN)/python benchmarks/overhead.py
 
 docs: $(VENV)/.docs  ## the documentation, in docs/_build/html
@@ -80,9 +81,16 @@ $(VENV)/.docs: $(VENV)/.run
 	@$(PIP) --editable ".[docs]"
 	@touch $@
 
-# Several peers pin old versions that they do not need: listed whole, and installed without their dependencies.
-.venv-peers%/.done: benchmarks/peers%.txt | $(BIN)/python
-	@echo "Installing the peers in .venv-peers$*"
-	@$(PYTHON) -m venv .venv-peers$*
-	@.venv-peers$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
+# Several peers pin versions that they do not need: those are listed whole and installed without dependencies.
+.venv-peers/.done: benchmarks/peers.txt constraints.txt | $(BIN)/python
+	@echo "Installing the peers that run on torch"
+	@$(PYTHON) -m venv .venv-peers
+	@.venv-peers/bin/$(INSTALL) --constraint constraints.txt torch numpy scipy Pillow PyYAML requests tqdm packaging
+	@.venv-peers/bin/$(INSTALL) --no-deps -r $<
+	@touch $@
+
+.venv-peers-jax/.done: benchmarks/peers-jax.txt | $(BIN)/python
+	@echo "Installing the peers that run on JAX"
+	@$(PYTHON) -m venv .venv-peers-jax
+	@.venv-peers-jax/bin/$(INSTALL) -r $<
 	@touch $@

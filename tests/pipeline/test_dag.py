@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -162,3 +163,31 @@ def test_importable_as_a_module(project: Project, tmp_path: Path) -> None:
     assert "seed: 7" in (other / "out/sciflow/mine/run.yaml").read_text()
     assert (other / "out/logs/mine/train.log").is_file()
     assert not (other / "results").exists()
+
+
+@pytest.mark.slow
+def test_snakemake_writes_its_own_report(finished: Project) -> None:
+    result = finished.snakemake("--report", "own.html")
+    assert result.status == 0, result.text
+    page = (finished.folder / "own.html").read_text()
+    assert "report.html" in page and "five stages" in page
+
+
+@pytest.mark.slow
+def test_parsing_adds_half_a_cpu_second_at_most(tmp_path: Path) -> None:
+    """To the start of Snakemake, which every job on a cluster pays twice."""
+    (tmp_path / "Snakefile").write_text('rule a:\n    output: "a"\n    shell: "touch {output}"\n')
+    spent = {folder: cpu_seconds(folder) for folder in (tmp_path, ROOT)}
+    assert spent[ROOT] - spent[tmp_path] < 0.5
+
+
+def cpu_seconds(folder: Path) -> float:
+    """Of listing the rules: the least of three, since other work on the core can only add."""
+    spent = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        call = [sys.executable, "-m", "snakemake", "--list-rules"]
+        subprocess.run(call, cwd=folder, check=True, capture_output=True, timeout=TIME_LIMIT)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return min(spent)
