@@ -119,10 +119,10 @@ def asked_pages(wildcards):
 
 
 def all_pages(wildcards):
+    plainly(catalogue.check)(catalogue.files)
     return list(pages(catalogue.files))
 
 
-for name in catalogue.asked:  # a wrong run file stops here, before any job
-    children_of(name)
-    if workflow.modifier.is_main_snakefile():  # whoever imports us may have a rule that makes the file
-        plainly(catalogue.check_files)(name)  # Snakemake would not miss it while an older artefact exists
+plainly(catalogue.check)(catalogue.asked)  # a wrong run file stops here, before any job
+if workflow.modifier.is_main_snakefile():  # whoever imports us may have a rule that makes the files
+    plainly(catalogue.check_files)(catalogue.asked)  # Snakemake misses a missing one while an older artefact exists

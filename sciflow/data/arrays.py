@@ -73,3 +73,10 @@ def _numpy(value: torch.Tensor | ArrayLike) -> np.ndarray:
         return np.asarray(value)
     value = value.detach().cpu()
     return value.float().numpy() if value.dtype.is_floating_point and value.dtype.itemsize < 4 else value.numpy()
+
+
+def concatenate(parts: Sequence[xr.Dataset], dim: str) -> xr.Dataset:
+    """Parts of one data set, joined along a named dim; attributes of the first."""
+    import xarray as xr
+
+    return xr.concat(parts, dim, data_vars="minimal", coords="minimal", compat="override", join="exact").sortby(dim)

@@ -60,7 +60,7 @@ DATA = Schema(
         Variable("data", ("sample", "*event")),
         Variable("split", ("sample",), kind="string"),
         Variable("truth", ("observation", "*event"), is_required=False),
-        Variable("observation", ("observation", "measurement"), is_required=False),
+        Variable("measured", ("observation", "measurement"), is_required=False),
     ),
 )
 
@@ -73,7 +73,7 @@ SAMPLES = Schema(
         Variable("log_evidence", ("posterior", "observation"), is_required=False, is_finite=False),
         Variable("log_evidence_stderr", ("posterior", "observation"), is_required=False, is_finite=False),
         Variable("ess", ("posterior", "observation"), is_required=False, is_finite=False),
-        Variable("nfe", ("posterior",), kind="number", is_required=False),
+        Variable("nfe", ("posterior", "observation"), kind="number", is_required=False),
     ),
 )
 

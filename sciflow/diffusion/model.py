@@ -80,17 +80,18 @@ def unpack(fields: Mapping[str, Any]) -> Denoiser:
     options = dict(fields["network"])
     module = _table("network")[options.pop("kind")](**options).build(shape)
     module.load_state_dict(fields["weights"])
+    module.to(next(iter(fields["weights"].values())).device)
     return NetworkDenoiser(module.eval().requires_grad_(False), schedule, shape, fields["mean"])
 
 
-def load(path: str | Path) -> Denoiser:
-    """The denoiser in a `model.pt`.
+def load(path: str | Path, device: str | torch.device = "cpu") -> Denoiser:
+    """The denoiser in a `model.pt`, on the device where it is to be called.
 
     Raises:
         InputError: the file is missing, truncated, of another kind, or names a network that is not known.
     """
     try:
-        fields = torch.load(path, map_location="cpu", weights_only=True)
+        fields = torch.load(path, map_location=device, weights_only=True)
         return unpack(fields)
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such model. Run `sciflow train` first, or check train.path.") from None

@@ -1,0 +1,300 @@
+"""The command line: one command per stage, and what helps before and after a run.
+
+Exit status: 0 done · 1 failed · 2 the input is wrong · 75 out of time, state saved: run the same command again.
+Nothing heavy is imported before a command needs it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
+
+from sciflow import __version__
+from sciflow.errors import InputError, NonFiniteError, OutOfTime
+from sciflow.runs import ARTEFACTS, STAGES, Run, read
+
+if TYPE_CHECKING:
+    from sciflow.config import RunFile
+    from sciflow.stages.artefact import Job
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Generative physics and inverse problems: dataset → train → sample → evaluate → report.",
+)
+RunArgument = Annotated[Path, typer.Argument(help="Run file, or the run.yaml of a result.", metavar="RUN.yaml")]
+Out = Annotated[Path | None, typer.Option(help="Artefact to write [results/RUN/…].")]
+Data = Annotated[Path | None, typer.Option(help="data.nc to read.")]
+Model = Annotated[Path | None, typer.Option(help="model.pt to read.")]
+Samples = Annotated[Path | None, typer.Option(help="samples.nc to read.")]
+Metrics = Annotated[Path | None, typer.Option(help="metrics.csv to read.")]
+State = Annotated[Path | None, typer.Option(help="Folder of resumable state [.state beside the artefact].")]
+Limit = Annotated[float | None, typer.Option(help="Save and stop with exit status 75 after so many minutes.")]
+Source = Annotated[str, typer.Option(help="Digest of the source, if it is already known.", hidden=True)]
+Smoke = Annotated[bool, typer.Option(help="The smoke size of the run file: seconds.")]
+RESULTS = Path("results")
+MARGIN = 0.05  # share of the time limit that is kept for saving
+
+
+def _version(shown: bool) -> None:
+    if shown:
+        typer.echo(f"sciflow {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Options of the command itself."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+
+
+def _prepare(file: Path, stage: str, given: dict[str, Path | None], out: Path | None, state: Path | None,
+             limit: float | None, source: str, smoke: bool = False) -> tuple[Run, RunFile, Job]:  # fmt: skip
+    """The run, its objects and the job of one stage; everything wrong with them is said here."""
+    import torch
+
+    from sciflow import config
+    from sciflow.source import digest, kinds
+    from sciflow.stages.artefact import Job
+
+    run = read(file, smoke)
+    parsed = config.parse(run.content, file)
+    inputs = {name: path or RESULTS / run.owner(_maker(name)) / ARTEFACTS[_maker(name)] for name, path in given.items()}
+    for name, path in inputs.items():
+        if not path.is_file():
+            maker = _maker(name)
+            raise InputError(f"{path} is not there. Run `sciflow {maker} {file}` first, or pass --{name}.")
+    out = out or RESULTS / run.owner(stage) / ARTEFACTS[stage]
+    torch.set_num_threads(int(run.resource(stage, "threads", 1) or 1))
+    job = Job(
+        run=run.owner(stage),
+        stage=stage,
+        domain=parsed.domain,
+        seed=parsed.seed,
+        section=run.identity(stage),
+        source=source or digest(stage, run.section(stage), kinds(config.schema()), parsed.plugins),
+        out=out,
+        inputs=inputs,
+        state=state or out.parent / ".state",
+        deadline=None if limit is None else time.monotonic() + 60 * limit * (1 - MARGIN),
+        device="cuda" if run.resource(stage, "gpu") else "cpu",
+    )
+    return run, parsed, job
+
+
+def _maker(name: str) -> str:
+    """The stage that writes an input."""
+    return {"data": "dataset", "model": "train", "samples": "sample", "metrics": "evaluate"}[name]
+
+
+@app.command()
+def dataset(run: RunArgument, out: Out = None, state: State = None, time_limit: Limit = None, source: Source = "",
+            smoke: Smoke = False) -> None:  # fmt: skip
+    """Make the data: data.nc."""
+    from sciflow.stages import dataset as stage
+
+    _, parsed, job = _prepare(run, "dataset", {}, out, state, time_limit, source, smoke)
+    stage.run(job, parsed.dataset)
+
+
+@app.command()
+def train(run: RunArgument, data: Data = None, out: Out = None, state: State = None, time_limit: Limit = None,
+          source: Source = "", smoke: Smoke = False) -> None:  # fmt: skip
+    """Train the prior: model.pt."""
+    from sciflow.stages import train as stage
+    from sciflow.training.launch import rank_environment, relaunch
+
+    described, parsed, job = _prepare(run, "train", {"data": data}, out, state, time_limit, source, smoke)
+    devices = int(described.resource("train", "gpu"))
+    if devices > 1 and not rank_environment(os.environ):
+        raise SystemExit(relaunch(devices, ["-m", "sciflow.cli", *sys.argv[1:]]))
+    stage.run(job, parsed.train)
+
+
+@app.command()
+def sample(
+    run: RunArgument,
+    parts: Annotated[list[Path] | None, typer.Argument(help="Shards to join, with --gather.")] = None,
+    data: Data = None, model: Model = None, out: Out = None, state: State = None, time_limit: Limit = None,
+    source: Source = "", smoke: Smoke = False,
+    shard: Annotated[str, typer.Option(help="Which part of the observations: 1/4 is the first of four.")] = "1/1",
+    gather: Annotated[bool, typer.Option("--gather", help="Join shards instead of sampling.")] = False,
+) -> None:  # fmt: skip
+    """Sample the posteriors: samples.nc."""
+    from dataclasses import replace
+
+    from sciflow.stages import sample as stage
+
+    inputs = {} if gather else {"data": data, "model": model}
+    _, parsed, job = _prepare(run, "sample", inputs, out, state, time_limit, source, smoke)
+    if gather:
+        if not parts:
+            raise InputError("--gather needs the shards to join. Name them: sciflow sample RUN.yaml --gather A.nc B.nc")
+        stage.gather(job, parts)
+        return
+    index, _, count = shard.partition("/")
+    if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+        raise InputError(f"--shard must be i/n with 1 ≤ i ≤ n, got {shard!r}.")
+    stage.run(replace(job, part=(int(index), int(count))), parsed.sample)
+
+
+@app.command()
+def evaluate(run: RunArgument, data: Data = None, samples: Samples = None, out: Out = None, state: State = None,
+             time_limit: Limit = None, source: Source = "", smoke: Smoke = False) -> None:  # fmt: skip
+    """Score the samples: metrics.csv and metrics.nc."""
+    from sciflow.stages import evaluate as stage
+
+    inputs = {"data": data, "samples": samples}
+    _, parsed, job = _prepare(run, "evaluate", inputs, out, state, time_limit, source, smoke)
+    stage.run(job, parsed.evaluate, parsed.sample.likelihood)
+
+
+@app.command()
+def report(run: RunArgument, data: Data = None, model: Model = None, samples: Samples = None, metrics: Metrics = None,
+           out: Out = None, source: Source = "", smoke: Smoke = False) -> None:  # fmt: skip
+    """Write the page: report.html."""
+    from sciflow.stages import report as stage
+
+    inputs = {"data": data, "model": model, "samples": samples, "metrics": metrics}
+    described, parsed, job = _prepare(run, "report", inputs, out, None, None, source, smoke)
+    stage.run(job, parsed.report, described.values, described.text())
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of the runs of one sweep.")],
+    out: Annotated[Path, typer.Option(help="Page to write.")],
+) -> None:
+    """Write the comparison page of a sweep."""
+    from sciflow.stages.report import compare as write
+
+    write(runs, out)
+
+
+@app.command()
+def index(
+    results: Annotated[Path, typer.Argument(help="Folder of results.")] = RESULTS,
+    out: Annotated[Path | None, typer.Option(help="Page to write [RESULTS/index.html].")] = None,
+) -> None:
+    """Write the page that links all reports."""
+    from sciflow.stages.report import index as write
+
+    write(results, out or results / "index.html")
+
+
+@app.command()
+def check(
+    runs: Annotated[list[Path], typer.Argument(help="Run files.")],
+    data: Annotated[bool, typer.Option("--data", help="Also read the data files.")] = False,
+    device: Annotated[bool, typer.Option("--device", help="Also look for the devices.")] = False,
+) -> None:
+    """Say everything that is wrong with run files, before any work."""
+    from sciflow import preflight
+
+    problems = [problem for run in runs for problem in preflight.problems(run, data, device)]
+    if problems:
+        raise InputError("\n".join(problems))
+    typer.echo(f"{len(runs)} run file{'s are' if len(runs) > 1 else ' is'} in order.")
+
+
+@app.command()
+def schema(out: Annotated[Path | None, typer.Option(help="File to write [standard output].")] = None) -> None:
+    """Print the JSON schema of run files, for editors."""
+    from sciflow import config
+
+    text = json.dumps(config.schema(), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        out.write_text(text, encoding="utf-8")
+
+
+@app.command(name="list")
+def list_(
+    kind: Annotated[str, typer.Argument(help="solvers, schedules, posteriors, operators, metrics, …")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Print a public table: name, exactness or order, cost, known bias."""
+    from sciflow import listing
+
+    if as_json:
+        typer.echo(json.dumps(listing.rows(kind), indent=1, ensure_ascii=False))
+    else:
+        listing.show(kind)
+
+
+@app.command()
+def new(
+    run: Annotated[Path, typer.Argument(help="Run file to write, e.g. my-images.yaml.")],
+) -> None:
+    """Write a commented run file to start from."""
+    from importlib.resources import files
+
+    if run.exists():
+        raise InputError(f"{run} exists already. Choose another name, or delete it.")
+    run.write_text(files("sciflow.stages").joinpath("templates/run.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    typer.echo(f"Wrote {run}. Edit it, check it with `sciflow check {run}`, run it with\n"
+               f"  snakemake --cores all --config 'runs=[{run}]'")  # fmt: skip
+
+
+@app.command()
+def apply(
+    run: RunArgument,
+    observation: Annotated[Path, typer.Argument(help="netCDF or NPZ file with `measured` (and `operator_…`), or "
+                                                     "`image` with NaN where nothing was measured.")],
+    out: Out = None, data: Data = None, model: Model = None, source: Source = "",
+) -> None:  # fmt: skip
+    """Use a trained prior on a measurement of your own; no ground truth is needed."""
+    from sciflow.stages import sample as stage
+
+    inputs = {"data": data, "model": model}
+    _, parsed, job = _prepare(run, "sample", inputs, out or Path(f"{observation.stem}-samples.nc"), None, None, source)
+    stage.apply(job, parsed.sample, observation)
+    typer.echo(f"Wrote {job.out}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and leave with the status that says what happened."""
+    status, message = _run(arguments)
+    if message:
+        print(message, file=sys.stderr)
+    sys.exit(status)
+
+
+def _run(arguments: list[str] | None) -> tuple[int, str]:
+    try:
+        result: Any = app(arguments, standalone_mode=False)
+        return (result if isinstance(result, int) else 0), ""
+    except click.ClickException as error:
+        error.show()
+        return 2, ""
+    except InputError as error:
+        return 2, f"error: {error}"
+    except OutOfTime as error:
+        return 75, f"out of time: {error}"
+    except NonFiniteError as error:
+        return 1, f"error: {error}"
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        return 130, "stopped"
+    except OSError as error:
+        return 1, f"error: {error.filename or ''}: {error.strerror or error}. Nothing finished is lost."
+    except Exception:
+        return 1, traceback.format_exc() + "This is a bug in sciflow, or in a plugin. Please report it with the lines above."
+
+
+if __name__ == "__main__":
+    main()
+
+__all__ = ["STAGES", "app", "main"]

@@ -1,0 +1,1 @@
+"""Problems whose answer is known: they show how wrong a sampler is."""

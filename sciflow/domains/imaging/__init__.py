@@ -1,0 +1,1 @@
+"""Images and what was measured of them."""

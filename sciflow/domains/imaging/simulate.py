@@ -1,0 +1,134 @@
+"""What is the data? Images, split so that nothing leaks, and observations of held-out ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from sciflow.data.arrays import from_xarray, to_xarray
+from sciflow.data.formats import format_of
+from sciflow.data.split import split
+from sciflow.errors import InputError
+from sciflow.inverse.observe import Observation
+from sciflow.random import Stream
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+EVENT = ("channel", "y", "x")
+Count = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+def observed(
+    images: np.ndarray, unit: np.ndarray, units: str, n_observations: int, fractions: dict[str, float],
+    observation: Observation, stream: Stream,
+) -> xr.Dataset:  # fmt: skip
+    """The data set of an imaging run: all images with their split, and observations of test images.
+
+    Raises:
+        InputError: fewer test images than observations.
+    """
+    labels = split(unit, fractions, stream.child("split"))
+    held_out = np.flatnonzero(labels == "test")
+    if len(held_out) < n_observations:
+        raise InputError(
+            f"dataset.n_observations is {n_observations}, but the test set has {len(held_out)} images. "
+            "Lower it, or raise dataset.test."
+        )
+    order = torch.randperm(len(held_out), generator=stream.child("observed").generator()).numpy()
+    chosen = np.sort(held_out[order[:n_observations]])
+    records = observation.record(torch.as_tensor(images[chosen]), stream.child("observe"))
+    dims = {name: ("observation", *_dims(name, value.ndim - 1)) for name, value in records.items()}
+    return to_xarray(
+        {"data": images, "truth": images[chosen], **records},
+        {"data": ("sample", *EVENT), "truth": ("observation", *EVENT), **dims},
+        {"split": ("sample", labels.astype(str)), "unit": ("sample", unit), "observed_sample": ("observation", chosen)},
+        {"data": units, "truth": units, "measured": units},
+    )
+
+
+def _dims(name: str, n_axes: int) -> tuple[str, ...]:
+    """Axes of one record: a measurement vector, or a parameter shaped like an image or not."""
+    if name == "measured":
+        return ("measurement",)
+    return EVENT[-n_axes:] if n_axes <= len(EVENT) and name == "operator_mask" else tuple(
+        f"{name}_{axis}" for axis in range(n_axes)
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Digits:
+    """The 1 797 handwritten digits that scikit-learn ships, 8 × 8 pixels, 17 grey levels, scaled to [0, 1].
+
+    Exactness: real scans; values are multiples of 1/16
+    Cost: no download, a second
+    Bias: the writers are not named, so test digits may be by writers of training digits
+    Args:
+        n_observations: held-out digits that are observed.
+        validation: share of the digits for the validation loss.
+        test: share held out.
+        observation: how they are observed.
+    Source: Alpaydin and Kaynak (1998), Optical recognition of handwritten digits, UCI; CC BY 4.0.
+    """
+
+    n_observations: Count = 64
+    validation: Share = 0.1
+    test: Share = 0.2
+    observation: Observation = field(default_factory=Observation)
+
+    def simulate(self, stream: Stream) -> xr.Dataset:
+        from sklearn.datasets import load_digits
+
+        images = (load_digits().images / 16).astype(np.float32)[:, None]
+        fractions = {"test": self.test, "validation": self.validation, "train": 1 - self.test - self.validation}
+        unit = np.arange(len(images))
+        return observed(images, unit, "1", self.n_observations, fractions, self.observation, stream)
+
+
+@dataclass(frozen=True)
+class File:
+    """Your own images, from netCDF, HDF5 or NPZ, with the dims of the file declared.
+
+    Exactness: values as stored, in float32
+    Cost: the whole array in memory
+    Bias: none; without `split_by` each image counts as independent of the others
+    Args:
+        path: the file; its ending tells the format.
+        variable: name of the array; empty takes the only one.
+        dims: our dim → theirs, e.g. {sample: n, channel: null, y: row, x: column}; null makes an axis of size one.
+        units: of the values; empty takes the file's.
+        split_by: array with the id of the patient, scan or writer of each image: no id stands in two splits.
+        n_observations: held-out images that are observed.
+        validation: share for the validation loss.
+        test: share held out.
+        observation: how they are observed.
+    Source: the formats' own documentation; see sciflow.data.formats.
+    """
+
+    path: str = ""
+    variable: str = ""
+    dims: dict[str, str | int | None] = field(default_factory=dict)
+    units: str = ""
+    split_by: str = ""
+    n_observations: Count = 16
+    validation: Share = 0.1
+    test: Share = 0.2
+    observation: Observation = field(default_factory=Observation)
+
+    def simulate(self, stream: Stream) -> xr.Dataset:
+        options = {"variable": self.variable, "dims": self.dims, "units": self.units, "split_by": self.split_by}
+        given = {name: value for name, value in options.items() if value}
+        read = type(format_of(self.path))(**given).read(self.path)
+        array = from_xarray(read["data"], ("sample", *EVENT), torch.float32).numpy()
+        fractions = {"test": self.test, "validation": self.validation, "train": 1 - self.test - self.validation}
+        units = read["data"].attrs.get("units", "1")
+        unit = read["unit"].to_numpy()
+        return observed(array, unit, units, self.n_observations, fractions, self.observation, stream)
+
+
+DATASETS: dict[str, type] = {"digits": Digits, "file": File}

@@ -1,0 +1,144 @@
+"""What a domain is: five modules that answer five questions, one per stage."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import torch
+
+from sciflow.diffusion.denoiser import Denoiser
+from sciflow.diffusion.schedule import Schedule
+from sciflow.inverse.likelihood import Likelihood, LikelihoodModel
+from sciflow.metrics.score import Score
+from sciflow.random import Stream
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+QUESTIONS = {"dataset": "simulate", "train": "network", "sample": "target", "evaluate": "metrics", "report": "figures"}
+"""Stage → the module of a domain that answers it."""
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """An entry of a domain's DATASETS: what is the data?"""
+
+    def simulate(self, stream: Stream) -> xr.Dataset:
+        """Named tensors with units: `data`, `split`, and `truth`, `observation`, `operator_…` if there are any."""
+        ...
+
+
+class Simulate(Protocol):
+    """simulate.py: what is the data?"""
+
+    DATASETS: Mapping[str, type]
+
+
+class Network(Protocol):
+    """network.py: what learns it?"""
+
+    def closed_form(self, data: xr.Dataset, schedule: Schedule) -> Denoiser:
+        """The prior that needs no training."""
+        ...
+
+
+class Target(Protocol):
+    """target.py: what do we sample?"""
+
+    def likelihood(
+        self,
+        model: LikelihoodModel,
+        data: xr.Dataset,
+        index: int,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> Likelihood:
+        """The likelihood of one recorded observation."""
+        ...
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number of metrics.csv.
+
+    Args:
+        posterior: name of the sampler, as in the run file; "exact" is the floor that exact samples reach.
+        metric: name of the metric.
+        score: value, standard error, observations, unit, note.
+    """
+
+    posterior: str
+    metric: str
+    score: Score
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What `evaluate` found: rows of a table, and the arrays behind the figures."""
+
+    rows: Sequence[Row]
+    arrays: xr.Dataset
+
+
+class Metrics(Protocol):
+    """metrics.py: what is good?"""
+
+    METRICS: Mapping[str, Any]
+
+    def evaluate(
+        self,
+        names: Sequence[str],
+        data: xr.Dataset,
+        samples: xr.Dataset,
+        likelihood: LikelihoodModel,
+        stream: Stream,
+    ) -> Findings:
+        """Rows and arrays; `likelihood` is what the samples assumed."""
+        ...
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that a figure may draw from."""
+
+    data: xr.Dataset
+    samples: xr.Dataset
+    arrays: xr.Dataset
+    rows: Sequence[Mapping[str, Any]]
+    history: Mapping[str, Any]
+    prior: Denoiser
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One figure of the report.
+
+    Args:
+        figure: what was drawn.
+        caption: one or two sentences on what the reader sees.
+    """
+
+    figure: Figure
+    caption: str
+
+
+class Figures(Protocol):
+    """figures.py: what do we show?"""
+
+    FIGURES: Mapping[str, Callable[[Evidence], Drawing]]
+
+    def verdicts(self, evidence: Evidence) -> list[str]:
+        """What the numbers say, in sentences for someone who has not seen the run file."""
+        ...
+
+
+def question(domain: str, stage: str) -> Any:
+    """The module with which a domain answers a stage's question."""
+    from sciflow.domains import DOMAINS
+
+    return importlib.import_module(f"{DOMAINS[domain]}.{QUESTIONS[stage]}")

@@ -1,0 +1,124 @@
+"""What every stage is given: which run, which files, how long; and how it signs what it writes."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import platform
+import resource
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from sciflow.data.state import State, state_key
+from sciflow.data.store import Header, sha256, write_provenance
+from sciflow.errors import InputError
+from sciflow.random import Stream
+
+PACKAGES = ("sciflow", "torch", "numpy", "xarray")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One stage of one run.
+
+    Args:
+        run: name of the run.
+        stage: one of the five.
+        domain: which plug-in answers the stage's question.
+        seed: seed of the run.
+        section: what the stage depends on in the run file, as text.
+        source: digest of the source that the stage uses.
+        out: the artefact to write.
+        inputs: input artefact → file.
+        state: directory of undeclared, resumable state; None keeps none.
+        deadline: reading of `time.monotonic()` at which to save and stop; None for no limit.
+        device: "cpu" or "cuda".
+        part: this shard and the number of shards.
+    """
+
+    run: str
+    stage: str
+    domain: str
+    seed: int
+    section: str
+    source: str
+    out: Path
+    inputs: Mapping[str, Path] = field(default_factory=dict)
+    state: Path | None = None
+    deadline: float | None = None
+    device: str = "cpu"
+    part: tuple[int, int] = (1, 1)
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def stream(self) -> Stream:
+        """The random numbers of this stage."""
+        return Stream(self.seed).child(self.stage)
+
+    @functools.cached_property
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of each input."""
+        return {name: sha256(path) for name, path in self.inputs.items()}
+
+    def header(self) -> Header:
+        """What the artefact says about its making; nothing in it changes from one execution to the next."""
+        return Header(
+            run=self.run,
+            stage=self.stage,
+            section=self.section,
+            source_digest=self.source,
+            seed=self.seed,
+            versions={name: version(name) for name in PACKAGES},
+            inputs=self.hashes,
+        )
+
+    def open_state(self) -> State | None:
+        """The state of this stage (and shard), keyed by everything that its result depends on."""
+        if self.state is None:
+            return None
+        index, count = self.part
+        name = self.stage if count == 1 else f"{self.stage}.part{index}of{count}"
+        return State(self.state / name, state_key(self.section, self.source, self.hashes))
+
+    def sign(self, **facts: object) -> None:
+        """Write the volatile facts beside the artefact: cost, seconds, peak memory, device."""
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        write_provenance(
+            self.out,
+            {
+                "run": self.run,
+                "stage": self.stage,
+                "seconds": round(time.monotonic() - self.started, 3),
+                "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 3),
+                "peak_memory_mb": round(usage.ru_maxrss / 1024, 1),
+                "device": torch.cuda.get_device_name() if self.device == "cuda" else platform.processor() or "cpu",
+                "threads": torch.get_num_threads(),
+                **facts,
+            },
+        )
+
+
+def version(package: str) -> str:
+    """The installed version of a package."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def device(name: str) -> torch.device:
+    """The device that a run asks for.
+
+    Raises:
+        InputError: CUDA is asked for and not there.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            "device is 'cuda', but torch sees no CUDA device here. Set `resources.<stage>.gpu: 0`, run on a machine "
+            "with a GPU, or install a CUDA build of torch."
+        )
+    return torch.device(name)
