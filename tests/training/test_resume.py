@@ -142,6 +142,7 @@ def test_a_checkpoint_of_another_network_is_refused(problem, checkpoint):
         problem.fit(checkpoint, module=torch.nn.Linear(2, 2))
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("n_kills", [pytest.param(1, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.soak)])
 def test_sigkill_at_any_moment(tmp_path, spawn, n_kills):
     n_steps, moments = 60 * n_kills, random.Random(n_kills)
