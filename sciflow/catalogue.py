@@ -1,16 +1,19 @@
 """What the Snakefile asks: every run that can be named, checked before any job, with its source digests.
 
-Imports neither torch nor pydantic unless a run is wrong: then `sciflow.config` words the message.
+Imports neither torch nor pydantic.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from sciflow.checking import check as check_runs
+from sciflow.checking import covering
 from sciflow.errors import InputError
 from sciflow.runs import SMOKE, STAGES, Run, did_you_mean, merge, resolve
 from sciflow.source import Kinds, digest, kinds
@@ -26,7 +29,7 @@ class Catalogue:
         folder: holds `runs/*.yaml`, `config/default.yaml` and `config/schema.json`.
         config: what Snakemake's --configfile and --config said, over `config/default.yaml`: `runs` (names or paths),
             `smoke` (true: the smoke size of each), `defaults` (under each run file), `overrides` (over it).
-        check: compare each run with the schema.
+        check: check each run (`sciflow.checking`) before it is handed out.
 
     Raises:
         InputError: an unknown setting, or two run files of one name.
@@ -72,14 +75,23 @@ class Catalogue:
 
     def family(self, base: str) -> dict[str, Run]:
         """The run `base`, its children and the runs between that own a stage of a child, by name."""
-        if base in self._families:
-            return self._families[base]
-        runs = resolve(self._file(base), self.defaults, self.overrides, smoke=base.endswith(SMOKE))
-        if self.validator is not None:
-            for run in _covering(leaves(runs)):
-                check_run(run, self.validator)
-        self._families[base] = runs
-        return runs
+        if base not in self._families:
+            self.check([base])
+        return self._families[base]
+
+    def check(self, bases: Iterable[str]) -> None:
+        """Resolve and check run files, all in one go: two seconds if any of them is new, else none.
+
+        Raises:
+            InputError: what is wrong in any of them.
+        """
+        families = {
+            base: resolve(self._file(base), self.defaults, self.overrides, smoke=base.endswith(SMOKE)) for base in bases
+        }
+        if self._check:
+            chosen = [run for runs in families.values() for run in covering(leaves(runs))]
+            check_runs(chosen, self.schema, Path(".snakemake", "sciflow-checked"))
+        self._families.update(families)
 
     def __getitem__(self, name: str) -> Run:
         base = name.split("~")[0]
@@ -98,31 +110,22 @@ class Catalogue:
         """Names among the asked runs that have children to compare."""
         return (base for base in self.asked if self.children(base)[0].assignments)
 
-    def check_files(self, base: str) -> None:
+    def check_files(self, bases: Iterable[str]) -> None:
         """Raise InputError if a file that a section of these runs names (`Run.files`) is not there."""
-        for run in self.family(base).values():
-            for stage in STAGES:
-                for file in run.files(stage):
-                    if not Path(file).exists():
-                        raise InputError(
-                            f"{run.file}: {stage} names the file '{file}', which is not there. "
-                            f"Check the path; a relative one starts at the working directory, {Path.cwd()}."
-                        )
+        runs = [run for base in bases for run in self.family(base).values()]
+        for run, stage in itertools.product(runs, STAGES):
+            for file in run.files(stage):
+                if not Path(file).exists():
+                    raise InputError(
+                        f"{run.file}: {stage} names the file '{file}', which is not there. "
+                        f"Check the path; a relative one starts at the working directory, {Path.cwd()}."
+                    )
 
     @functools.cached_property
     def schema(self) -> dict[str, Any]:
         """The JSON schema of a run file, or nothing where none was generated."""
         file = self.folder / "config" / "schema.json"
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-
-    @functools.cached_property
-    def validator(self) -> Any:
-        """A jsonschema validator of `schema`, or None where runs are not to be checked."""
-        if not (self._check and self.schema):
-            return None
-        from jsonschema import Draft202012Validator
-
-        return Draft202012Validator(self.schema)
 
     @functools.cached_property
     def kinds(self) -> Kinds:
@@ -154,37 +157,3 @@ def leaves(runs: Mapping[str, Run]) -> list[Run]:
     """The runs of a family that carry every swept value: the ones to build and compare."""
     longest = max(len(run.assignments) for run in runs.values())
     return [run for run in runs.values() if len(run.assignments) == longest]
-
-
-def _covering(runs: list[Run]) -> list[Run]:
-    """Few runs that together hold every swept value at least once: combinations are not checked one by one."""
-    seen: set[tuple[str, str]] = set()
-    chosen = []
-    for run in runs:
-        new = {(key, json.dumps(value, default=str)) for key, value in run.assignments} - seen
-        if new or not run.assignments:
-            seen |= new
-            chosen.append(run)
-    return chosen
-
-
-def check_run(run: Run, validator: Any) -> None:
-    """Compare a run with the JSON schema; kinds that plugins add are for `sciflow.config` to judge.
-
-    Args:
-        validator: a jsonschema validator of the run-file schema.
-
-    Raises:
-        InputError: the run is wrong; says where, what was expected, and the nearest right name.
-    """
-    from jsonschema.exceptions import best_match
-
-    problem = best_match(validator.iter_errors(run.content))
-    if problem is None:
-        return
-    try:
-        from sciflow.config import check_run as explain
-    except ImportError:  # no torch here, as on some login nodes: say what the schema says
-        place = ".".join(str(part) for part in problem.absolute_path) or "the run"
-        raise InputError(f"{run.file}: {place}: {problem.message}. Mend the run file.") from None
-    explain(run.content, str(run.file))

@@ -1,8 +1,8 @@
 """Which source a stage uses, as one digest: editing a module reruns the stages that use it, and no others.
 
 The digest covers, as syntax trees without docstrings (comments and layout never count), the stage, the domain's answer
-to it, the modules of the kinds that the section names, and all that these import inside the package. A package's
-`__init__` is not followed: in-package imports name the defining module. Imports no torch and runs no module it reads.
+to it, the modules of the kinds that the section names, and all that these import inside the package. Of a package only
+the imported name is followed to the module that defines it. Imports no torch and runs no module that it reads.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,15 +59,22 @@ def digest(
         InputError: a plugin cannot be read or is not Python.
     """
     root = root or Path(__file__).resolve().parent.parent
-    parts = [f"{plugin} {_plugin(Path(plugin))}" for plugin in plugins]
+    parts = [f"{plugin} {plugin_digest(Path(plugin))}" for plugin in plugins]
     if not is_checkout(root):
         release = f"release-{__version__}"
         return f"{release}-{_hash(parts)}" if parts else release
     domain = section.get("domain", "")
     starts = {f"{PACKAGE}.stages.{stage}", f"{PACKAGE}.domains.{domain}.{QUESTIONS[stage]}"}
-    for name in _names(section):
+    parts += [f"{file.name} {_hash([file.read_text(encoding='utf-8')])}" for file in _templates(stage, root)]
+    names = frozenset(_names(section))
+    for name in names:
         starts.update(known.get(name, ()))
-    return _hash([*parts, _closure_digest(frozenset(starts), root)])
+    return _hash([*parts, _closure_digest(frozenset(starts), names, root)])
+
+
+def _templates(stage: str, root: Path) -> list[Path]:
+    """Files other than Python that a stage is made of."""
+    return sorted((root / PACKAGE / "stages" / "templates").glob("*.html")) if stage == "report" else []
 
 
 def is_checkout(root: Path) -> bool:
@@ -74,18 +82,46 @@ def is_checkout(root: Path) -> bool:
     return (root / "pyproject.toml").is_file()
 
 
-def closure(starts: Iterable[str], root: Path) -> dict[str, str]:
-    """Modules reached from `starts` by in-package imports -> digest of each; modules that do not exist are left out."""
+def closure(starts: Iterable[str], root: Path, names: Collection[str] = ()) -> dict[str, str]:
+    """Modules reached from `starts` by in-package imports -> digest of each; modules that do not exist are left out.
+
+    Args:
+        names: of a table that is imported, the entries with these names are followed; all, if it has none of them.
+    """
     found: dict[str, str] = {}
     waiting = list(starts)
     while waiting:
         module = waiting.pop()
-        file = root / (module.replace(".", "/") + ".py")
-        if module in found or not file.is_file():
+        file = _file(module, root)
+        if module in found or file is None:
             continue
-        found[module], imports = _read(file, module)
-        waiting.extend(imports)
+        read = _read(file, module)
+        found[module] = read.digest
+        for source, name in read.imports:
+            waiting.extend(_defining(source, name, root, names))
     return dict(sorted(found.items()))
+
+
+def _file(module: str, root: Path) -> Path | None:
+    path = root / module.replace(".", "/")
+    files = (path.with_suffix(".py"), path / "__init__.py")
+    return next((file for file in files if file.is_file()), None)
+
+
+def _defining(source: str, name: str | None, root: Path, names: Collection[str]) -> Iterable[str]:
+    """The modules meant by `from source import name`, or by `import source`."""
+    file = _file(source, root)
+    if name is None or file is None or file.name != "__init__.py":
+        return [source]
+    if _file(f"{source}.{name}", root) is not None:
+        return [f"{source}.{name}"]
+    package = _read(file, source)
+    origins = {imported: module for module, imported in package.imports}
+    if name in package.tables:
+        table = package.tables[name]
+        chosen = [entry for key, entry in table.items() if key in names] or table.values()
+        return [origins[entry] for entry in chosen if entry in origins]
+    return [origins.get(name, source)]
 
 
 def _names(value: Any) -> Iterable[str]:
@@ -105,19 +141,30 @@ def _names(value: Any) -> Iterable[str]:
 
 
 @functools.cache
-def _closure_digest(starts: frozenset[str], root: Path) -> str:
-    return _hash(f"{module} {value}" for module, value in closure(sorted(starts), root).items())
+def _closure_digest(starts: frozenset[str], names: frozenset[str], root: Path) -> str:
+    return _hash(f"{module} {value}" for module, value in closure(sorted(starts), root, names).items())
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What counts of one module: its digest, (module, name) of each in-package import, its tables of imported names."""
+
+    digest: str
+    imports: tuple[tuple[str, str | None], ...]
+    tables: Mapping[str, Mapping[str, str]]
 
 
 @functools.cache
-def _read(file: Path, module: str) -> tuple[str, tuple[str, ...]]:
-    """Digest of one module and the in-package modules it imports; each file is read once in a process."""
+def _read(file: Path, module: str) -> _Source:
+    """Each file is read once in a process."""
     tree = ast.parse(file.read_bytes(), filename=str(file))
-    return tree_digest(tree), tuple(sorted(_imports(tree, module, file.name == "__init__.py")))
+    words, statements = _words(tree)
+    return _Source(_hash(words), tuple(_imports(statements, module, file.name == "__init__.py")), dict(_tables(tree)))
 
 
 @functools.cache
-def _plugin(file: Path) -> str:
+def plugin_digest(file: Path) -> str:
+    """Digest of a plugin's code; InputError if there is none."""
     try:
         return tree_digest(ast.parse(file.read_bytes(), filename=str(file)))
     except OSError as error:
@@ -130,27 +177,37 @@ def _plugin(file: Path) -> str:
 
 def tree_digest(tree: ast.AST) -> str:
     """Digest of what the code does: without docstrings; comments and layout are not in a tree to begin with."""
-    return _hash(_dump(tree))
+    return _hash(_words(tree)[0])
 
 
-def _dump(node: Any) -> Iterator[str]:
-    """The tree as tokens, the same for every Python version that can parse it (empty and context fields left out)."""
-    if isinstance(node, ast.AST):
-        yield type(node).__name__
-        for name in node._fields:
+def _words(tree: ast.AST) -> tuple[list[str], list[ast.Import | ast.ImportFrom]]:
+    """The tree as words, the same for every Python version that can parse it, and its import statements."""
+    words: list[str] = []
+    statements: list[ast.Import | ast.ImportFrom] = []
+
+    def visit(node: Any) -> None:
+        if isinstance(node, list):
+            words.append("[")
+            for entry in node:
+                visit(entry)
+            words.append("]")
+            return
+        fields = getattr(node, "_fields", None)
+        if fields is None:
+            words.append(repr(node))
+            return
+        words.append(type(node).__name__)
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            statements.append(node)
+        for name in fields:
             entry = getattr(node, name, None)
-            if name == "body" and isinstance(node, SCOPES) and _is_docstring(entry):
-                entry = entry[1:]
-            if name not in SILENT and entry is not None and entry != []:
-                yield f".{name}"
-                yield from _dump(entry)
-    elif isinstance(node, list):
-        yield "["
-        for entry in node:
-            yield from _dump(entry)
-        yield "]"
-    else:
-        yield repr(node)
+            if entry is None or entry == [] or name in SILENT:  # versions differ in fields that say nothing
+                continue
+            words.append(name)
+            visit(entry[1:] if name == "body" and isinstance(node, SCOPES) and _is_docstring(entry) else entry)
+
+    visit(tree)
+    return words, statements
 
 
 def _is_docstring(body: list[ast.stmt]) -> bool:
@@ -158,19 +215,31 @@ def _is_docstring(body: list[ast.stmt]) -> bool:
     return isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
 
 
-def _imports(tree: ast.Module, module: str, is_package: bool) -> set[str]:
-    """In-package modules named by import statements anywhere in `tree` (`from a import b` may mean module a.b)."""
-    found: set[str] = set()
-    for node in ast.walk(tree):
+def _imports(
+    statements: Iterable[ast.Import | ast.ImportFrom], module: str, is_package: bool
+) -> Iterator[tuple[str, str | None]]:
+    """(module, name) of every in-package import; no name for `import module`."""
+    for node in statements:
         if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+            found: list[tuple[str, str | None]] = [(alias.name, None) for alias in node.names]
+        else:
             parts = module.split(".")
             above = parts[: len(parts) - node.level + is_package] if node.level else []
             source = ".".join([*above, *([node.module] if node.module else [])])
-            found.add(source)
-            found.update(f"{source}.{alias.name}" for alias in node.names)
-    return {name for name in found if name.startswith(f"{PACKAGE}.")}
+            found = [(source, alias.name) for alias in node.names]
+        yield from (pair for pair in found if f"{pair[0]}.".startswith(f"{PACKAGE}."))
+
+
+def _tables(tree: ast.Module) -> Iterator[tuple[str, dict[str, str]]]:
+    """Dictionaries at the top of a module that map literal keys to names."""
+    for node in tree.body:
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        value = getattr(node, "value", None)
+        if isinstance(target, ast.Name) and isinstance(value, ast.Dict):
+            pairs = zip(value.keys, value.values, strict=True)
+            entries = {k.value: v.id for k, v in pairs if isinstance(k, ast.Constant) and isinstance(v, ast.Name)}
+            if len(entries) == len(value.keys):
+                yield target.id, entries
 
 
 def _hash(parts: Iterable[str]) -> str:

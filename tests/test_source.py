@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from sciflow import source
+from sciflow.catalogue import Catalogue
 from sciflow.errors import InputError
+from sciflow.runs import STAGES
 from sciflow.source import closure, digest, kinds, tree_digest
 
 FILES = {
@@ -50,6 +52,33 @@ def test_closure_follows_in_package_imports_of_every_form(tmp_path: Path) -> Non
     ]
 
 
+METRICS = (
+    "import numpy\nfrom sciflow.metrics.field import psnr\nfrom sciflow.metrics.ensemble import crps, snap\n"
+    "METRICS: dict = {'psnr': psnr, 'crps': crps}\ndef made_here(): ...\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("imported", "names", "expected"),
+    [
+        ("METRICS", ("psnr", "other"), {"metrics.field"}),
+        ("METRICS", ("other",), {"metrics.field", "metrics.ensemble"}),
+        ("METRICS", (), {"metrics.field", "metrics.ensemble"}),
+        ("snap", (), {"metrics.ensemble"}),
+        ("unused", (), {"metrics.unused"}),
+        ("made_here", (), {"metrics", "metrics.field", "metrics.ensemble"}),
+    ],
+)
+def test_a_name_from_a_package_leads_to_its_module(
+    imported: str, names: tuple[str, ...], expected: set[str], tmp_path: Path
+) -> None:
+    files = {f"sciflow/metrics/{name}.py": "x = 1\n" for name in ("field", "ensemble", "unused")}
+    stage = f"def f():\n    from sciflow.metrics import {imported}\n"
+    root = tree(tmp_path, **files, **{"sciflow/metrics/__init__.py": METRICS, "sciflow/stages/evaluate.py": stage})
+    found = closure(["sciflow.stages.evaluate"], root, names)
+    assert set(found) == {f"sciflow.{module}" for module in {"stages.evaluate", *expected}}
+
+
 @pytest.mark.parametrize(
     ("path", "content", "counts"),
     [
@@ -78,6 +107,15 @@ def test_the_chosen_kinds_count(tmp_path: Path) -> None:
     listed = {"domain": "toy", "train": {"networks": ["mlp", {"kind": "unet"}]}}
     digests = {digest("train", section, KINDS, root=root) for section in (SECTION, other, listed)}
     assert len(digests) == 3
+
+
+def test_the_templates_count_for_the_report(tmp_path: Path) -> None:
+    digests = set()
+    for content in ("<p>", "<div>"):
+        root = tree(tmp_path / content, **{"sciflow/stages/templates/page.html": content})
+        digests.add((digest("report", {}, {}, root=root), digest("train", SECTION, KINDS, root=root)))
+    assert len({page for page, _ in digests}) == 2
+    assert len({train for _, train in digests}) == 1
 
 
 def test_an_installed_release_counts_by_its_version(tmp_path: Path) -> None:
@@ -131,19 +169,16 @@ def test_the_digest_is_the_same_in_another_process(tmp_path: Path) -> None:
     assert there.stdout.strip() == here
 
 
-def test_the_package_itself_is_digested_fast() -> None:
-    """All modules of the package in 0.25 CPU s at most: half of what parsing the Snakefile may cost."""
-    root = Path(source.__file__).resolve().parent.parent
-    modules = [
-        ".".join(file.relative_to(root).with_suffix("").parts)
-        for file in (root / "sciflow").rglob("*.py")
-        if file.name != "__init__.py"
-    ]
+def test_every_shipped_run_is_digested_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All stages of all runs in 0.25 CPU s at most: half of what parsing the Snakefile may cost."""
+    monkeypatch.chdir(tmp_path)
+    catalogue = Catalogue(Path(source.__file__).resolve().parents[1] / "workflows", check=False)
     spent = []
     for _ in range(3):  # the least of three: other work on the core can only add
         source._read.cache_clear()
+        source._closure_digest.cache_clear()
         start = time.process_time()
-        found = closure(modules, root)
+        digests = {(name, stage): catalogue.digest(name, stage) for name in catalogue.files for stage in STAGES}
         spent.append(time.process_time() - start)
-    assert set(found) == set(modules)
+    assert len(set(digests.values())) > len(STAGES)
     assert min(spent) < 0.25

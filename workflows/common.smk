@@ -10,6 +10,7 @@ from snakemake.exceptions import WorkflowError
 from sciflow.catalogue import Catalogue
 from sciflow.errors import InputError
 from sciflow.runs import ARTEFACTS
+from sciflow.source import digest
 
 
 wildcard_constraints:
@@ -84,6 +85,11 @@ def source(stage):
     return lambda wildcards: plainly(catalogue.digest)(
         wildcards.run, stage, Path(RESULTS, wildcards.run, ARTEFACTS[stage])
     )
+
+
+def page_source(wildcards):
+    """Digest of what writes pages, whatever the run."""
+    return digest("report", {}, catalogue.kinds)
 
 
 # Snakemake records no param whose function takes `output`: these three may change without a rerun.

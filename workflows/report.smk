@@ -81,6 +81,7 @@ rule index:
         mem_mb=1000,
         runtime=5,
     params:
+        source=page_source,
         results=lambda wildcards, output: Path(output[0]).parent,
     shell:
         "sciflow index {params.results:q} --out {output.page:q} 2>&1 | tee {log:q}"

@@ -173,7 +173,7 @@ def make_project(folder: Path) -> Project:
     project = Project(folder)
     for file in (folder / "workflows" / "runs").glob("*.yaml"):
         file.unlink()
-    for name in ("__init__", "errors", "yamlfile", "runs", "source", "catalogue"):
+    for name in ("__init__", "errors", "yamlfile", "runs", "source", "checking", "catalogue"):
         project.write(f"sciflow/{name}.py", (ROOT / "sciflow" / f"{name}.py").read_text())
     for path, content in MODULES.items():
         project.write(f"sciflow/{path}", content)

@@ -11,12 +11,7 @@ from tests.pipeline.conftest import Project
 RUN = "workflows/runs/toy.yaml"
 MISTAKES: dict[str, tuple[str, str, tuple[str, ...], str]] = {
     "not YAML": ("seed: 0", "seed: [0", (), "toy.yaml:4: not valid YAML"),
-    "a key twice": ("seed: 0", "seed: 0\nseed: 1", (), "toy.yaml:4: not valid YAML: key 'seed' appears twice"),
     "unknown kind": ("kind: heun", "kind: huen", (), "sample.solver"),
-    "unknown key": ("n_steps: 5", "n_stpes: 5", (), "n_stpes"),
-    "wrong type": ("n_steps: 5", "n_steps: many", (), "train.n_steps: 'many' is not of type 'integer'"),
-    "sweep without a place": ("seed: 0", "sweep: {smple.n: [1]}", (), "Did you mean 'sample'?"),
-    "unknown run": ("seed: 0", "seed: 0", ("--config", "runs=[tyo]"), "Did you mean 'toy'?"),
     "unknown setting": ("seed: 0", "seed: 0", ("--config", "rums=[toy]"), "Did you mean 'runs'?"),
     "unknown target": ("seed: 0", "seed: 0", ("results/tyo/report.html",), "Did you mean 'toy'?"),
     "missing plugin": ("seed: 0", "seed: 0\nplugins: [mine.py]", (), "plugins: mine.py cannot be read"),
