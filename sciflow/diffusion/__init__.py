@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sciflow.diffusion.denoiser import Counted, Denoiser, FromView, Tiled, noise, score, velocity
 from sciflow.diffusion.flow import probability_flow, reverse_sde
+from sciflow.diffusion.interpolant import interpolant
 from sciflow.diffusion.loss import Denoising, Velocity
 from sciflow.diffusion.mixture import EmpiricalDenoiser, GaussianDenoiser, GaussianMixture, MixtureDenoiser
 from sciflow.diffusion.model import load
@@ -58,6 +59,7 @@ __all__ = [
     "Trigonometric",
     "VarianceExploding",
     "VariancePreserving",
+    "interpolant",
     "load",
     "noise",
     "probability_flow",

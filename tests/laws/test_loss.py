@@ -1,0 +1,90 @@
+"""Losses: the interpolant's velocity, and each loss against the quantity it says it is."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from problems import mixture
+
+from sciflow.diffusion import LOSSES, SCHEDULES, MixtureDenoiser, NetworkDenoiser, Scaled, Velocity
+from sciflow.diffusion.denoiser import velocity
+from sciflow.diffusion.interpolant import interpolant
+from sciflow.random import Stream
+
+MEAN, STD = 0.3, 0.7
+
+
+class Fixed(torch.nn.Module):
+    """Any smooth function of input and noise level."""
+
+    def forward(self, x: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+        return torch.sin(x) + 0.3 * torch.tanh(level)[:, None]
+
+
+def denoiser(kind: str) -> NetworkDenoiser:
+    return NetworkDenoiser(Fixed(), Scaled(SCHEDULES[kind](), STD), (3,), MEAN)
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_velocity_of_the_interpolant_is_its_derivative(kind: str) -> None:
+    schedule, t = SCHEDULES[kind](), torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
+    x1, x0 = (Stream(seed).normal(5, (2,), dtype=torch.float64) for seed in (0, 1))
+    slope = torch.autograd.functional.jvp(lambda t: interpolant(schedule, x1, x0, t).x, t, torch.ones_like(t))[1]
+    assert torch.allclose(interpolant(schedule, x1, x0, t).velocity, slope, rtol=1e-10, atol=1e-12)  # float64
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_velocity_loss_is_the_squared_error_of_the_velocity(kind: str) -> None:
+    """The weight in `Velocity` against ‖v(x_t) − ẋ_t‖² computed from the interpolant and the denoiser's own view."""
+    model, loss, stream, n = denoiser(kind), Velocity(), Stream(2), 64
+    x1 = MEAN + STD * Stream(0).normal(n, (3,), dtype=torch.float64)
+    rows = {"step": 7, "first": 0, "dtype": torch.float64}
+    t = loss.margin + (1 - 2 * loss.margin) * stream.child("time").uniform(n, **rows)
+    x0 = stream.child("noise").normal(n, (3,), **rows)
+    point = interpolant(model.schedule, x1, x0, t)
+    expected = (velocity(model, point.x, t) - point.velocity).square().mean(1)
+    # both sides divide by σ, which is 1e-3 at the margin
+    assert torch.allclose(loss(model, x1, stream, 7), expected, rtol=1e-8)
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_rows_of_a_loss_do_not_depend_on_the_batch(kind: str) -> None:
+    """What accumulation and ranks rely on: row k with first = k is row k of the whole batch."""
+    loss, model, stream = LOSSES[kind](), denoiser("cosine"), Stream(3, tile=4)
+    x1 = Stream(0).normal(10, (3,), dtype=torch.float64)
+    whole = loss(model, x1, stream, 5)
+    parts = torch.cat([loss(model, x1[k : k + 4], stream, 5, k) for k in (0, 4, 8)])
+    assert torch.allclose(parts, whole, rtol=1e-12, atol=0)  # the same numbers, in other batch shapes
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_the_posterior_mean_is_the_minimiser(kind: str) -> None:
+    """Moving the exact denoiser's answer in any direction raises the loss: its gradient there has mean zero."""
+    law, schedule, n = mixture(), SCHEDULES["cosine"](), 40_000
+    exact = MixtureDenoiser(law, Scaled(schedule, STD))
+
+    class Exact(torch.nn.Module):
+        """F such that `NetworkDenoiser` answers D* + shift · c_out."""
+
+        def __init__(self, shift: torch.Tensor) -> None:
+            super().__init__()
+            self.shift = shift
+
+        def forward(self, x: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+            t = schedule.time(-level)
+            alpha, sigma = exact.schedule.alpha(t)[:, None], exact.schedule.sigma(t)[:, None]
+            root = (alpha**2 * STD**2 + sigma**2).sqrt()
+            data = exact(alpha * MEAN + root * x, t)
+            skip, out = alpha * STD / root, sigma / root
+            return ((data - MEAN) / STD - skip * x) / out + self.shift
+
+    x1, stream = law.sample(n, Stream(0)), Stream(4, tile=1000)
+    values = []
+    for size in (-0.1, 0.1):
+        model = NetworkDenoiser(Exact(torch.tensor([size, -size])), Scaled(schedule, STD), (2,), MEAN)
+        values.append(LOSSES[kind]()(model, x1, stream, 0))
+    difference = values[1] - values[0]
+    stderr = float(difference.std()) / math.sqrt(n)
+    assert abs(float(difference.mean())) < 4 * stderr  # a central difference of a quadratic about its minimum
