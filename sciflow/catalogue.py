@@ -6,8 +6,10 @@ Imports neither torch nor pydantic.
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from sciflow.source import Kinds, digest, kinds
 from sciflow.yamlfile import load
 
 SETTINGS = ("runs", "smoke", "defaults", "overrides", "pathvars")
+MEMORY = Path(".snakemake")
 
 
 class Catalogue:
@@ -90,7 +93,7 @@ class Catalogue:
         }
         if self._check:
             chosen = [run for runs in families.values() for run in covering(leaves(runs))]
-            check_runs(chosen, self.schema, Path(".snakemake", "sciflow-checked"))
+            check_runs(chosen, self.schema, MEMORY / "sciflow-checked")
         self._families.update(families)
 
     def __getitem__(self, name: str) -> Run:
@@ -120,6 +123,20 @@ class Catalogue:
                         f"{run.file}: {stage} names the file '{file}', which is not there. "
                         f"Check the path; a relative one starts at the working directory, {Path.cwd()}."
                     )
+
+    def stored(self, name: str) -> Path:
+        """A file that holds the resolved run, named after its content: jobs copy it to results/<name>/run.yaml.
+
+        It lies among Snakemake's own records, so that a dry run touches no result.
+        """
+        content = self[name].text().encode()
+        file = MEMORY / "sciflow-runs" / f"{hashlib.sha256(content).hexdigest()[:16]}.yaml"
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            whole = file.with_suffix(f".{os.getpid()}")
+            whole.write_bytes(content)
+            whole.replace(file)
+        return file
 
     @functools.cached_property
     def schema(self) -> dict[str, Any]:

@@ -61,13 +61,14 @@ def options(
 
 
 def _prepare(file: Path, stage: str, given: dict[str, Path | None], out: Path | None, state: Path | None,
-             limit: float | None, source: str, smoke: bool = False) -> tuple[Run, RunFile, Job]:  # fmt: skip
+             limit: float | None, source: str, smoke: bool = False, is_light: bool = False,
+             ) -> tuple[Run, RunFile, Job]:  # fmt: skip
     """The run, its objects and the job of one stage; everything wrong with them is said here."""
     import torch
 
     from sciflow import config
     from sciflow.source import digest, kinds
-    from sciflow.stages.artefact import Job
+    from sciflow.stages.artefact import Job, device
 
     run = read(file, smoke)
     parsed = config.parse(run.content, file)
@@ -76,7 +77,13 @@ def _prepare(file: Path, stage: str, given: dict[str, Path | None], out: Path | 
         if not path.is_file():
             maker = _maker(name)
             raise InputError(f"{path} is not there. Run `sciflow {maker} {file}` first, or pass --{name}.")
+    for name in run.files(stage):
+        if not Path(name).is_file():
+            raise InputError(f"{file}: {stage} names the file {name!r}, which is not there. Check the path.")
+        inputs[f"file {name}"] = Path(name)
     out = out or RESULTS / run.owner(stage) / ARTEFACTS[stage]
+    kind = "cuda" if run.resource(stage, "gpu") and not is_light else "cpu"
+    device(kind)
     torch.set_num_threads(int(run.resource(stage, "threads", 1) or 1))
     job = Job(
         run=run.owner(stage),
@@ -89,7 +96,7 @@ def _prepare(file: Path, stage: str, given: dict[str, Path | None], out: Path | 
         inputs=inputs,
         state=state or out.parent / ".state",
         deadline=None if limit is None else time.monotonic() + 60 * limit * (1 - MARGIN),
-        device="cuda" if run.resource(stage, "gpu") else "cpu",
+        device=kind,
     )
     return run, parsed, job
 
@@ -137,11 +144,11 @@ def sample(
 
     from sciflow.stages import sample as stage
 
+    if gather != bool(parts):
+        raise InputError("--gather and the shards to join go together: sciflow sample RUN.yaml --gather A.nc B.nc")
     inputs = {} if gather else {"data": data, "model": model}
-    _, parsed, job = _prepare(run, "sample", inputs, out, state, time_limit, source, smoke)
-    if gather:
-        if not parts:
-            raise InputError("--gather needs the shards to join. Name them: sciflow sample RUN.yaml --gather A.nc B.nc")
+    _, parsed, job = _prepare(run, "sample", inputs, out, state, time_limit, source, smoke, is_light=gather)
+    if gather and parts:
         stage.gather(job, parts)
         return
     index, _, count = shard.partition("/")
@@ -291,7 +298,7 @@ def _run(arguments: list[str] | None) -> tuple[int, str]:
     except OSError as error:
         return 1, f"error: {error.filename or ''}: {error.strerror or error}. Nothing finished is lost."
     except Exception:
-        return 1, traceback.format_exc() + "This is a bug in sciflow, or in a plugin. Please report it with the lines above."
+        return 1, f"{traceback.format_exc()}This is a bug in sciflow or in a plugin. Please report it with these lines."
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import importlib.util
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +20,7 @@ from typing import Annotated, Any, Literal, Union  # a union over a table is mad
 
 import pydantic
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.json_schema import GenerateJsonSchema
 
 from sciflow.diffusion import LOSSES, SCHEDULES, TIMES
@@ -34,6 +36,7 @@ from sciflow.inverse.guidance import Guidance
 from sciflow.inverse.likelihood import Likelihood, LikelihoodModel, NoiseModel
 from sciflow.inverse.operator import LinearOperator
 from sciflow.inverse.posterior import Posterior
+from sciflow.mistakes import messages
 from sciflow.networks import NETWORKS
 from sciflow.networks.mlp import Network
 from sciflow.runs import did_you_mean
@@ -60,7 +63,7 @@ SLOTS: dict[type, dict[str, type]] = {
     Training: TRAININGS,
 }
 OPEN = (torch.Tensor, torch.nn.Module, Denoiser, Likelihood, Callable)
-STRICT = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+STRICT = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +108,7 @@ class RunFile:
     sample: SampleSection
     evaluate: EvaluateSection
     report: ReportSection
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, le=2**53)] = 0
     title: str = ""
     question: str = ""
     plugins: tuple[str, ...] = ()
@@ -123,18 +126,35 @@ def load_plugins(files: typing.Iterable[str | Path]) -> None:
     Raises:
         InputError: a file is missing, or raises.
     """
+    if isinstance(files, str) or not all(isinstance(file, str | Path) for file in _listed(files)):
+        raise InputError(f"plugins must be a list of file names, got {files!r}. Write `plugins: [my_plugin.py]`.")
     for file in map(Path, files):
         if not file.is_file():
             raise InputError(f"plugins: there is no file {str(file)!r}. Paths start at the working directory.")
-        spec = importlib.util.spec_from_file_location(f"sciflow_plugin_{file.stem}", file)
-        assert spec is not None and spec.loader is not None
+        name = f"sciflow_plugin_{file.stem}_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:8]}"
+        spec = importlib.util.spec_from_file_location(name, file)
+        if spec is None or spec.loader is None:
+            raise InputError(f"plugins: {file} is no Python file. Its name must end in .py.")
+        sys.modules[name] = importlib.util.module_from_spec(spec)  # where dataclasses look up written annotations
         try:
-            spec.loader.exec_module(importlib.util.module_from_spec(spec))
-        except Exception as error:
+            spec.loader.exec_module(sys.modules[name])
+        except (Exception, SystemExit) as error:
             raise InputError(f"plugins: {file} raised {type(error).__name__}: {error}. Mend the plugin.") from error
     if files:
         model.cache_clear()
         _finished.cache_clear()
+
+
+def _listed(value: Any) -> list[Any]:
+    """A list as it is; anything else as a list of one wrong entry."""
+    return list(value) if isinstance(value, list | tuple) else [None]
+
+
+def _number(value: Any) -> Any:
+    """Text and truth values are no numbers, though Python can make numbers of them."""
+    if isinstance(value, bool | str):
+        raise ValueError("must be a number")
+    return value
 
 
 def _is_open(hint: Any) -> bool:
@@ -156,13 +176,15 @@ def _slot(hint: Any) -> Any:
     """The type that pydantic validates in place of `hint`: protocols become unions over their table."""
     if hint in SLOTS:
         return _union(hint)
+    if hint in (int, float):
+        return Annotated[hint, BeforeValidator(_number)]
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return model(hint)
     arguments = typing.get_args(hint)
     if not arguments or typing.get_origin(hint) is Literal:
         return hint
     if typing.get_origin(hint) is Annotated:
-        return Annotated[(_slot(arguments[0]), *arguments[1:])]  # type: ignore[return-value]
+        return Annotated[(_slot(arguments[0]), *arguments[1:])]
     arguments = tuple(_slot(part) for part in arguments)
     if isinstance(hint, types.UnionType):
         return Union[arguments]  # noqa: UP007
@@ -178,7 +200,8 @@ def _finished(protocol: type) -> Any:
     _unfinished.add(protocol)
     entries = [model(cls, kind) for kind, cls in SLOTS[protocol].items()]
     _unfinished.discard(protocol)
-    union = Annotated[Union[tuple(entries)], Field(discriminator="kind")] if len(entries) > 1 else entries[0]
+    several = len(entries) > 1
+    union = Annotated[Union[tuple(entries)], Field(discriminator="kind")] if several else entries[0]  # noqa: UP007
     for entry in entries:
         entry.model_rebuild(_types_namespace={protocol.__name__: union})
     return union
@@ -204,7 +227,7 @@ def model(cls: type, kind: str = "") -> type[pydantic.BaseModel]:
     created = pydantic.create_model(
         f"{cls.__name__}", __config__=config, __doc__=(cls.__doc__ or "").split("\n")[0], **members
     )
-    created.__sciflow_class__ = cls  # type: ignore[attr-defined]
+    created.__sciflow_class__ = cls
     return created
 
 
@@ -232,7 +255,7 @@ def build(value: Any) -> Any:
 class _JsonSchema(GenerateJsonSchema):
     """Defaults that are classes (a guidance, a likelihood) have no place in JSON; the classes themselves state them."""
 
-    ignored_warning_kinds = frozenset({"skipped-choice", "non-serializable-default"})
+    ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012 (pydantic's own name and type)
 
 
 def schema() -> dict[str, Any]:
@@ -251,10 +274,14 @@ def parse(values: Mapping[str, Any], where: str | Path) -> RunFile:
         InputError: every mistake at once, one line each: file, key, what was expected, what to do.
     """
     load_plugins(values.get("plugins") or ())
+    foreign = _foreign_dataset(values)
     try:
         checked = model(RunFile).model_validate(dict(values))
     except pydantic.ValidationError as error:
-        raise InputError("\n".join(_message(problem, values, where) for problem in error.errors())) from None
+        lines = list(messages(error, values, model(RunFile), settled="dataset" if foreign else ""))
+        raise InputError("\n".join(f"{where}: {line}" for line in ([foreign] if foreign else []) + lines)) from None
+    if foreign:
+        raise InputError(f"{where}: {foreign}")
     try:
         run = build(checked)
     except (ValueError, TypeError) as error:
@@ -270,95 +297,39 @@ def check_run(values: Mapping[str, Any], where: str | Path) -> None:
     parse(values, where)
 
 
-def _path(problem: Mapping[str, Any], values: Any) -> tuple[str, Any]:
-    """Dotted key of a problem, without the kinds that the validator adds, and the mapping it lies in."""
-    names, inside = [], values
-    for step in problem["loc"]:
-        if isinstance(inside, Mapping) and step not in inside and step == inside.get("kind"):
-            continue
-        names.append(str(step))
-        parent = inside
-        inside = inside.get(step) if isinstance(inside, Mapping) else inside[step] if _has(inside, step) else None
-        if inside is None:
-            inside = {} if not isinstance(parent, Mapping) or step not in parent else None
-    return ".".join(names), inside
-
-
-def _has(container: Any, index: Any) -> bool:
-    return isinstance(container, list | tuple) and isinstance(index, int) and index < len(container)
-
-
-def _message(problem: Mapping[str, Any], values: Mapping[str, Any], where: str | Path) -> str:
-    """One line in the house style for one pydantic error."""
-    key, _ = _path(problem, values)
-    got, context = problem["input"], problem.get("ctx", {})
-    if problem["type"] in ("union_tag_invalid", "literal_error"):
-        tag = problem["type"] == "union_tag_invalid"
-        text = context["expected_tags"] if tag else context["expected"].replace(" or ", ", ")
-        known = [name.strip().strip("'") for name in text.split(",")]
-        value = str(context["tag"]) if tag else str(got)
-        name = f"{key}.kind" if tag else key
-        return f"{where}: {name} must be one of {known}, got {value!r}.{did_you_mean(value, known)}"
-    if problem["type"] == "union_tag_not_found":
-        return f"{where}: {key} needs a `kind`, got {got!r}. `sciflow list` prints the kinds."
-    if problem["type"] == "extra_forbidden":
-        parent, _, name = key.rpartition(".")
-        known = _known_keys(problem, values)
-        return f"{where}: {key} is not a key of {parent or 'a run file'}, which has {known}.{did_you_mean(name, known)}"
-    if problem["type"] == "missing":
-        return f"{where}: {key} is missing. Add it; `sciflow new` writes a run file that has it."
-    reason = problem["msg"][0].lower() + problem["msg"][1:]
-    return f"{where}: {key}: {reason}, got {got!r}. See `sciflow schema` or the reference of the class."
-
-
-def _known_keys(problem: Mapping[str, Any], values: Any) -> list[str]:
-    """The keys that the mapping of an unknown key may have."""
-    current: Any = model(RunFile)
-    inside: Any = values
-    for step in problem["loc"][:-1]:
-        if isinstance(inside, Mapping) and step not in inside and step == inside.get("kind"):
-            continue
-        inside = inside[step] if isinstance(inside, Mapping) or _has(inside, step) else {}
-        current = _member(current, step, inside)
-    return [name for name in getattr(current, "model_fields", {}) if name != "kind"]
-
-
-def _member(current: Any, step: Any, inside: Any) -> Any:
-    """The model behind one key, chosen by kind where there are several."""
-    members = getattr(current, "model_fields", {})
-    hint = members[step].annotation if step in members else current
-    candidates = [*_models(hint)]
-    kind = inside.get("kind") if isinstance(inside, Mapping) else None
-    for candidate in candidates:
-        declared = candidate.model_fields.get("kind")
-        if declared is None or kind in typing.get_args(declared.annotation):
-            return candidate
-    return current
-
-
-def _models(hint: Any) -> Iterator[type[pydantic.BaseModel]]:
-    if isinstance(hint, type) and issubclass(hint, pydantic.BaseModel):
-        yield hint
-    for part in typing.get_args(hint):
-        yield from _models(part)
+def _foreign_dataset(values: Mapping[str, Any]) -> str:
+    """What to say if the data set is of another domain; '' if it is not."""
+    domain, dataset = values.get("domain"), values.get("dataset")
+    kind = dataset.get("kind") if isinstance(dataset, Mapping) else None
+    if domain not in list(DOMAINS) or not isinstance(kind, str) or kind not in DATASETS:
+        return ""
+    known = question(str(domain), "dataset").DATASETS
+    if DATASETS[kind] in known.values():
+        return ""
+    return f"dataset.kind must be one of {sorted(known)} for domain {domain!r}, got {kind!r} of another domain."
 
 
 def _inconsistencies(run: RunFile) -> Iterator[str]:
     """What no single field shows."""
-    datasets = question(run.domain, "dataset").DATASETS
-    if type(run.dataset) not in datasets.values():
-        kind = next(kind for kind, cls in DATASETS.items() if cls is type(run.dataset))
-        yield f"dataset.kind {kind!r} is not of the domain {run.domain!r}, which has {sorted(datasets)}."
     for stage, names, table in (("evaluate", "metrics", "METRICS"), ("report", "figures", "FIGURES")):
         known = getattr(question(run.domain, stage), table)
         for name in getattr(getattr(run, stage), names):
             if name not in known:
                 hint = did_you_mean(name, known)
                 yield f"{stage}.{names} must be among {sorted(known)} for domain {run.domain!r}, got {name!r}.{hint}"
+    for stage in ("dataset", "train"):
+        if getattr(getattr(run, stage), "path", None) == "":
+            yield f"{stage}.path is empty. Name the file; a relative path starts at the working directory."
+    least = question(run.domain, "evaluate").LEAST_MEMBERS
+    if run.sample.n_samples < least:
+        got = run.sample.n_samples
+        yield f"sample.n_samples must be at least {least} for the metrics of domain {run.domain!r}, got {got}."
     if not run.sample.posteriors:
         yield "sample.posteriors is empty. Name at least one sampler; `sciflow list posteriors` prints the kinds."
     n_steps = run.sample.times.n_steps
     for name, posterior in run.sample.posteriors.items():
+        if not name.strip() or not name.isprintable():
+            yield f"sample.posteriors: {name!r} is no name. Use printable characters, at least one of them no space."
         order = getattr(getattr(posterior, "solver", None), "order", 1)
         if order > n_steps:
             yield (

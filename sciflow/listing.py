@@ -69,7 +69,8 @@ def show(kind: str = "") -> None:
     columns = list(dict.fromkeys(key for entry in entries for key in entry if key != "source"))
     if "order" in columns and "exactness" in columns:
         columns.remove("order")
-        entries = [{**entry, "exactness": entry.get("exactness") or f"order {entry.get('order', '')}"} for entry in entries]
+        merged = [entry.get("exactness") or f"order {entry.get('order', '')}" for entry in entries]
+        entries = [{**entry, "exactness": text} for entry, text in zip(entries, merged, strict=True)]
     table = Table(*columns, box=None, header_style="bold", pad_edge=False)
     for entry in entries:
         table.add_row(*(entry.get(column, "") for column in columns))

@@ -36,7 +36,7 @@ def problems(file: Path, look_inside: bool = False, look_for_devices: bool = Fal
             try:
                 parsed = config.parse(run.content, file)
                 if not missing:
-                    load(parsed.train.path) if getattr(parsed.train, "path", "") else None
+                    _ = load(path) if (path := getattr(parsed.train, "path", "")) else None
                 if look_for_devices and any(run.resource(stage, "gpu") for stage in STAGES):
                     device("cuda")
             except InputError as error:

@@ -237,7 +237,7 @@ def _tables(tree: ast.Module) -> Iterator[tuple[str, dict[str, str]]]:
         value = getattr(node, "value", None)
         if isinstance(target, ast.Name) and isinstance(value, ast.Dict):
             pairs = zip(value.keys, value.values, strict=True)
-            entries = {k.value: v.id for k, v in pairs if isinstance(k, ast.Constant) and isinstance(v, ast.Name)}
+            entries = {str(k.value): v.id for k, v in pairs if isinstance(k, ast.Constant) and isinstance(v, ast.Name)}
             if len(entries) == len(value.keys):
                 yield target.id, entries
 

@@ -103,8 +103,8 @@ def write_run(wildcards, output):
     Every job writes it: as a file with a rule of its own it would be an ancient() input of the others, and Snakemake
     9.27 then skips a job whose params changed together with that file.
     """
-    text, file = quote(run_of(wildcards.run).text()), quote(str(run_yaml(wildcards, output)))
-    return f"printf %s {text} > {file}.$$ && mv {file}.$$ {file}"
+    file, content = quote(str(run_yaml(wildcards, output))), plainly(catalogue.stored)(wildcards.run)
+    return f"cp {content} {file}.$$ && mv {file}.$$ {file}"
 
 
 def state(wildcards, output):

@@ -67,7 +67,7 @@ def _from_image(path: Path, image: np.ndarray, shape: tuple[int, ...]) -> xr.Dat
     mask = np.isfinite(images)
     counts = mask.reshape(len(mask), -1).sum(1)
     if counts.min() == 0 or counts.min() != counts.max():
-        raise InputError(f"{path}: images have {counts.tolist()} measured pixels each; give images with equally many, > 0.")
+        raise InputError(f"{path}: images have {counts.tolist()} measured pixels. Give images with equally many, > 0.")
     axes = ("observation", "channel", "y", "x")[: images.ndim] if images.ndim == 4 else None
     dims = axes or ("observation", *(f"axis_{i}" for i in range(images.ndim - 1)))
     return to_xarray(

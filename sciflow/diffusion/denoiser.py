@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -29,8 +29,11 @@ class Denoiser(Protocol):
         shape: shape of one event, e.g. (channel, y, x).
     """
 
-    schedule: Schedule
-    shape: tuple[int, ...]
+    @property
+    def schedule(self) -> Schedule: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
 
     def __call__(self, x: Tensor, t: Time) -> Tensor:
         """E[x₁ | x_t = x], shape (batch, *shape)."""
@@ -139,14 +142,23 @@ class Counted:
     denoiser: Denoiser
     rows: int = 0
 
-    def __post_init__(self) -> None:
-        self.schedule, self.shape = self.denoiser.schedule, self.denoiser.shape
+    @property
+    def schedule(self) -> Schedule:
+        return self.denoiser.schedule
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.denoiser.shape
+
+    def initial(self, t: float, n: int, stream: Stream, dtype: torch.dtype = torch.float32) -> Tensor:
+        return self.denoiser.initial(t, n, stream, dtype)
 
     def __call__(self, x: Tensor, t: Time) -> Tensor:
         self.rows += len(x)
         return self.denoiser(x, t)
 
-    def __getattr__(self, name: str) -> object:
+    def __getattr__(self, name: str) -> Any:
+        """What else the denoiser offers: `covariance`, where it has one."""
         if name == "denoiser":
             raise AttributeError(name)
         return getattr(self.denoiser, name)

@@ -91,7 +91,7 @@ class FrameSplit:
         start, stop = variable[:2]
         points, weights = quadrature(start, stop)
         kernel = self._scale(b) * self._clock_rate(points)
-        return [float(w) for w in lagrange(variable[2:], points) @ (weights * kernel)]
+        return [float(w) for w in lagrange(variable[2:].tolist(), points) @ (weights * kernel)]
 
     def _variable(self, t: float) -> float:
         alpha, sigma = _levels(self.denoiser.schedule, t)

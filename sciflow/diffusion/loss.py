@@ -7,7 +7,7 @@ F* = (ρ a − ε)/√(1 + ρ²), so every loss here is E[w ‖F − F*‖²] wi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 from pydantic import Field
 from torch import Tensor
@@ -59,7 +59,7 @@ class Denoising:
     spread: Annotated[float, Field(gt=0)] = 1.4
 
     def __call__(self, denoiser: NetworkDenoiser, x1: Tensor, stream: Stream, step: int, first: int = 0) -> Tensor:
-        options = {"step": step, "first": first, "dtype": x1.dtype, "device": x1.device}
+        options: dict[str, Any] = {"step": step, "first": first, "dtype": x1.dtype, "device": x1.device}
         ratio = (self.mean + self.spread * stream.child("level").normal(len(x1), **options)).exp()
         return regression_error(denoiser, x1, ratio, stream.child("noise").normal(len(x1), x1.shape[1:], **options))
 
@@ -81,7 +81,7 @@ class Velocity:
     margin: Annotated[float, Field(gt=0, lt=0.5)] = 1e-3
 
     def __call__(self, denoiser: NetworkDenoiser, x1: Tensor, stream: Stream, step: int, first: int = 0) -> Tensor:
-        options = {"step": step, "first": first, "dtype": x1.dtype, "device": x1.device}
+        options: dict[str, Any] = {"step": step, "first": first, "dtype": x1.dtype, "device": x1.device}
         uniform = stream.child("time").uniform(len(x1), **options)
         t = self.margin + (1 - 2 * self.margin) * uniform.double()
         base: Schedule = denoiser.schedule.base

@@ -147,8 +147,10 @@ class MixtureDenoiser:
         return alpha * x1 + sigma * stream.child("base").normal(n, self.shape, dtype=dtype)
 
     def _law(self, x: Tensor, t: Time) -> tuple[GaussianMixture, Tensor, Tensor]:
-        alpha, sigma = (value(t).to(x.dtype) for value in (self.schedule.alpha, self.schedule.sigma))
-        return _in_dtype(self.mixture, x.dtype), *(v if v.ndim == 0 else v[:, None, None] for v in (alpha, sigma))
+        alpha, sigma = self.schedule.alpha(t).to(x.dtype), self.schedule.sigma(t).to(x.dtype)
+        if alpha.ndim:
+            alpha, sigma = alpha[:, None, None], sigma[:, None, None]
+        return _in_dtype(self.mixture, x.dtype), alpha, sigma
 
     def _responsible(self, x: Tensor, t: Time) -> tuple[Tensor, Tensor]:
         """Responsibilities r_k (n, k) and component means D_k (n, k, d)."""

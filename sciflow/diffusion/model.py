@@ -81,6 +81,7 @@ def unpack(fields: Mapping[str, Any]) -> Denoiser:
     module = _table("network")[options.pop("kind")](**options).build(shape)
     module.load_state_dict(fields["weights"])
     module.to(next(iter(fields["weights"].values())).device)
+    assert isinstance(schedule, Scaled), "a network's schedule is scaled by the standard deviation of its data"
     return NetworkDenoiser(module.eval().requires_grad_(False), schedule, shape, fields["mean"])
 
 

@@ -20,7 +20,8 @@ Ratio = Annotated[float, Field(gt=0)]
 class Times(Protocol):
     """A rule that turns a schedule into an increasing grid of n_steps + 1 times."""
 
-    n_steps: int
+    @property
+    def n_steps(self) -> int: ...
 
     def __call__(self, schedule: Schedule) -> Tensor: ...
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import torch
 
@@ -17,6 +17,7 @@ from sciflow.random import Stream
 
 if TYPE_CHECKING:
     import xarray as xr
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 QUESTIONS = {"dataset": "simulate", "train": "network", "sample": "target", "evaluate": "metrics", "report": "figures"}
@@ -89,6 +90,7 @@ class Metrics(Protocol):
     """metrics.py: what is good?"""
 
     METRICS: Mapping[str, Any]
+    LEAST_MEMBERS: int  # draws that the metrics need of each posterior
 
     def evaluate(
         self,
@@ -119,12 +121,17 @@ class Drawing:
     """One figure of the report.
 
     Args:
-        figure: what was drawn.
+        axes: what was drawn, or one panel of it.
         caption: one or two sentences on what the reader sees.
     """
 
-    figure: Figure
+    axes: Axes
     caption: str
+
+    @property
+    def figure(self) -> Figure:
+        """The whole figure that the axes stand in."""
+        return cast("Figure", self.axes.get_figure(root=True))
 
 
 class Figures(Protocol):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import platform
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 
 from sciflow.data.state import State, state_key
 from sciflow.data.store import Header, sha256, write_provenance
-from sciflow.errors import InputError
+from sciflow.errors import InputError, NonFiniteError, OutOfTime
 from sciflow.random import Stream
 
 PACKAGES = ("sciflow", "torch", "numpy", "xarray")
@@ -84,6 +85,31 @@ class Job:
         name = self.stage if count == 1 else f"{self.stage}.part{index}of{count}"
         return State(self.state / name, state_key(self.section, self.source, self.hashes))
 
+    @contextlib.contextmanager
+    def named(self) -> Iterator[None]:
+        """Say in which run and stage a loop stopped."""
+        try:
+            yield
+        except (NonFiniteError, OutOfTime) as error:
+            raise type(error)(f"run {self.run}, {self.stage}: {error}") from error
+
+    def expect(self, artefact: str, recorded: Mapping[str, str]) -> None:
+        """Compare the inputs that an artefact says it was made from with the ones at hand.
+
+        Args:
+            artefact: name of an input of this job.
+            recorded: input → SHA-256, from its header.
+
+        Raises:
+            InputError: it was made from others, by another run or before they were made anew.
+        """
+        for name, found in recorded.items():
+            if name in self.hashes and self.hashes[name] != found:
+                raise InputError(
+                    f"{self.inputs[artefact]} was not made from {self.inputs[name]}, but from another {name} file. "
+                    "Give the files of one run, or run the stages between them again."
+                )
+
     def sign(self, **facts: object) -> None:
         """Write the volatile facts beside the artefact: cost, seconds, peak memory, device."""
         usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -92,6 +118,7 @@ class Job:
             {
                 "run": self.run,
                 "stage": self.stage,
+                "source_digest": self.source,
                 "seconds": round(time.monotonic() - self.started, 3),
                 "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 3),
                 "peak_memory_mb": round(usage.ru_maxrss / 1024, 1),

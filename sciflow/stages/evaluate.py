@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sciflow.data.schema import SAMPLES, check
-from sciflow.data.store import atomic_path, open_dataset, write_dataset
+from sciflow.data.store import atomic_path, open_dataset, read_header, write_dataset
 from sciflow.domains.protocol import Row, question
-from sciflow.errors import InputError
 from sciflow.inverse.likelihood import LikelihoodModel
 from sciflow.stages.artefact import Job
 
@@ -41,12 +40,7 @@ def run(job: Job, section: EvaluateSection, likelihood: LikelihoodModel) -> None
     data = open_dataset(job.inputs["data"], stage="dataset")
     samples = open_dataset(job.inputs["samples"], stage="sample")
     check(samples, SAMPLES, str(job.inputs["samples"]))
-    made_from = samples.attrs.get("inputs", "")
-    if job.hashes["data"] not in str(made_from):
-        raise InputError(
-            f"{job.inputs['samples']} was not sampled from {job.inputs['data']}: it names another data set as its "
-            "input. Sample again, or give the data set it was made from."
-        )
+    job.expect("samples", read_header(job.inputs["samples"]).inputs)
     domain = question(job.domain, "evaluate")
     names = section.metrics or tuple(domain.METRICS)
     findings = domain.evaluate(names, data, samples, likelihood, job.stream)

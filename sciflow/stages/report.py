@@ -1,4 +1,4 @@
-"""report: what do we show? Writes one self-contained HTML page; also the comparison of a sweep and the index of all runs."""
+"""report: what do we show? One self-contained HTML page; also the comparison of a sweep, and the index of all runs."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ import base64
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import torch
 from matplotlib.figure import Figure
 
-from sciflow.data.store import atomic_path, open_dataset, provenance_path, read_header, read_provenance
+from sciflow.data.store import Header, atomic_path, open_dataset, provenance_path, read_header, read_provenance
 from sciflow.diffusion.model import unpack
 from sciflow.domains.protocol import Evidence, question
 from sciflow.errors import InputError
 from sciflow.figures.comparison import sampler_comparison
 from sciflow.stages.artefact import Job
+from sciflow.training.checkpoint import load as read_checkpoint
 
+MOST_COLUMNS = 7
 ARTEFACTS = ("data", "model", "samples", "metrics")
 
 
@@ -56,7 +58,7 @@ def number(value: Any) -> str:
 def score(row: Mapping[str, Any]) -> str:
     """value ± standard error, both to the digit that the error leaves standing."""
     value, stderr = float(row["value"]), float(row["stderr"])
-    if not stderr > 0:
+    if not 0 < stderr < math.inf or not math.isfinite(value):
         return f"{value:.4g}"
     digits = max(0, 1 - int(f"{stderr:e}".partition("e")[2]))
     return f"{value:.{digits}f} ± {stderr:.{digits}f}"
@@ -94,43 +96,63 @@ def run(job: Job, section: ReportSection, values: Mapping[str, Any], text: str) 
         values: the resolved run, for title and question.
         text: the resolved run as YAML.
     """
-    model = torch.load(job.inputs["model"], map_location="cpu", weights_only=True)
+    model = read_checkpoint(job.inputs["model"], "model")
+    check_lineage(job, model)
     evidence = Evidence(
         data=open_dataset(job.inputs["data"], stage="dataset"),
         samples=open_dataset(job.inputs["samples"], stage="sample"),
         arrays=open_dataset(job.inputs["metrics"].with_suffix(".nc"), stage="evaluate"),
         rows=read_rows(job.inputs["metrics"]),
-        history=model["history"],
+        history=model.get("history", {}),
         prior=unpack(model),
     )
     domain = question(job.domain, "report")
-    names = [name for name in section.figures or domain.FIGURES if name != "loss_curve" or evidence.history.get("loss")]
-    drawings = [domain.FIGURES[name](evidence) for name in names]
-    page = templates().get_template("report.html").render(
-        title=values.get("title") or job.run,
-        run=job.run,
-        domain=job.domain,
-        question=values.get("question", ""),
-        verdicts=domain.verdicts(evidence),
-        figures=[(embedded(drawing.figure), drawing.caption) for drawing in drawings],
-        metrics=tables(evidence.rows),
-        costs=costs(job, evidence),
-        stages=provenance(job),
-        provenance={**job.header().versions, "seed": job.seed},
-        text=text,
+    drawn = [domain.FIGURES[name](evidence) for name in section.figures or domain.FIGURES]
+    drawings = [drawing for drawing in drawn if drawing is not None]
+    page = (
+        templates()
+        .get_template("report.html")
+        .render(
+            title=values.get("title") or job.run,
+            run=job.run,
+            domain=job.domain,
+            question=values.get("question", ""),
+            verdicts=domain.verdicts(evidence),
+            figures=[(embedded(drawing.figure), drawing.caption) for drawing in drawings],
+            metrics=tables(evidence.rows),
+            costs=costs(job, evidence),
+            stages=provenance(job),
+            provenance={**job.header().versions, "seed": job.seed},
+            text=text,
+        )
     )
     _write(job.out, page)
     job.sign(figures=len(drawings))
 
 
+def check_lineage(job: Job, model: Mapping[str, Any]) -> None:
+    """Refuse artefacts of different runs, and tables that are older than what they describe."""
+    job.expect("model", Header.of(model["header"], job.inputs["model"]).inputs)
+    job.expect("samples", read_header(job.inputs["samples"]).inputs)
+    job.expect("metrics", read_header(job.inputs["metrics"].with_suffix(".nc")).inputs)
+
+
 def tables(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Rows as a table: one line for each sampler, one column for each metric."""
+    """Rows as a table: samplers by metrics, turned where that would be too wide for a page."""
     columns = list(dict.fromkeys(row["metric"] for row in rows))
     names = list(dict.fromkeys(row["posterior"] for row in rows))
     cells = {(row["posterior"], row["metric"]): row for row in rows}
-    units = {row["metric"]: row["unit"] for row in rows}
-    heads = [(name.replace("_", " "), "" if units[name] == "1" else units[name]) for name in columns]
-    return {"heads": heads, "lines": [(name, [cells.get((name, metric)) for metric in columns]) for name in names]}
+    units = {row["metric"]: "" if row["unit"] == "1" else row["unit"] for row in rows}
+    if len(columns) > MOST_COLUMNS and len(names) < len(columns):
+        lines = [(_words(m, units[m]), [cells.get((name, m)) for name in names]) for m in columns]
+        return {"corner": "metric", "heads": [(name, "") for name in names], "lines": lines}
+    heads = [(_words(metric), units[metric]) for metric in columns]
+    lines = [(name, [cells.get((name, metric)) for metric in columns]) for name in names]
+    return {"corner": "sampler", "heads": heads, "lines": lines}
+
+
+def _words(metric: str, unit: str = "") -> str:
+    return metric.replace("_", " ") + (f" [{unit}]" if unit else "")
 
 
 def costs(job: Job, evidence: Evidence) -> list[tuple[str, float, float]]:
@@ -195,8 +217,16 @@ def compare(runs: Sequence[Path], out: Path) -> None:
     metrics = list(dict.fromkeys(row["metric"] for *_, row in lines))
     grouped = [(metric, [line for line in lines if line[3]["metric"] == metric]) for metric in metrics]
     figures = [(embedded(figure), caption) for figure, caption in _swept_figures(children, keys, metrics)]
-    page = templates().get_template("comparison.html").render(
-        title=f"Sweep of {out.parent.name}", keys=keys, grouped=grouped, figures=figures, children=[c[0] for c in children]
+    page = (
+        templates()
+        .get_template("comparison.html")
+        .render(
+            title=f"Sweep of {out.parent.name}",
+            keys=keys,
+            grouped=grouped,
+            figures=figures,
+            children=[c[0] for c in children],
+        )
     )
     _write(out, page)
 
@@ -215,10 +245,12 @@ def _swept_figures(children: Sequence[tuple], keys: Sequence[str], metrics: Sequ
             for row in rows:
                 if row["metric"] == metric:
                     curves.setdefault(row["posterior"], []).append((swept[keys[0]], row["value"], row["stderr"]))
-        columns = {name: tuple(zip(*sorted(points), strict=True)) for name, points in curves.items()}
-        positive = all(value > 0 for _, values, _ in columns.values() for value in values)
+        columns: dict[str, Any] = {name: tuple(zip(*sorted(points), strict=True)) for name, points in curves.items()}
+        positive = all(value > 0 for points in curves.values() for _, value, _ in points)
         name = metric.replace("_", " ")
-        ax = sampler_comparison(columns, quantity=name, cost=keys[0], is_log=positive, title=f"{name} against {keys[0]}")
+        ax = sampler_comparison(
+            columns, quantity=name, cost=keys[0], is_log=positive, title=f"{name} against {keys[0]}"
+        )
         yield ax.figure, f"{name} for each value of {keys[0]}."
 
 

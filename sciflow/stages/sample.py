@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,16 +19,18 @@ from sciflow.data.arrays import concatenate, to_xarray
 from sciflow.data.measured import read_measured
 from sciflow.data.schema import SAMPLES, check
 from sciflow.data.state import State
-from sciflow.data.store import open_dataset, read_header, read_provenance, write_dataset
+from sciflow.data.store import Header, open_dataset, read_header, read_provenance, write_dataset
 from sciflow.diffusion.denoiser import Counted, Denoiser
 from sciflow.diffusion.model import load
+from sciflow.diffusion.network import NetworkDenoiser
 from sciflow.diffusion.times import Karras, Times
 from sciflow.domains.protocol import question
-from sciflow.errors import InputError, OutOfTime
+from sciflow.errors import InputError, NonFiniteError, OutOfTime
 from sciflow.inverse.likelihood import GaussianLikelihood, LikelihoodModel
 from sciflow.inverse.posterior import Guided, Posterior
 from sciflow.progress import time_limit, track
 from sciflow.stages.artefact import Job, device
+from sciflow.training.checkpoint import load as read_checkpoint
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -95,25 +98,30 @@ def run(job: Job, section: SampleSection) -> None:
 
 
 def apply(job: Job, section: SampleSection, observation: Path) -> None:
-    """Sample for measurements of the user's own, in a file; errors as `run`."""
+    """Sample for measurements of the user's own, in a file; errors as `run`.
+
+    Recorded measurements give the draws of `run`. Nothing is resumed, and no other stage takes the result for its own.
+    """
     data = open_dataset(job.inputs["data"], stage="dataset")
-    shape = tuple(data["data"].shape[1:])
-    _sample(job, section, data.drop_dims("observation", errors="ignore").merge(read_measured(observation, shape)))
+    measured = read_measured(observation, tuple(data["data"].shape[1:]))
+    job = replace(job, state=None, inputs={**job.inputs, "observation": observation})
+    header = replace(job.header(), stage="apply")
+    _sample(job, section, data.drop_dims("observation", errors="ignore").merge(measured), header)
 
 
-def _sample(job: Job, section: SampleSection, data: xr.Dataset) -> None:
-    prior = load(job.inputs["model"], device(job.device))
+def _sample(job: Job, section: SampleSection, data: xr.Dataset, header: Header | None = None) -> None:
+    prior = _prior(job, section)
     mine = _share(int(data.sizes.get("observation", 0)), job.part)
     likelihoods = _likelihoods(job, section, data, prior, mine)
     work = [(name, i) for name in section.posteriors for i in mine]
     draws: dict[tuple[str, int], _Draw] = {}
-    with job.open_state() or contextlib.nullcontext() as state, time_limit(job.deadline) as is_over:
-        for number, (name, i) in enumerate(track(work, "sample", status=lambda: "")):
-            draws[name, i] = _recall(state, number) or _draw(
-                job, section, name, i, prior, likelihoods(i), is_over, state, number
-            )
-        dims = _event_dims(data, prior)
-        write_dataset(job.out, _assemble(section, mine, draws, dims, data), job.header())
+    dims = _event_dims(data, prior)
+    with job.open_state() or contextlib.nullcontext() as state, job.named(), time_limit(job.deadline) as is_over:
+        for name, i in track(work, "sample"):
+            draws[name, i] = _recall(state, name, i) or _draw(job, section, name, i, prior, likelihoods(i), is_over)
+            if state and not state.path(_place(name, i)):
+                state.save(_place(name, i), draws[name, i].pack())
+        write_dataset(job.out, _assemble(section, mine, draws, dims, data, job.part), header or job.header())
         job.sign(**_cost(section, draws))
         if state:
             state.clear()
@@ -125,6 +133,20 @@ def _share(n_observations: int, part: tuple[int, int]) -> range:
     if n_observations == 0:
         raise InputError("data.nc holds no observation to sample for. Give `dataset.observation`.")
     return range((index - 1) * n_observations // count, index * n_observations // count)
+
+
+def _prior(job: Job, section: SampleSection) -> Denoiser:
+    """The trained prior, in the precision and on the device of the run.
+
+    Raises:
+        InputError: no model, or one that was trained on other data.
+    """
+    path = job.inputs["model"]
+    prior = load(path, device(job.device))
+    job.expect("model", Header.of(read_checkpoint(path, "model")["header"], path).inputs)
+    if isinstance(prior, NetworkDenoiser):
+        prior.module.to(PRECISIONS[section.precision])
+    return prior
 
 
 def _event_dims(data: xr.Dataset, prior: Denoiser) -> tuple[str, ...]:
@@ -144,39 +166,53 @@ def _likelihoods(
     return made.__getitem__
 
 
-def _recall(state: State | None, number: int) -> _Draw | None:
-    content = state.load(f"{number}.pt") if state else None
+def _place(name: str, i: int) -> str:
+    """Where a finished draw is kept: by the name of its posterior, whatever stands beside it in the run file."""
+    return f"{hashlib.sha256(name.encode()).hexdigest()[:16]}-{i}.pt"
+
+
+def _recall(state: State | None, name: str, i: int) -> _Draw | None:
+    content = state.load(_place(name, i)) if state else None
     return _Draw.unpack(content) if content else None
 
 
 def _draw(
-    job: Job, section: SampleSection, name: str, i: int, prior: Denoiser, likelihood: Any,
-    is_over: Callable[[], bool], state: State | None, number: int,
-) -> _Draw:  # fmt: skip
-    """Sample one posterior for one observation, and keep the result."""
+    job: Job, section: SampleSection, name: str, i: int, prior: Denoiser, likelihood: Any, is_over: Callable[[], bool]
+) -> _Draw:
+    """Sample one posterior for one observation.
+
+    Raises:
+        NonFiniteError: a draw is not finite; names posterior and observation.
+        OutOfTime: it is time to stop.
+    """
 
     def stop(*_: object) -> None:
         if is_over():
             raise OutOfTime(
-                f"sampling stopped at observation {i} of {name!r} before its time limit; finished ones are saved. "
-                "Run the same command again to continue."
+                f"stopped at observation {i} of {name!r} before the time limit; what was finished is saved. Run the "
+                "same command again to continue; if not one observation fits, raise resources.sample.runtime."
             )
 
     stop()
     counted, start = Counted(prior), time.monotonic()
     stream = job.stream.child(name, i)
     stream = type(stream)(stream.seed, stream.purpose, section.tile)
-    particles = section.posteriors[name](
-        counted, likelihood, section.times(prior.schedule), section.n_samples, stream, on_step=stop
-    )
-    drawn = particles.resample(section.n_samples, stream.child("resample")).x
-    draw = _Draw(
+    try:
+        particles = section.posteriors[name](
+            counted, likelihood, section.times(prior.schedule), section.n_samples, stream, on_step=stop
+        )
+        drawn = particles.resample(section.n_samples, stream.child("resample")).x
+        if not bool(drawn.isfinite().all()):
+            bad = int((~drawn.flatten(1).isfinite().all(1)).sum())
+            raise NonFiniteError(
+                f"{bad} of {len(drawn)} draws are NaN or infinite. Take more steps, or mend the sampler."
+            )
+    except NonFiniteError as error:
+        raise NonFiniteError(f"posterior {name!r}, observation {i}: {error}") from error
+    return _Draw(
         drawn.cpu(), float(particles.log_evidence), float(particles.log_evidence_stderr), particles.ess(),
         counted.rows, time.monotonic() - start,
     )  # fmt: skip
-    if state:
-        state.save(f"{number}.pt", draw.pack())
-    return draw
 
 
 def _assemble(
@@ -185,16 +221,20 @@ def _assemble(
     draws: Mapping[tuple[str, int], _Draw],
     dims: tuple[str, ...],
     data: xr.Dataset,
+    part: tuple[int, int],
 ) -> xr.Dataset:
-    """Named arrays of one shard."""
+    """Named arrays of one shard, which may be empty."""
     names = list(section.posteriors)
 
     def table(value: str) -> np.ndarray:
-        return np.array([[getattr(draws[name, i], value) for i in mine] for name in names], dtype=float)
+        rows = [[getattr(draws[name, i], value) for i in mine] for name in names]
+        return np.array(rows, dtype=float).reshape(len(names), len(mine))
 
-    samples = torch.stack([torch.stack([draws[name, i].samples for i in mine]) for name in names])
+    size = (len(names), len(mine), section.n_samples, *(data.sizes[dim] for dim in dims))
+    drawn = [draws[name, i].samples for name in names for i in mine]
+    samples = torch.stack(drawn).reshape(size) if drawn else torch.empty(size, dtype=PRECISIONS[section.precision])
     numbers = ("log_evidence", "log_evidence_stderr", "ess")
-    return to_xarray(
+    arrays = to_xarray(
         {
             "samples": samples,
             "log_weights": np.zeros(samples.shape[:3]),
@@ -209,6 +249,7 @@ def _assemble(
         {"posterior": np.array(names), "observation": np.array(mine, dtype=np.int64)},
         {"samples": data["data"].attrs.get("units", "1"), "log_evidence": "nat", "log_evidence_stderr": "nat"},
     )
+    return arrays if part == (1, 1) else arrays.assign_attrs(shard=f"{part[0]}/{part[1]}")
 
 
 def _cost(section: SampleSection, draws: Mapping[tuple[str, int], _Draw]) -> dict[str, Any]:
@@ -233,10 +274,11 @@ def gather(job: Job, parts: Sequence[Path]) -> None:
             raise InputError(
                 f"{path} belongs to another run, section or input than {parts[0]}. Delete both and sample again."
             )
-    joined = concatenate([open_dataset(path, stage="sample") for path in parts], "observation")
-    order = joined["observation"].to_numpy()
-    if not np.array_equal(order, np.arange(len(order))):
-        raise InputError(f"the shards hold observations {order.tolist()}, not each from 0 on once. Sample them again.")
+    opened = [open_dataset(path, stage="sample") for path in parts]
+    shards = sorted(str(part.attrs.pop("shard", "1/1")) for part in opened)
+    if shards != sorted(f"{k}/{len(parts)}" for k in range(1, len(parts) + 1)):
+        raise InputError(f"the files hold the shards {shards}, not each of {len(parts)} once. Name every shard once.")
+    joined = concatenate(opened, "observation")
     check(joined, SAMPLES, str(job.out))
     write_dataset(job.out, joined, headers[0])
     job.sign(**_sum([read_provenance(path) for path in parts]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from sciflow.networks.unet import UNet
 from sciflow.random import Stream
 from sciflow.stages.artefact import Job, device
 from sciflow.training.checkpoint import Checkpoint, save
-from sciflow.training.launch import ranks
+from sciflow.training.launch import rank_environment, ranks
 from sciflow.training.loop import fit
 from sciflow.training.optimisation import Optimisation
 
@@ -104,7 +105,7 @@ class NetworkTraining:
         mean, std = moments(train)
         shape = tuple(train.shape[1:])
         device(job.device)
-        with ranks(job.device) as place, torch.random.fork_rng():
+        with ranks(job.device) as place, torch.random.fork_rng(devices=[]):
             torch.manual_seed(job.stream.child("weights").key())  # modules draw from the default generator
             untrained = NetworkDenoiser(self.network.build(shape).to(place), Scaled(self.schedule, std), shape, mean)
 
@@ -178,8 +179,13 @@ def run(job: Job, training: Training) -> None:
     """
     data = open_dataset(job.inputs["data"], stage="dataset")
     check(data, DATA, str(job.inputs["data"]))
-    with job.open_state() or contextlib.nullcontext() as state:
-        learned = training.learn(job, data, state.directory / state.key / "checkpoint.pt" if state else None)
+    state = job.open_state()
+    checkpoint = state.directory / state.key / "checkpoint.pt" if state else None
+    if int(rank_environment(os.environ).get("RANK", 0)) > 0:
+        training.learn(job, data, checkpoint)  # the first rank alone holds the lock and writes
+        return
+    with state or contextlib.nullcontext(), job.named():
+        learned = training.learn(job, data, checkpoint)
         content: Mapping[str, Any] = {**learned.model, "history": learned.history, "header": job.header().attributes()}
         save(job.out, content, "model")
         job.sign(**learned.facts)

@@ -28,7 +28,7 @@ def _compared(evidence: Evidence, metric: str, quantity: str, unit: str, title: 
     floors = [row for row in rows if row["posterior"] == EXACT]
     floor = (0.0, floors[0]["value"], floors[0]["stderr"]) if floors else None
     ax = sampler_comparison(_families(curves), floor=floor, quantity=quantity, unit=unit, title=title, is_log=is_log)
-    return Drawing(ax.figure, "")
+    return Drawing(ax, "")
 
 
 def _families(curves: dict[str, tuple[float, float, float]]) -> dict[str, tuple]:
@@ -42,7 +42,7 @@ def _families(curves: dict[str, tuple[float, float, float]]) -> dict[str, tuple]
 def distance(evidence: Evidence) -> Drawing:
     """Sliced Wasserstein distance against cost."""
     drawing = _compared(evidence, "sliced_w2", "sliced W2 to exact draws", "1", "Distance to the exact posterior")
-    return Drawing(drawing.figure, "How far the samples are from exact draws of the same posterior, averaged over "
+    return Drawing(drawing.axes, "How far the samples are from exact draws of the same posterior, averaged over "
                    "observations. The grey band is the distance between two sets of exact draws: nothing can be seen "
                    "below it. A guided sampler stays above it however many steps it takes.")  # fmt: skip
 
@@ -51,7 +51,7 @@ def modes(evidence: Evidence) -> Drawing:
     """Error of the mode weights against cost."""
     quantity = "total variation of mode weights"
     drawing = _compared(evidence, "mode_weight_tv", quantity, "1", "Are the modes found in the right proportion?")
-    return Drawing(drawing.figure, "Share of the probability that sits in the wrong mode; 0 is exact, 1 is all of it. "
+    return Drawing(drawing.axes, "Share of the probability that sits in the wrong mode; 0 is exact, 1 is all of it. "
                    "Image quality scores cannot see this error.")  # fmt: skip
 
 
@@ -59,7 +59,7 @@ def evidence_bias(evidence: Evidence) -> Drawing:
     """Error of the log-evidence against cost."""
     quantity, title = "log Ẑ − log Z", "Error of the evidence"
     drawing = _compared(evidence, "evidence_bias", quantity, "nat", title, is_log=False)
-    return Drawing(drawing.figure, "Only sequential Monte Carlo estimates the evidence, the probability of the "
+    return Drawing(drawing.axes, "Only sequential Monte Carlo estimates the evidence, the probability of the "
                    "observation under the model. Mean over observations; exact is 0.")  # fmt: skip
 
 
@@ -75,7 +75,7 @@ def scatter(evidence: Evidence) -> Drawing:
     for ax, name in zip(axes, chosen, strict=True):
         dots = samples.sel(posterior=name).to_numpy()[:, :2]
         posterior_scatter(dots, x, y, density, truth=truth, title=name, ax=ax)
-    return Drawing(axes[0].figure, "One observation, first two coordinates. Shading is the exact posterior, dots are "
+    return Drawing(axes[0], "One observation, first two coordinates. Shading is the exact posterior, dots are "
                    "draws: empty shading is a lost mode, dots outside it are wrong.")  # fmt: skip
 
 

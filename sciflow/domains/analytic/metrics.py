@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from sciflow.diffusion.mixture import GaussianMixture
 from sciflow.domains.analytic.network import law
 from sciflow.domains.protocol import Findings, Row
 from sciflow.domains.recorded import likelihood as recorded
-from sciflow.inverse.likelihood import LikelihoodModel
+from sciflow.inverse.likelihood import GaussianLikelihood, LikelihoodModel
 from sciflow.metrics.particle import evidence_error, mode_weights, sliced_w2
 from sciflow.metrics.score import Score, average
 from sciflow.random import Stream
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 EXACT = "exact draws"
+LEAST_MEMBERS = 1
 GRID = 121  # points of the plotted density along each axis
 
 
@@ -60,7 +61,7 @@ def answers(data: xr.Dataset, model: LikelihoodModel, n: int, stream: Stream) ->
     prior, shape = law(data), (int(data.sizes["dimension"]),)
     posteriors, evidence = [], []
     for i in range(int(data.sizes["observation"])):
-        likelihood = recorded(model, data, i, shape, torch.float64)
+        likelihood = cast(GaussianLikelihood, recorded(model, data, i, shape, torch.float64))
         matrix = likelihood.operator(torch.eye(shape[0], dtype=torch.float64)).T
         posterior, log_evidence = prior.posterior(matrix, likelihood.observation, likelihood.sigma)
         posteriors.append(posterior)
@@ -154,7 +155,8 @@ def _density(data: xr.Dataset, samples: xr.Dataset, known: Answers, rows: Sequen
     index = int(spread.argmax())
     posterior = known.posteriors[index]
     plane = GaussianMixture(posterior.weights, posterior.means[:, :2], posterior.covariances[:, :2, :2])
-    shown = torch.cat([known.draws[index][:, :2], torch.as_tensor(samples["samples"].to_numpy()[:, index, :, :2].reshape(-1, 2))])
+    drawn = torch.as_tensor(samples["samples"].to_numpy()[:, index, :, :2].reshape(-1, 2))
+    shown = torch.cat([known.draws[index][:, :2], drawn])
     low, high = shown.quantile(0.002, dim=0) - 2, shown.quantile(0.998, dim=0) + 2
     x, y = (torch.linspace(float(a), float(b), GRID, dtype=torch.float64) for a, b in zip(low, high, strict=True))
     points = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(-1, 2)
@@ -165,5 +167,3 @@ def _density(data: xr.Dataset, samples: xr.Dataset, known: Answers, rows: Sequen
          "exact_draws": ("member", "dimension")},
         {"x": x.numpy(), "y": y.numpy()},
     )  # fmt: skip
-
-

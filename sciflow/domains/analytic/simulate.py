@@ -36,7 +36,7 @@ class MixtureGrid:
     Cost: none
     Bias: none
     Args:
-        dimension: d.
+        dimension: d, at least 2.
         modes_per_axis: i and j each take this many values, centred on 0; there are its square of modes.
         spacing: distance of neighbouring means along an axis, in standard deviations of a mode.
         n_problems: independent observations, each with an operator of its own.
@@ -45,7 +45,7 @@ class MixtureGrid:
     Source: Cardoso et al. (2024), Monte Carlo guided diffusion for Bayesian linear inverse problems, section 4.
     """
 
-    dimension: Count = 8
+    dimension: Annotated[int, Field(ge=2)] = 8
     modes_per_axis: Count = 5
     spacing: Annotated[float, Field(gt=0)] = 8.0
     n_problems: Count = 20

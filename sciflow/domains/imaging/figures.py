@@ -39,21 +39,25 @@ def gallery(evidence: Evidence) -> Drawing:
         samples.isel(posterior=0).transpose("observation", "member", *EVENT).to_numpy(),
         unit=data["data"].attrs.get("units", "1"),
     )
-    return Drawing(ax.figure, f"Sampler: {name}. Each row is one held-out image. The draws agree where pixels were "
-                   "measured and differ where they had to be inferred: their standard deviation is the uncertainty.")  # fmt: skip
+    said = (
+        "The draws agree where pixels were measured and differ where they had to be inferred: their standard deviation"
+    )
+    return Drawing(ax, f"Sampler: {name}. Each row is one held-out image. {said} is the uncertainty.")
 
 
 def coverage(evidence: Evidence) -> Drawing:
     """Coverage of credible intervals against their nominal level."""
     arrays = evidence.arrays
     names = arrays["posterior"].to_numpy().tolist()
-    curves = {
-        str(name): (arrays["coverage"].sel(posterior=name).to_numpy(), arrays["coverage_stderr"].sel(posterior=name).to_numpy())
-        for name in names
-    }
+    both = arrays[["coverage", "coverage_stderr"]]
+    chosen = {str(name): both.sel(posterior=name) for name in names}
+    curves = {name: (one["coverage"].to_numpy(), one["coverage_stderr"].to_numpy()) for name, one in chosen.items()}
     ax = calibration(arrays["level"].to_numpy(), curves)
-    return Drawing(ax.figure, "A calibrated posterior lies on the diagonal: its 90 % intervals hold the truth 90 % of "
-                   "the time. Below the diagonal it is over-confident. Only inferred pixels that vary are counted.")  # fmt: skip
+    return Drawing(
+        ax,
+        "A calibrated posterior lies on the diagonal: its 90 % intervals hold the truth 90 % of the time. Below the "
+        "diagonal it is over-confident. Only inferred pixels that vary are counted.",
+    )
 
 
 def ranks(evidence: Evidence) -> Drawing:
@@ -65,8 +69,11 @@ def ranks(evidence: Evidence) -> Drawing:
         chosen = arrays.sel(posterior=name)
         density, stderr = chosen["rank_density"].to_numpy(), chosen["rank_density_stderr"].to_numpy()
         rank_histogram(arrays["rank_edge"].to_numpy(), density, stderr, title=str(name), ax=ax)
-    return Drawing(axes[0].figure, "Where the truth falls among the sorted draws. Flat is calibrated; high ends mean "
-                   "that the draws are too narrow, a hump that they are too wide, a slope that they are shifted.")  # fmt: skip
+    return Drawing(
+        axes[0],
+        "Where the truth falls among the sorted draws. Flat is calibrated; high ends mean that the draws are too "
+        "narrow, a hump that they are too wide, a slope that they are shifted.",
+    )
 
 
 def loss(evidence: Evidence) -> Drawing:
@@ -75,8 +82,11 @@ def loss(evidence: Evidence) -> Drawing:
     validation = history.get("validation", {})
     values = history["loss"]
     ax = loss_curve(np.arange(1, len(values) + 1), values, list(validation), list(validation.values()))
-    return Drawing(ax.figure, "The network's denoising error during training. A validation loss that rises while the "
-                   "training loss falls would mean that the prior memorises its training images.")  # fmt: skip
+    return Drawing(
+        ax,
+        "The network's denoising error during training. A validation loss that rises while the training loss falls "
+        "would mean that the prior memorises its training images.",
+    )
 
 
 def verdicts(evidence: Evidence) -> list[str]:

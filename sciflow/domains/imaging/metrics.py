@@ -20,10 +20,11 @@ from sciflow.random import Stream
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["METRICS", "evaluate"]
+__all__ = ["LEAST_MEMBERS", "METRICS", "evaluate"]
 
 EVENT = ("channel", "y", "x")
 WHOLE = ("psnr", "ssim", "rmse", "energy_score")  # of whole images; the others look where something had to be inferred
+LEAST_MEMBERS = 2  # spread, ranks and intervals need two draws
 RANKED = ("coverage", "rank_histogram")
 MOST_LEVELS = 256  # data with at most so many values are grey levels, and draws are rounded to them before ranking
 
@@ -83,7 +84,8 @@ def _curves(truth: Tensor, samples: Tensor, mask: Tensor, stream: Stream) -> dic
 
 def _named(arrays: Mapping[str, Mapping[str, Tensor]]) -> xr.Dataset:
     first = next(iter(arrays.values()))
-    per_posterior = {"coverage": "level", "coverage_stderr": "level", "rank_density": "bin", "rank_density_stderr": "bin"}
+    per_posterior = {name: "level" for name in ("coverage", "coverage_stderr")}
+    per_posterior |= {name: "bin" for name in ("rank_density", "rank_density_stderr")}
     values = {name: torch.stack([found[name] for found in arrays.values()]) for name in per_posterior}
     return to_xarray(
         {**values, "rank_edge": first["rank_edge"]},

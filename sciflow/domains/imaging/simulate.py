@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
@@ -121,7 +121,7 @@ class File:
     observation: Observation = field(default_factory=Observation)
 
     def simulate(self, stream: Stream) -> xr.Dataset:
-        options = {"variable": self.variable, "dims": self.dims, "units": self.units, "split_by": self.split_by}
+        options: dict[str, Any] = {name: getattr(self, name) for name in ("variable", "dims", "units", "split_by")}
         given = {name: value for name, value in options.items() if value}
         read = type(format_of(self.path))(**given).read(self.path)
         array = from_xarray(read["data"], ("sample", *EVENT), torch.float32).numpy()
