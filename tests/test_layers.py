@@ -31,7 +31,7 @@ FLOORS = [
     {"inverse", "steering", "training"},
     {"domains"},
     {"stages"},
-    {"cli", "config", "preflight", "listing", "runs", "source", "checking", "catalogue"},
+    {"cli", "config", "mistakes", "preflight", "listing", "runs", "source", "checking", "catalogue"},
 ]
 FREE_WITHIN = ({"inverse", "steering"}, FLOORS[0], FLOORS[6])  # on one floor, and yet these may import one another
 
