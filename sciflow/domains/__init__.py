@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 
 DOMAINS: dict[str, str] = {
-    "analytic": "sciflow.domains.analytic",
-    "imaging": "sciflow.domains.imaging",
+    "analytic": "problems whose posterior is known in closed form",
+    "imaging": "images, and what was measured of them",
 }
 
 DATASETS: dict[str, type] = {
     kind: entry
-    for package in DOMAINS.values()
-    for kind, entry in importlib.import_module(f"{package}.simulate").DATASETS.items()
+    for name in DOMAINS
+    for kind, entry in importlib.import_module(f"sciflow.domains.{name}.simulate").DATASETS.items()
 }

@@ -134,10 +134,15 @@ class Drawing:
         return cast("Figure", self.axes.get_figure(root=True))
 
 
+def unmarked(name: str) -> str:
+    """A name from a run file as a figure shows it, dollar signs and all: between two of them matplotlib reads TeX."""
+    return str(name).replace("$", r"\$")
+
+
 class Figures(Protocol):
     """figures.py: what do we show?"""
 
-    FIGURES: Mapping[str, Callable[[Evidence], Drawing]]
+    FIGURES: Mapping[str, Callable[[Evidence], Drawing | None]]  # None: there is nothing to show
 
     def verdicts(self, evidence: Evidence) -> list[str]:
         """What the numbers say, in sentences for someone who has not seen the run file."""
@@ -146,6 +151,4 @@ class Figures(Protocol):
 
 def question(domain: str, stage: str) -> Any:
     """The module with which a domain answers a stage's question."""
-    from sciflow.domains import DOMAINS
-
-    return importlib.import_module(f"{DOMAINS[domain]}.{QUESTIONS[stage]}")
+    return importlib.import_module(f"sciflow.domains.{domain}.{QUESTIONS[stage]}")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from sciflow.domains.protocol import Drawing, Evidence
+from sciflow.domains.protocol import Drawing, Evidence, unmarked
 from sciflow.figures.comparison import sampler_comparison
 from sciflow.figures.scatter import posterior_scatter
 from sciflow.figures.style import panels
@@ -16,7 +16,9 @@ EXACT = "exact draws"
 PANELS = 4  # scatter plots in a row
 
 
-def _compared(evidence: Evidence, metric: str, quantity: str, unit: str, title: str, is_log: bool = True) -> Drawing:
+def _compared(
+    evidence: Evidence, metric: str, caption: str, quantity: str, unit: str, title: str, is_log: bool = True
+) -> Drawing | None:
     """One metric of every sampler against the network calls per draw, with the floor of exact draws."""
     cost = evidence.samples["nfe"].mean("observation")
     rows = [row for row in evidence.rows if row["metric"] == metric]
@@ -25,42 +27,52 @@ def _compared(evidence: Evidence, metric: str, quantity: str, unit: str, title: 
         for row in rows
         if row["posterior"] != EXACT
     }
+    if not curves:
+        return None
+    is_log = is_log and all(value > 0 for _, value, _ in curves.values())
     floors = [row for row in rows if row["posterior"] == EXACT]
     floor = (0.0, floors[0]["value"], floors[0]["stderr"]) if floors else None
     ax = sampler_comparison(_families(curves), floor=floor, quantity=quantity, unit=unit, title=title, is_log=is_log)
-    return Drawing(ax, "")
+    return Drawing(ax, caption)
 
 
 def _families(curves: dict[str, tuple[float, float, float]]) -> dict[str, tuple]:
     """Samplers that differ in a trailing number of particles form one curve."""
     families: dict[str, list[tuple[float, float, float]]] = {}
     for name, point in curves.items():
-        families.setdefault(name.split(" N=")[0], []).append(point)
+        families.setdefault(unmarked(name.split(" N=")[0]), []).append(point)
     return {name: tuple(np.array(sorted(points)).T) for name, points in families.items()}
 
 
-def distance(evidence: Evidence) -> Drawing:
+def distance(evidence: Evidence) -> Drawing | None:
     """Sliced Wasserstein distance against cost."""
-    drawing = _compared(evidence, "sliced_w2", "sliced W2 to exact draws", "1", "Distance to the exact posterior")
-    return Drawing(drawing.axes, "How far the samples are from exact draws of the same posterior, averaged over "
-                   "observations. The grey band is the distance between two sets of exact draws: nothing can be seen "
-                   "below it. A guided sampler stays above it however many steps it takes.")  # fmt: skip
+    caption = (
+        "How far the samples are from exact draws of the same posterior, averaged over observations. The grey band is "
+        "the distance between two sets of exact draws: nothing can be seen below it. A guided sampler stays above it "
+        "however many steps it takes."
+    )
+    quantity, title = "sliced W2 to exact draws", "Distance to the exact posterior"
+    return _compared(evidence, "sliced_w2", caption, quantity, "1", title)
 
 
-def modes(evidence: Evidence) -> Drawing:
+def modes(evidence: Evidence) -> Drawing | None:
     """Error of the mode weights against cost."""
-    quantity = "total variation of mode weights"
-    drawing = _compared(evidence, "mode_weight_tv", quantity, "1", "Are the modes found in the right proportion?")
-    return Drawing(drawing.axes, "Share of the probability that sits in the wrong mode; 0 is exact, 1 is all of it. "
-                   "Image quality scores cannot see this error.")  # fmt: skip
+    caption = (
+        "Share of the probability that sits in the wrong mode; 0 is exact, 1 is all of it. Image quality scores cannot "
+        "see this error."
+    )
+    quantity, title = "total variation of mode weights", "Are the modes found in the right proportion?"
+    return _compared(evidence, "mode_weight_tv", caption, quantity, "1", title)
 
 
-def evidence_bias(evidence: Evidence) -> Drawing:
-    """Error of the log-evidence against cost."""
+def evidence_bias(evidence: Evidence) -> Drawing | None:
+    """Error of the log-evidence against cost; nothing where no sampler estimates it."""
+    caption = (
+        "Only sequential Monte Carlo estimates the evidence, the probability of the observation under the model. Mean "
+        "over observations; exact is 0."
+    )
     quantity, title = "log Ẑ − log Z", "Error of the evidence"
-    drawing = _compared(evidence, "evidence_bias", quantity, "nat", title, is_log=False)
-    return Drawing(drawing.axes, "Only sequential Monte Carlo estimates the evidence, the probability of the "
-                   "observation under the model. Mean over observations; exact is 0.")  # fmt: skip
+    return _compared(evidence, "evidence_bias", caption, quantity, "nat", title, is_log=False)
 
 
 def scatter(evidence: Evidence) -> Drawing:
@@ -74,7 +86,7 @@ def scatter(evidence: Evidence) -> Drawing:
     truth = evidence.data["truth"].isel(observation=index).to_numpy()[:2]
     for ax, name in zip(axes, chosen, strict=True):
         dots = samples.sel(posterior=name).to_numpy()[:, :2]
-        posterior_scatter(dots, x, y, density, truth=truth, title=name, ax=ax)
+        posterior_scatter(dots, x, y, density, truth=truth, title=unmarked(name), ax=ax)
     return Drawing(axes[0], "One observation, first two coordinates. Shading is the exact posterior, dots are "
                    "draws: empty shading is a lost mode, dots outside it are wrong.")  # fmt: skip
 
@@ -82,7 +94,9 @@ def scatter(evidence: Evidence) -> Drawing:
 def verdicts(evidence: Evidence) -> list[str]:
     """Which samplers reach the floor of exact draws, and by how much the others miss it."""
     rows = [row for row in evidence.rows if row["metric"] == "sliced_w2"]
-    floor = next(row for row in rows if row["posterior"] == EXACT)
+    floor = next((row for row in rows if row["posterior"] == EXACT), None)
+    if floor is None:
+        return []
     found = []
     for row in rows:
         if row["posterior"] == EXACT:
@@ -95,7 +109,7 @@ def verdicts(evidence: Evidence) -> list[str]:
     return found
 
 
-FIGURES: dict[str, Callable[[Evidence], Drawing]] = {
+FIGURES: dict[str, Callable[[Evidence], Drawing | None]] = {
     "distance": distance,
     "mode_weights": modes,
     "evidence": evidence_bias,

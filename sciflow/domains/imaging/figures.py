@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sciflow.domains.protocol import Drawing, Evidence
+from sciflow.domains.protocol import Drawing, Evidence, unmarked
 from sciflow.figures.calibration import calibration, rank_histogram
 from sciflow.figures.gallery import posterior_gallery
 from sciflow.figures.loss import loss_curve
@@ -50,7 +50,7 @@ def coverage(evidence: Evidence) -> Drawing:
     arrays = evidence.arrays
     names = arrays["posterior"].to_numpy().tolist()
     both = arrays[["coverage", "coverage_stderr"]]
-    chosen = {str(name): both.sel(posterior=name) for name in names}
+    chosen = {unmarked(name): both.sel(posterior=name) for name in names}
     curves = {name: (one["coverage"].to_numpy(), one["coverage_stderr"].to_numpy()) for name, one in chosen.items()}
     ax = calibration(arrays["level"].to_numpy(), curves)
     return Drawing(
@@ -68,7 +68,7 @@ def ranks(evidence: Evidence) -> Drawing:
     for ax, name in zip(axes, names, strict=True):
         chosen = arrays.sel(posterior=name)
         density, stderr = chosen["rank_density"].to_numpy(), chosen["rank_density_stderr"].to_numpy()
-        rank_histogram(arrays["rank_edge"].to_numpy(), density, stderr, title=str(name), ax=ax)
+        rank_histogram(arrays["rank_edge"].to_numpy(), density, stderr, title=unmarked(name), ax=ax)
     return Drawing(
         axes[0],
         "Where the truth falls among the sorted draws. Flat is calibrated; high ends mean that the draws are too "
@@ -76,11 +76,13 @@ def ranks(evidence: Evidence) -> Drawing:
     )
 
 
-def loss(evidence: Evidence) -> Drawing:
-    """Training and validation loss."""
+def loss(evidence: Evidence) -> Drawing | None:
+    """Training and validation loss; nothing for a prior that was not trained here."""
     history = evidence.history
     validation = history.get("validation", {})
-    values = history["loss"]
+    values = history.get("loss", [])
+    if not values:
+        return None
     ax = loss_curve(np.arange(1, len(values) + 1), values, list(validation), list(validation.values()))
     return Drawing(
         ax,
@@ -99,7 +101,7 @@ def verdicts(evidence: Evidence) -> list[str]:
     ]
 
 
-FIGURES: dict[str, Callable[[Evidence], Drawing]] = {
+FIGURES: dict[str, Callable[[Evidence], Drawing | None]] = {
     "posterior_gallery": gallery,
     "calibration": coverage,
     "rank_histogram": ranks,

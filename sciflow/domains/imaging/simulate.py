@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -10,7 +11,10 @@ import torch
 from pydantic import Field
 
 from sciflow.data.arrays import from_xarray, to_xarray
-from sciflow.data.formats import format_of
+from sciflow.data.formats.hdf5 import HDF5
+from sciflow.data.formats.netcdf import NetCDF
+from sciflow.data.formats.npz import NPZ
+from sciflow.data.formats.suffix import SUFFIXES
 from sciflow.data.split import split
 from sciflow.errors import InputError
 from sciflow.inverse.observe import Observation
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 EVENT = ("channel", "y", "x")
+SPLITS = ("test", "validation", "train")
 Count = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -52,6 +57,19 @@ def observed(
     )
 
 
+def shares(test: float, validation: float) -> dict[str, float]:
+    """Share of each split.
+
+    Raises:
+        InputError: nothing is left for training.
+    """
+    if test + validation >= 1:
+        raise InputError(
+            f"dataset.test {test:g} and dataset.validation {validation:g} leave nothing to train on. Lower them."
+        )
+    return dict(zip(SPLITS, (test, validation, 1 - test - validation), strict=True))
+
+
 def _dims(name: str, n_axes: int) -> tuple[str, ...]:
     """Axes of one record: a measurement vector, or a parameter shaped like an image or not."""
     if name == "measured":
@@ -81,11 +99,14 @@ class Digits:
     test: Share = 0.2
     observation: Observation = field(default_factory=Observation)
 
+    def __post_init__(self) -> None:
+        shares(self.test, self.validation)
+
     def simulate(self, stream: Stream) -> xr.Dataset:
         from sklearn.datasets import load_digits
 
         images = (load_digits().images / 16).astype(np.float32)[:, None]
-        fractions = {"test": self.test, "validation": self.validation, "train": 1 - self.test - self.validation}
+        fractions = shares(self.test, self.validation)
         unit = np.arange(len(images))
         return observed(images, unit, "1", self.n_observations, fractions, self.observation, stream)
 
@@ -120,12 +141,40 @@ class File:
     test: Share = 0.2
     observation: Observation = field(default_factory=Observation)
 
-    def simulate(self, stream: Stream) -> xr.Dataset:
+    def __post_init__(self) -> None:
+        shares(self.test, self.validation)
+        if self.path:
+            self._reader()
+        if self.dims and set(self.dims) != {"sample", *EVENT}:
+            wanted = "{sample: …, channel: …, y: …, x: …}"
+            raise InputError(f"dataset.dims must name {wanted}, null for an axis of size one, got {self.dims}.")
+
+    def _reader(self) -> NetCDF | HDF5 | NPZ:
+        """The reader that the file name asks for, with the options of this section.
+
+        Raises:
+            InputError: no reader knows the ending, or `dims` is not how it names axes.
+        """
+        suffix = Path(self.path).suffix.lower()
+        if suffix not in SUFFIXES:
+            raise InputError(f"dataset.path must end in one of {[*SUFFIXES]}, got {self.path!r}. Convert the file.")
+        reader = SUFFIXES[suffix]
+        named = str if reader is NetCDF else int
+        if not all(axis is None or isinstance(axis, named) for axis in self.dims.values()):
+            how = "by their names in the file" if named is str else "by number, from 0"
+            raise InputError(f"dataset.dims of a {suffix} file must give axes {how}, got {self.dims}.")
         options: dict[str, Any] = {name: getattr(self, name) for name in ("variable", "dims", "units", "split_by")}
-        given = {name: value for name, value in options.items() if value}
-        read = type(format_of(self.path))(**given).read(self.path)
+        return reader(**{name: value for name, value in options.items() if value})
+
+    def simulate(self, stream: Stream) -> xr.Dataset:
+        read = self._reader().read(self.path)
+        if set(read["data"].dims) != {"sample", *EVENT}:
+            raise InputError(
+                f"{self.path}: the array has dims {read['data'].dims}, needs ('sample', 'channel', 'y', 'x'). "
+                "Name them in dataset.dims, null for an axis of size one."
+            )
         array = from_xarray(read["data"], ("sample", *EVENT), torch.float32).numpy()
-        fractions = {"test": self.test, "validation": self.validation, "train": 1 - self.test - self.validation}
+        fractions = shares(self.test, self.validation)
         units = read["data"].attrs.get("units", "1")
         unit = read["unit"].to_numpy()
         return observed(array, unit, units, self.n_observations, fractions, self.observation, stream)
