@@ -5,7 +5,6 @@ Importing the package loads neither torch nor xarray; `sciflow.open` and the sub
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,10 +12,19 @@ if TYPE_CHECKING:
 
     import xarray
 
-try:
-    __version__ = version("sciflow")
-except PackageNotFoundError:  # a source tree that was never installed
-    __version__ = "0+source"
+    __version__: str
+
+
+def __getattr__(name: str) -> str:
+    """`__version__`, looked up when it is asked for: the look-up costs more than the rest of the import."""
+    if name != "__version__":
+        raise AttributeError(f"module 'sciflow' has no attribute {name!r}")
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("sciflow")
+    except PackageNotFoundError:  # a source tree that was never installed
+        return "0+source"
 
 
 def open(path: str | Path) -> xarray.Dataset:

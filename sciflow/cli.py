@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import click
 import typer
 
-from sciflow import __version__
 from sciflow.errors import InputError, NonFiniteError, OutOfTime
 from sciflow.runs import ARTEFACTS, STAGES, Run, read
 
@@ -30,6 +29,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     help="Generative physics and inverse problems: dataset → train → sample → evaluate → report.",
 )
 RunArgument = Annotated[Path, typer.Argument(help="Run file, or the run.yaml of a result.", metavar="RUN.yaml")]
@@ -48,6 +48,8 @@ MARGIN = 0.05  # share of the time limit that is kept for saving
 
 def _version(shown: bool) -> None:
     if shown:
+        from sciflow import __version__
+
         typer.echo(f"sciflow {__version__}")
         raise typer.Exit
 

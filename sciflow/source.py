@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sciflow import __version__
 from sciflow.errors import InputError
 
 PACKAGE = "sciflow"
@@ -61,6 +60,8 @@ def digest(
     root = root or Path(__file__).resolve().parent.parent
     parts = [f"{plugin} {plugin_digest(Path(plugin))}" for plugin in plugins]
     if not is_checkout(root):
+        from sciflow import __version__
+
         release = f"release-{__version__}"
         return f"{release}-{_hash(parts)}" if parts else release
     domain = section.get("domain", "")
