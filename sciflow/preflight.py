@@ -2,63 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+import torch
 
 from sciflow import config
 from sciflow.data.schema import DATA, violations
-from sciflow.diffusion.model import load
+from sciflow.domains.protocol import question
 from sciflow.errors import InputError
 from sciflow.random import Stream
-from sciflow.runs import STAGES, resolve
+from sciflow.runs import STAGES, Run, resolve
 from sciflow.stages.artefact import device
+from sciflow.stages.train import FromFile
 
 
 def problems(file: Path, look_inside: bool = False, look_for_devices: bool = False) -> Iterator[str]:
-    """Each mistake of a run file and of the files it names, as a line.
+    """Each mistake of a run file and of the files it names, as a line, once.
 
     Args:
         file: the run file; its smoke size and every run of its sweep are checked too.
-        look_inside: also read the data.
+        look_inside: also read the data, and try the assumed likelihood on the first observation.
         look_for_devices: also look for the devices it asks for.
     """
-    seen: set[str] = set()
+    found: dict[str, None] = {}
     for smoke in (False, True):
         try:
             runs = resolve(file, smoke=smoke)
         except InputError as error:
-            yield from _new(str(error), seen)
+            found |= dict.fromkeys(str(error).splitlines())
             continue
         for run in runs.values():
-            missing = [str(f) for stage in STAGES for f in run.files(stage) if not Path(f).is_file()]
-            for name in missing:
-                yield from _new(f"{file}: there is no file {name!r}. Paths start at the working directory.", seen)
-            try:
-                parsed = config.parse(run.content, file)
-                if not missing:
-                    _ = load(path) if (path := getattr(parsed.train, "path", "")) else None
-                if look_for_devices and any(run.resource(stage, "gpu") for stage in STAGES):
-                    device("cuda")
-            except InputError as error:
-                yield from _new(str(error), seen)
-                continue
-            if look_inside and not missing and run.assignments == ():
-                yield from _inside(parsed, file, seen)
+            found |= dict.fromkeys(_of_run(run, file, look_inside, look_for_devices))
+    yield from found
 
 
-def _inside(parsed: config.RunFile, file: Path, seen: set[str]) -> Iterator[str]:
-    """What reading the data shows."""
+def _of_run(run: Run, file: Path, look_inside: bool, look_for_devices: bool) -> Iterator[str]:
+    """What is wrong with one run."""
+    missing = [str(f) for stage in _sections(run) for f in run.files(stage) if not Path(f).is_file()]
+    for name in missing:
+        yield f"{file}: there is no file {name!r}. Paths start at the working directory."
     try:
-        arrays = parsed.dataset.simulate(Stream(parsed.seed).child("dataset"))
+        parsed = config.parse(run.content, file)
     except InputError as error:
-        yield from _new(f"{file}: {error}", seen)
+        yield from str(error).splitlines()
         return
-    for line in violations(arrays, DATA):
-        yield from _new(f"{file}: {line}", seen)
+    try:
+        if look_for_devices and any(run.resource(stage, "gpu") for stage in STAGES):
+            device("cuda")
+        if not missing and isinstance(parsed.train, FromFile):
+            parsed.train.denoiser()
+        if look_inside and not missing and not run.assignments:
+            yield from _inside(parsed, file)
+    except InputError as error:
+        yield f"{file}: {error}"
 
 
-def _new(text: str, seen: set[str]) -> Iterator[str]:
-    for line in text.splitlines():
-        if line not in seen:
-            seen.add(line)
-            yield line
+def _sections(run: Run) -> Iterator[str]:
+    """The stages whose section is a mapping; the parser says what is wrong with others."""
+    return (stage for stage in STAGES if isinstance(run.values.get(stage), Mapping))
+
+
+def _inside(parsed: config.RunFile, file: Path) -> Iterator[str]:
+    """What reading the data shows."""
+    arrays = parsed.dataset.simulate(Stream(parsed.seed).child("dataset"))
+    wrong = [f"{file}: {line}" for line in violations(arrays, DATA)]
+    yield from wrong
+    if not wrong and "measured" in arrays.variables:
+        shape = tuple(arrays["data"].shape[1:])
+        target = question(parsed.domain, "sample")
+        target.likelihood(parsed.sample.likelihood, arrays, 0, shape, torch.float32, "cpu")

@@ -13,12 +13,15 @@ from sciflow.errors import InputError
 if TYPE_CHECKING:
     import xarray as xr
 
+PREFIX = "operator_"
+
 
 def read_measured(path: str | Path, shape: tuple[int, ...]) -> xr.Dataset:
     """Observations from a netCDF or NPZ file.
 
     Either `measured` (measurement,) or (observation, measurement) with what the operator needs beside it as
-    `operator_<name>`; or `image` (*event) or (observation, *event) with NaN where nothing was measured.
+    `operator_<name>`, which has the axis `observation` where `measured` has it; or `image` (*event) or
+    (observation, *event) with NaN where nothing was measured.
 
     Args:
         path: the file.
@@ -27,20 +30,36 @@ def read_measured(path: str | Path, shape: tuple[int, ...]) -> xr.Dataset:
     Raises:
         InputError: neither is there, shapes do not fit, or values that should be finite are not.
     """
-    arrays = _arrays(Path(path))
+    path = Path(path)
+    arrays = _arrays(path)
     if "image" in arrays:
-        return _from_image(Path(path), np.asarray(arrays["image"], dtype=np.float64), shape)
+        return _from_image(path, _numbers(path, "image", arrays), shape)
     if "measured" not in arrays:
         raise InputError(f"{path}: needs `measured` or `image`, found {sorted(arrays)}. Name the array so.")
-    measured = np.atleast_2d(np.asarray(arrays["measured"], dtype=np.float64))
-    if measured.ndim != 2 or not np.isfinite(measured).all():
-        raise InputError(f"{path}: `measured` has shape {measured.shape}, needs finite (observation, measurement).")
-    values: dict[str, Any] = {"measured": measured}
+    measured = _numbers(path, "measured", arrays)
+    if measured.ndim not in (1, 2) or measured.size == 0 or not np.isfinite(measured).all():
+        raise InputError(
+            f"{path}: `measured` has shape {measured.shape}, needs (measurement,) or (observation, measurement), not "
+            "empty, without NaN. An image with holes is given as `image`."
+        )
+    values: dict[str, Any] = {"measured": np.atleast_2d(measured)}
     for name, value in arrays.items():
-        if name.startswith("operator_"):
-            values[name] = value if len(value) == len(measured) and len(measured) > 1 else np.asarray(value)[None]
+        if name.startswith(PREFIX):
+            values[name] = value if measured.ndim == 2 else value[None]
+            if values[name].shape[:1] != values["measured"].shape[:1]:
+                raise InputError(
+                    f"{path}: {name} has shape {value.shape}, but `measured` has shape {measured.shape}. Give one "
+                    f"{name} for each observation."
+                )
     dims = {name: ("observation", *(f"{name}_{axis}" for axis in range(v.ndim - 1))) for name, v in values.items()}
     return to_xarray(values, dims)
+
+
+def _numbers(path: Path, name: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """One array in double precision."""
+    if arrays[name].dtype.kind not in "fiub":
+        raise InputError(f"{path}: `{name}` holds {arrays[name].dtype}, needs real numbers. Convert it.")
+    return arrays[name].astype(np.float64)
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
@@ -55,21 +74,24 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
                 return dict(archive)
         with xr.open_dataset(path) as opened:
             return {str(name): variable.to_numpy() for name, variable in opened.variables.items()}
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: is no readable NPZ or netCDF file ({error}). Write it again.") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{path}: is no readable NPZ or netCDF file ({reason}). Write it again.") from error
 
 
 def _from_image(path: Path, image: np.ndarray, shape: tuple[int, ...]) -> xr.Dataset:
     """An image with holes as measurements and their mask."""
-    images = image.reshape(-1, *shape) if image.size % int(np.prod(shape)) == 0 and image.size else None
-    if images is None or tuple(image.shape[-2:]) != tuple(shape[-2:]):
-        raise InputError(f"{path}: `image` has shape {image.shape}, but the model has images of shape {shape}.")
+    fits = image.size > 0 and any(image.shape[-k:] == shape[-k:] for k in (len(shape), len(shape) - 1) if k)
+    if not fits or image.size % int(np.prod(shape)):
+        raise InputError(f"{path}: `image` has shape {image.shape}, but the model has events of shape {shape}.")
+    images = image.reshape(-1, *shape)
+    if np.isinf(images).any():
+        raise InputError(f"{path}: `image` has infinite values. Write NaN where nothing was measured.")
     mask = np.isfinite(images)
     counts = mask.reshape(len(mask), -1).sum(1)
     if counts.min() == 0 or counts.min() != counts.max():
         raise InputError(f"{path}: images have {counts.tolist()} measured pixels. Give images with equally many, > 0.")
-    axes = ("observation", "channel", "y", "x")[: images.ndim] if images.ndim == 4 else None
-    dims = axes or ("observation", *(f"axis_{i}" for i in range(images.ndim - 1)))
+    dims = ("observation", *(f"axis_{i}" for i in range(images.ndim - 1)))
     return to_xarray(
         {"measured": images[mask].reshape(len(images), -1), "operator_mask": mask.astype(np.uint8)},
         {"measured": ("observation", "measurement"), "operator_mask": dims},

@@ -142,8 +142,8 @@ def _prior(job: Job, section: SampleSection) -> Denoiser:
         InputError: no model, or one that was trained on other data.
     """
     path = job.inputs["model"]
-    prior = load(path, device(job.device))
     job.expect("model", Header.of(read_checkpoint(path, "model")["header"], path).inputs)
+    prior = load(path, device(job.device))
     if isinstance(prior, NetworkDenoiser):
         prior.module.to(PRECISIONS[section.precision])
     return prior

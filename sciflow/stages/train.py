@@ -28,6 +28,7 @@ from sciflow.networks.unet import UNet
 from sciflow.random import Stream
 from sciflow.stages.artefact import Job, device
 from sciflow.training.checkpoint import Checkpoint, save
+from sciflow.training.checkpoint import load as read_checkpoint
 from sciflow.training.launch import rank_environment, ranks
 from sciflow.training.loop import fit
 from sciflow.training.optimisation import Optimisation
@@ -156,17 +157,22 @@ class FromFile:
 
     path: str = ""
 
+    def denoiser(self) -> Denoiser:
+        """The prior in the file. Raises InputError where there is none."""
+        read_checkpoint(Path(self.path), "model")
+        return load(self.path)
+
     def learn(self, job: Job, data: xr.Dataset, checkpoint: Path | None) -> Learned:
-        denoiser: Denoiser = load(self.path)
+        denoiser = self.denoiser()
         shape = tuple(data["data"].shape[1:])
         if tuple(denoiser.shape) != shape:
             raise InputError(
                 f"train.path {self.path} is a model of events of shape {tuple(denoiser.shape)}, but the data have "
                 f"{shape}. Use a model of such events, or other data."
             )
-        stored = torch.load(self.path, map_location="cpu", weights_only=True)
-        return Learned({key: value for key, value in stored.items() if key not in ("history", "header", "sciflow")},
-                       stored.get("history", {}))  # fmt: skip
+        stored = read_checkpoint(Path(self.path), "model")
+        model = {key: value for key, value in stored.items() if key not in ("history", "header")}
+        return Learned(model, stored.get("history", {}))
 
 
 def run(job: Job, training: Training) -> None:
