@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sciflow import checking
+from sciflow import checking, runs
 from sciflow.catalogue import Catalogue
 from sciflow.errors import InputError
 from sciflow.runs import STAGES
@@ -109,6 +109,14 @@ def test_a_missing_data_file_is_found(folder: Path) -> None:
     (folder / "scan.nc").touch()
     catalogue.check_files(["own"])
     assert catalogue["own"].files("dataset") == ["scan.nc"]
+
+
+def test_a_resolved_run_is_stored_under_its_content(folder: Path) -> None:
+    catalogue = Catalogue(folder)
+    file = catalogue.stored("swept~seed=1")
+    assert file == catalogue.stored("swept~seed=1") != catalogue.stored("swept~seed=0")
+    assert runs.read(file).values == catalogue["swept~seed=1"].values
+    assert len(list(file.parent.iterdir())) == 2
 
 
 def test_the_workflow_side_imports_neither_torch_nor_pydantic() -> None:

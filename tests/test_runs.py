@@ -39,6 +39,9 @@ def test_text_round_trips(tmp_path: Path) -> None:
     values = {"b": ["1e-4", 1e-4, None, True, "yes"], "a": {"q": "π", "p": {"kind": "x"}}}
     assert load(write(tmp_path, text(values))) == values
     assert list(load(write(tmp_path, text(values)))) == ["b", "a"]
+    prose = {"question": "Two lines.\n\nAnd a third: 1e-4.\n", "odd": " \n x \n"}
+    assert load(write(tmp_path, text(prose))) == prose
+    assert text(prose).startswith("question: |\n  Two lines.\n")
     assert "e-05" in text({"a": 1e-5}) and yaml.safe_load(text({"a": 1e-5})) == {"a": 1e-5}  # plain YAML reads it too
 
 
