@@ -8,6 +8,7 @@ import re
 import resource
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,7 @@ ONLY_IN = {  # library -> the only places that may import it
     "torchdiffeq": ("solvers.adaptive", "solvers.brownian"),
     "snakemake": (),
 }
+DISTRIBUTIONS = {"yaml": "pyyaml", "skimage": "scikit-image", "sklearn": "scikit-learn", "ot": "pot"}
 VAGUE = {"utils", "util", "helpers", "helper", "misc", "common", "base", "core", "tools", "stuff"}
 
 
@@ -112,6 +114,22 @@ def test_libraries_are_touched_in_their_place(file: Path) -> None:
         if places is not None:
             allowed = any(here == place or here.startswith(f"{place}.") for place in places)
             assert allowed, f"{here}:{line} imports {module}, which belongs in {places}"
+
+
+def test_every_library_is_declared_and_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [
+        *project["dependencies"],
+        *(entry for group in project["optional-dependencies"].values() for entry in group),
+    ]
+    declared = {re.split(r"[\[<>=,;]", entry)[0].lower() for entry in wanted} - {"sciflow"}
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {line.split("==")[0].lower() for line in pins if "==" in line}
+    assert declared <= pinned, f"not in constraints.txt: {declared - pinned}"
+    known = {*sys.stdlib_module_names, "sciflow"}
+    used = {module.split(".")[0] for file in MODULES for _, module, _ in imports(file)} - known
+    missing = {library for library in used if DISTRIBUTIONS.get(library, library) not in declared}
+    assert not missing, f"imported and not in pyproject.toml: {missing}"
 
 
 @pytest.mark.parametrize("file", MODULES, ids=name)
