@@ -35,7 +35,7 @@ class Dense(LinearOperator):
     Source: Cardoso et al. (2024), Monte Carlo guided denoising diffusion models, section 5, for "spectral".
     """
 
-    n_measurements: Annotated[int, Field(gt=0)] = 1  # type: ignore[assignment]
+    n_measurements: Annotated[int, Field(gt=0)] = 1
     rows: Literal["gaussian", "unit", "spectral"] = "gaussian"
 
     @classmethod
@@ -72,7 +72,7 @@ class Dense(LinearOperator):
         return {"matrix": matrix}
 
     @property
-    def range_shape(self) -> tuple[int, ...]:  # type: ignore[override]
+    def range_shape(self) -> tuple[int, ...]:
         return (self.n_measurements,)
 
     @cached_property

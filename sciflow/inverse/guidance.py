@@ -70,7 +70,7 @@ class _Guided:
         """Draws from the prior's law of x_t moved by α (D_y − D): the law of x_t given y up to O(α²/σ²)."""
         x, alpha = self._start(t, n, stream, dtype), float(self.schedule.alpha(t))
         with torch.no_grad():
-            return x + alpha * (Tiled(self, stream.tile)(x, t) - Tiled(self.prior, stream.tile)(x, t))  # type: ignore[arg-type]
+            return x + alpha * (Tiled(self, stream.tile)(x, t) - Tiled(self.prior, stream.tile)(x, t))
 
     def __call__(self, x: Tensor, t: Time) -> Tensor:
         raise TypeError(f"{type(self).__name__} must define __call__.")
@@ -228,5 +228,3 @@ class MomentMatching(_Guided):
             self.max_iterations,
         )
         return Correction(data + spread(solution.x), solution.residual, solution.iterations)
-
-

@@ -64,7 +64,7 @@ class Inpainting(LinearOperator):
         return self.parameters()["mask"].flatten().nonzero()[:, 0]
 
     @property
-    def range_shape(self) -> tuple[int, ...]:  # type: ignore[override]
+    def range_shape(self) -> tuple[int, ...]:
         return (len(self._index),)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ class Inpainting(LinearOperator):
         return x.reshape(-1, *self.shape)
 
     @property
-    def gram_spectrum(self) -> Tensor:  # type: ignore[override]
+    def gram_spectrum(self) -> Tensor:
         return torch.ones(self.n_measurements, dtype=torch.float64)
 
     def gram_solve(self, v: Tensor, ridge: float | Tensor, scale: float | Tensor = 1.0) -> Tensor:

@@ -26,13 +26,12 @@ class NoiseModel(Protocol):
 
 @runtime_checkable
 class Likelihood(Protocol):
-    """log p(y | x) of one observation y, as a function of x.
+    """log p(y | x) of one observation y, as a function of x."""
 
-    Attributes:
-        observation: y, (m,); its dtype and device are those of everything sampled from it.
-    """
-
-    observation: Tensor
+    @property
+    def observation(self) -> Tensor:
+        """y, (m,); its dtype and device are those of everything sampled from it."""
+        ...
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(y | x), normalised in y, (batch, *shape) → (batch,)."""

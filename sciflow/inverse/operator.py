@@ -91,7 +91,7 @@ class LinearOperator:
             InputError: it is bound to another shape, or has parameters that nobody drew.
         """
         shape = tuple(shape)
-        if self.shape == shape:
+        if self.shape and self.shape == shape:
             return self
         if self.shape:
             raise InputError(f"{type(self).__name__} is bound to events of shape {self.shape}, got {shape}.")
@@ -172,7 +172,7 @@ class Identity(LinearOperator):
     """
 
     @property
-    def range_shape(self) -> tuple[int, ...]:  # type: ignore[override]
+    def range_shape(self) -> tuple[int, ...]:
         return self.shape
 
     def forward(self, x: Tensor) -> Tensor:
@@ -182,7 +182,7 @@ class Identity(LinearOperator):
         return y.reshape(-1, *self.shape)
 
     @property
-    def gram_spectrum(self) -> Tensor:  # type: ignore[override]
+    def gram_spectrum(self) -> Tensor:
         return torch.ones(self.n_measurements, dtype=torch.float64)
 
     def gram_solve(self, v: Tensor, ridge: float | Tensor, scale: float | Tensor = 1.0) -> Tensor:
@@ -227,7 +227,7 @@ class Composition(LinearOperator):
         return bound
 
     @property
-    def range_shape(self) -> tuple[int, ...]:  # type: ignore[override]
+    def range_shape(self) -> tuple[int, ...]:
         return self.outer.range_shape
 
     def forward(self, x: Tensor) -> Tensor:

@@ -29,13 +29,12 @@ State = dict[str, Tensor]
 
 @runtime_checkable
 class FeynmanKac(Protocol):
-    """Initial law, moves and log-potentials; moves and potentials come together, so they may share a network call.
+    """Initial law, moves and log-potentials; moves and potentials come together, so they may share a network call."""
 
-    Attributes:
-        n_steps: number of moves.
-    """
-
-    n_steps: int
+    @property
+    def n_steps(self) -> int:
+        """Number of moves."""
+        ...
 
     def initial(self, n: int, stream: Stream) -> tuple[State, Tensor]:
         """n particles and log G_0, shape (n,), not normalised."""
