@@ -178,6 +178,8 @@ def _slot(hint: Any) -> Any:
         return _union(hint)
     if hint in (int, float):
         return Annotated[hint, BeforeValidator(_number)]
+    if typing.get_origin(hint) is Annotated and typing.get_args(hint)[0] in (int, float):
+        return Annotated[(*typing.get_args(hint), BeforeValidator(_number))]
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return model(hint)
     arguments = typing.get_args(hint)
@@ -203,12 +205,17 @@ def _finished(protocol: type) -> Any:
     several = len(entries) > 1
     union = Annotated[Union[tuple(entries)], Field(discriminator="kind")] if several else entries[0]  # noqa: UP007
     for entry in entries:
-        entry.model_rebuild(_types_namespace={protocol.__name__: union})
+        entry.model_rebuild(_types_namespace={_later(protocol): union})
     return union
 
 
+def _later(protocol: type) -> str:
+    """Name of a union that is not made yet: no name of this module, or it would be looked up here."""
+    return f"{protocol.__name__}_entry"
+
+
 def _union(protocol: type) -> Any:
-    return typing.ForwardRef(protocol.__name__) if protocol in _unfinished else _finished(protocol)
+    return typing.ForwardRef(_later(protocol)) if protocol in _unfinished else _finished(protocol)
 
 
 @functools.cache

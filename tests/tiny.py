@@ -1,0 +1,150 @@
+"""Runs that take seconds, and the command line in this process: a start of its own would cost each call 2.5 CPU s."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import io
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sciflow import cli, config, source
+from sciflow.runs import STAGES, assign
+from sciflow.yamlfile import text
+
+OBSERVED = {"operator": {"kind": "inpainting", "missing": 0.5}, "noise": {"kind": "gaussian", "sigma": 0.1}}
+IMAGING: dict[str, Any] = {
+    "domain": "imaging",
+    "seed": 3,
+    "title": "A tiny run",
+    "question": "Does it work?",
+    "dataset": {"kind": "digits", "n_observations": 3, "observation": OBSERVED},
+    "train": {
+        "kind": "network",
+        "network": {"kind": "unet", "channels": [4, 8], "n_blocks": 1, "dropout": 0.2},
+        "optimisation": {"n_steps": 6, "batch_size": 16, "validate_every": 3, "warm_up": 2},
+    },
+    "sample": {
+        "likelihood": {"kind": "gaussian", "operator": {"kind": "inpainting", "missing": 0.5}, "sigma": 0.1},
+        "posteriors": {
+            "PiGDM": {"kind": "guided", "guidance": {"kind": "pigdm"}, "solver": {"kind": "eabm", "order": 2}},
+            "stochastic": {"kind": "guided", "guidance": {"kind": "pigdm"}, "solver": {"kind": "heun"}},
+        },
+        "times": {"kind": "karras", "n_steps": 3},
+        "n_samples": 4,
+        "tile": 4,
+    },
+    "evaluate": {"metrics": ["psnr", "crps", "coverage"]},
+    "report": {},
+}
+MEASURED = {"operator": {"kind": "dense", "n_measurements": 2}, "noise": {"kind": "gaussian", "sigma": 0.5}}
+ANALYTIC: dict[str, Any] = {
+    "domain": "analytic",
+    "seed": 1,
+    "dataset": {
+        "kind": "mixture_grid",
+        "dimension": 4,
+        "modes_per_axis": 2,
+        "n_problems": 2,
+        "n_samples": 64,
+        "observation": MEASURED,
+    },
+    "train": {"kind": "closed_form"},
+    "sample": {
+        "likelihood": {"kind": "gaussian", "operator": {"kind": "dense", "n_measurements": 2}, "sigma": 0.5},
+        "posteriors": {
+            "moment matching": {"kind": "guided", "guidance": {"kind": "moment_matching"}},
+            "SMC N=32": {"kind": "twisted_smc", "n_particles": 32},
+        },
+        "times": {"kind": "karras", "n_steps": 5},
+        "n_samples": 16,
+        "precision": "float64",
+    },
+    "evaluate": {},
+    "report": {},
+}
+
+
+def change(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a run with the values at dotted keys replaced."""
+    return functools.reduce(
+        lambda run, pair: assign(run, *pair, "change"), changes.items(), copy.deepcopy(dict(values))
+    )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Exit status of a command, and what it said."""
+
+    status: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """A working directory for the command line."""
+
+    folder: Path
+
+    def write(self, values: Mapping[str, Any], name: str = "run") -> str:
+        """Write a run file; its path as a command takes it."""
+        (self.folder / f"{name}.yaml").write_text(text(values))
+        return f"{name}.yaml"
+
+    def sciflow(self, *arguments: object) -> Outcome:
+        """Run a command here, as a fresh process would."""
+        source.plugin_digest.cache_clear()
+        said = io.StringIO()
+        with contextlib.chdir(self.folder), contextlib.redirect_stdout(said):
+            status, message = cli._run([str(argument) for argument in arguments])
+        return Outcome(status, said.getvalue() + message)
+
+    def build(self, values: Mapping[str, Any], name: str = "run", until: str = "report") -> Path:
+        """Run the stages of a run one after another; the folder of its results."""
+        file = self.write(values, name)
+        for stage in STAGES[: STAGES.index(until) + 1]:
+            outcome = self.sciflow(stage, file)
+            assert outcome.status == 0, f"{stage}: {outcome.text}"
+        return self.results(name)
+
+    def copy(self, folder: Path) -> Path:
+        """Everything here, in another folder."""
+        return shutil.copytree(self.folder, folder)
+
+    def results(self, name: str = "run") -> Path:
+        """The folder of the results of a run."""
+        return self.folder / "results" / name
+
+    def files(self) -> dict[Path, bytes]:
+        """Everything on disk here, temporary files and locks apart."""
+        return {file: file.read_bytes() for file in sorted(self.folder.rglob("*")) if file.is_file()}
+
+
+@contextlib.contextmanager
+def restored_tables() -> Iterator[None]:
+    """Take out of the public tables what plugins put in."""
+    from sciflow.listing import tables
+
+    before = [(table, dict(table)) for table in [*tables().values(), *config.SLOTS.values(), *_domain_tables()]]
+    try:
+        yield
+    finally:
+        for table, entries in before:
+            if table != entries:
+                table.clear()  # type: ignore[attr-defined]
+                table.update(entries)  # type: ignore[attr-defined]
+        config.model.cache_clear()
+        config._finished.cache_clear()
+
+
+def _domain_tables() -> Iterator[dict[str, Any]]:
+    from sciflow.domains import DOMAINS
+    from sciflow.domains.protocol import question
+
+    for domain in DOMAINS:
+        for stage, table in (("dataset", "DATASETS"), ("evaluate", "METRICS"), ("report", "FIGURES")):
+            yield getattr(question(domain, stage), table)
