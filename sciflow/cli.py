@@ -13,9 +13,8 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import click
 import typer
 
 from sciflow.errors import InputError, NonFiniteError, OutOfTime
@@ -284,18 +283,17 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(arguments: list[str] | None) -> tuple[int, str]:
     try:
-        result: Any = app(arguments, standalone_mode=False)
-        return (result if isinstance(result, int) else 0), ""
-    except click.ClickException as error:
-        error.show()
-        return 2, ""
+        app(arguments)
+        return 0, ""
+    except SystemExit as stop:  # the command line itself: help, a wrong option, a command that has said it all
+        return (stop.code if isinstance(stop.code, int) else 1 if stop.code else 0), ""
     except InputError as error:
         return 2, f"error: {error}"
     except OutOfTime as error:
         return 75, f"out of time: {error}"
     except NonFiniteError as error:
         return 1, f"error: {error}"
-    except (click.exceptions.Abort, KeyboardInterrupt):
+    except KeyboardInterrupt:
         return 130, "stopped"
     except OSError as error:
         return 1, f"error: {error.filename or ''}: {error.strerror or error}. Nothing finished is lost."

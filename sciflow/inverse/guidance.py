@@ -226,5 +226,6 @@ class MomentMatching(_Guided):
             likelihood.residual(data),
             self.tolerance,
             self.max_iterations,
+            least=variance,
         )
         return Correction(data + spread(solution.x), solution.residual, solution.iterations)
