@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-
 SLACK = 1e-3  # rounding of a curvature in float32, with room
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sciflow.diffusion.denoiser import Denoiser
 from sciflow.diffusion.mixture import GaussianMixture, MixtureDenoiser
-from sciflow.diffusion.schedule import EDM, Cosine, Linear
+from sciflow.diffusion.schedule import EDM, Cosine, Linear, Scaled
 from sciflow.errors import InputError
 from sciflow.inverse import DPS, GUIDANCE, Dense, GaussianLikelihood, Identity, MomentMatching, PiGDM
 from sciflow.inverse.conjugate_gradient import conjugate_gradient
@@ -73,6 +73,7 @@ def test_the_score_of_each_guidance() -> None:
     for guided, potential in potentials.items():
         gradient = torch.autograd.grad(potential.sum(), x, retain_graph=True)[0]
         added = alpha * (guided(x.detach(), T) - data.detach()) / sigma**2
+        # rounding, times σ⁻² ≤ 10 and the condition of the solves
         assert torch.allclose(added, gradient, rtol=1e-9, atol=1e-9), type(guided).__name__
 
 
@@ -81,7 +82,7 @@ def test_conjugate_gradients_agree_with_the_covariance() -> None:
     direct = MomentMatching(mixture(), LIKELIHOOD).correct(x, T)
     iterative = MomentMatching(mixture(), LIKELIHOOD, 1e-12, closed_form=False).correct(x, T)
     assert direct.iterations == 0 and iterative.iterations <= 4  # A C Aᵀ has rank 2, plus a multiple of the identity
-    assert torch.allclose(direct.mean, iterative.mean, rtol=1e-9, atol=1e-9)
+    assert torch.allclose(direct.mean, iterative.mean, rtol=1e-9, atol=1e-9)  # residual 1e-12, condition below 100
     assert iterative.residual.max() < 1e-12
     fixed = MomentMatching(mixture(), LIKELIHOOD, 0.0, 3, closed_form=False).correct(x, T)
     assert fixed.iterations == 3 and torch.allclose(fixed.mean, direct.mean, rtol=1e-9, atol=1e-9)
@@ -120,12 +121,12 @@ def test_rows_never_meet(kind: str) -> None:
     """A row answers alike beside any other rows, at one time or at a time per row."""
     guided, x = GUIDANCE[kind](Opaque(mixture()), LIKELIHOOD), states()
     extreme = torch.cat([x[:3], 50 * x[3:]])
-    # 1e-3 is the tolerance of conjugate gradients, whose rows stop one by one; the rest is rounding
+    # rounding alone: conjugate gradients stop row by row too
     assert torch.allclose(guided(x, T)[:3], guided(extreme, T)[:3], rtol=1e-12, atol=1e-12)
     times = torch.linspace(0.3, 0.9, 6, dtype=torch.float64)
     together = guided(x, times)
     alone = torch.cat([guided(row[None], float(t)) for row, t in zip(x, times, strict=True)])
-    assert torch.allclose(together, alone, rtol=1e-9, atol=1e-9)
+    assert torch.allclose(together, alone, rtol=1e-9, atol=1e-9)  # rounding, amplified by the solves
 
 
 @every_guidance
@@ -142,8 +143,6 @@ def test_the_ends_of_the_schedule(kind: str, schedule: object) -> None:
 
 
 def test_pigdm_takes_the_variance_of_the_schedule() -> None:
-    from sciflow.diffusion.schedule import Scaled
-
     scaled = mixture(Scaled(EDM(), 3.0))
     x = states()
     assert torch.equal(PiGDM(scaled, LIKELIHOOD)(x, T), PiGDM(scaled, LIKELIHOOD, variance=9.0)(x, T))

@@ -135,7 +135,7 @@ NEVER, ADAPTIVE, ALWAYS = 1e-9, 0.5, 1.0
 def test_evidence_is_unbiased(scheme: str, threshold: float) -> None:
     """E[Ẑ] = Z for 48 particles, whether weights are carried or not; lost weights would show as a factor."""
     log_evidence, *_ = Filter().kalman()
-    runs = [smc(Filter(), 48, Stream(seed), scheme, threshold) for seed in range(400)]
+    runs = [smc(Filter(), 48, Stream(seed), scheme, threshold) for seed in range(250)]
     ratio = torch.tensor([math.exp(run.log_evidence - log_evidence) for run in runs], dtype=torch.float64)
     assert abs(ratio.mean() - 1) < 4 * ratio.std() / math.sqrt(len(runs))
     resampled = [run.n_resampled for run in runs]
