@@ -113,7 +113,7 @@ class IsotropicBelief:
         likelihood: bound to its shape.
         project: see above; directions in which a network's A C Aᵀ is negative count as zero.
         variance: v; None takes it from the schedule.
-    Source: Bao et al. (2022), Analytic-DPM, theorem 1, for the variance; Song et al. (2023), PiGDM, eq. 7, for r².
+    Source: Bao et al. (2022), Analytic-DPM, theorem 1, for the variance; Song et al. (2023), PiGDM, for r².
     """
 
     prior: Denoiser

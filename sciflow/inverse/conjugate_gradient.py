@@ -38,7 +38,7 @@ def conjugate_gradient(
         tolerance: relative residual at which a row rests; 0 makes exactly `max_iterations` without asking the host.
         max_iterations: most iterations.
         least: lower bound of the eigenvalues of M, where one is known.
-    Source: Hestenes and Stiefel (1952), Methods of conjugate gradients, section 3.
+    Source: Hestenes and Stiefel (1952), Methods of conjugate gradients for solving linear systems.
     """
     x, r, p = torch.zeros_like(b), b, b
     squared = first = (b**2).sum(1, keepdim=True)

@@ -32,7 +32,7 @@ class Dense(LinearOperator):
             the orthogonal matrices, singular values uniform on [0, 1].
     Raises:
         InputError: more measurements than the event has numbers, or a matrix of another shape.
-    Source: Cardoso et al. (2024), Monte Carlo guided denoising diffusion models, section 5, for "spectral".
+    Source: Cardoso et al. (2024), Monte Carlo guided diffusion for Bayesian linear inverse problems, for "spectral".
     """
 
     n_measurements: Annotated[int, Field(gt=0)] = 1
@@ -47,6 +47,8 @@ class Dense(LinearOperator):
 
     def check(self, shape: tuple[int, ...], parameters: Mapping[str, Tensor]) -> None:
         d = math.prod(shape)
+        if self.rows not in ("gaussian", "unit", "spectral"):
+            raise InputError(f"dense rows must be 'gaussian', 'unit' or 'spectral', got {self.rows!r}.")
         if not 1 <= self.n_measurements <= d and "matrix" not in parameters:
             raise InputError(f"dense can draw 1 to {d} measurements of events {shape}, got {self.n_measurements}.")
         matrix = parameters.get("matrix")
@@ -108,7 +110,7 @@ class Dense(LinearOperator):
 def _orthogonal(n: int, stream: Stream) -> Tensor:
     """An orthogonal matrix from the uniform law, (n, n).
 
-    Source: Mezzadri (2007), How to generate random matrices from the classical compact groups, section 5.
+    Source: Mezzadri (2007), How to generate random matrices from the classical compact groups.
     """
     q, r = torch.linalg.qr(stream.normal(n, (n,), dtype=torch.float64))
     return q * r.diagonal().sign()

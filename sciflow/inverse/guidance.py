@@ -137,7 +137,7 @@ class PiGDM(_Guided):
         prior: denoiser of the prior.
         likelihood: linear, Gaussian.
         variance: v [data units²]; null takes the square of the schedule's `std`, which the model was normalised with.
-    Source: Song et al. (2023), Pseudoinverse-guided diffusion models, eq. 7, whose r² = σ²/(1 + σ²) assumes v = 1.
+    Source: Song et al. (2023), Pseudoinverse-guided diffusion models, whose r² = σ²/(1 + σ²) assumes v = 1.
     """
 
     prior: Denoiser
@@ -183,8 +183,8 @@ class MomentMatching(_Guided):
         tolerance: relative residual of the solve; 0 makes exactly `max_iterations` without asking the host [1].
         max_iterations: most iterations; `correct(x, t)` tells how far they got.
         closed_form: use the denoiser's own covariance where it has one.
-    Source: Rozet et al. (2024), Learning diffusion priors from observations by expectation maximization, eq. 19;
-        Boys et al. (2024), Tweedie moment projected diffusions for inverse problems, eq. 10.
+    Source: Rozet et al. (2024), Learning diffusion priors from observations by expectation maximization;
+        Boys et al. (2024), Tweedie moment projected diffusions for inverse problems.
     """
 
     prior: Denoiser

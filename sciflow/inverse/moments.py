@@ -94,7 +94,7 @@ def pullback(denoiser: Denoiser, x: Tensor, t: Time) -> tuple[Tensor, Callable[[
 def jacobian_scale(schedule: Schedule, x: Tensor, t: Time) -> Time:
     """σ²/α, so that (σ²/α) ∂D/∂x = Cov[x₁ | x_t = x]; shaped to multiply x.
 
-    Source: Robbins (1956); Boys et al. (2024), Tweedie moment projected diffusions, eq. 7.
+    Source: Robbins (1956); Boys et al. (2024), Tweedie moment projected diffusions.
     """
     alpha, sigma = float64(schedule.alpha(t)), float64(schedule.sigma(t))
     return broadcast(sigma**2 / torch.maximum(alpha, sigma / LARGEST_RATIO), x)

@@ -41,7 +41,7 @@ class TwistedModel:
         belief: what is believed about x₁ at each state.
         levels: increasing times with σ > 0.
         tile: rows per denoiser call.
-    Source: Wu et al. (2023), Practical and asymptotically exact conditional sampling in diffusion models, eqs. 6–8.
+    Source: Wu et al. (2023), Practical and asymptotically exact conditional sampling in diffusion models.
     """
 
     prior: Denoiser

@@ -116,7 +116,7 @@ def smc(
     Raises:
         InputError: n, threshold or scheme out of range, or a state or potential of the wrong shape.
         NonFiniteError: NaN or +inf potentials, or no particle left; names the step.
-    Source: Del Moral (2004), Feynman–Kac formulae, section 2.5; Del Moral, Doucet and Jasra (2012) for the threshold.
+    Source: Del Moral (2004), Feynman–Kac formulae; Del Moral, Doucet and Jasra (2012) for the threshold.
     """
     resample = _scheme(resampling)
     if n < 1 or not 0 < ess_threshold <= 1:

@@ -28,7 +28,7 @@ class Genealogy:
         luck: Σ_r (C_e^r/n − W_e^r) of each founder, (n,).
         generations: number of resamplings r.
         n_parents: distinct particles that the last resampling kept.
-    Source: Chan and Lai (2013), A general theory of particle filters, eq. 2.11; Lee and Whiteley (2018), Variance
+    Source: Chan and Lai (2013), A general theory of particle filters; Lee and Whiteley (2018), Variance
         estimation in the particle filter; Du and Guyader (2021) for the adaptive case.
     """
 

@@ -26,7 +26,7 @@ def log_mean_exp(values: Tensor) -> Tensor:
 def ess(log_weights: Tensor) -> Tensor:
     """Effective sample size (Σ w)²/Σ w², between 1 and n, in float64.
 
-    Source: Kong, Liu and Wong (1994), Sequential imputations and Bayesian missing data problems, section 4.1.
+    Source: Kong, Liu and Wong (1994), Sequential imputations and Bayesian missing data problems.
     """
     values = log_weights.double()
     return (2 * values.logsumexp(0) - (2 * values).logsumexp(0)).exp()
@@ -101,7 +101,7 @@ def systematic(log_weights: Tensor, n: int, stream: Stream) -> Tensor:
     Exactness: E[copies of i] = n w_i; |copies of i − n w_i| < 1.
     Cost: O(n); 10⁶ particles in a few hundredths of a second.
     Bias: none; copies depend on the order of the particles, so no central limit theorem holds for every order.
-    Source: Carpenter, Clifford and Fearnhead (1999), Improved particle filter for nonlinear problems, section 3.
+    Source: Carpenter, Clifford and Fearnhead (1999), Improved particle filter for nonlinear problems.
     """
     weights = normalised(log_weights)
     cumulative = weights.cumsum(0) * (n / weights.sum())
@@ -119,7 +119,7 @@ def residual(log_weights: Tensor, n: int, stream: Stream) -> Tensor:
     Exactness: E[copies of i] = n w_i; never fewer than ⌊n w_i⌋; variance never above that of `multinomial`.
     Cost: O(n log n); the host reads R.
     Bias: none.
-    Source: Liu and Chen (1998), Sequential Monte Carlo methods for dynamic systems, section 3.2.
+    Source: Liu and Chen (1998), Sequential Monte Carlo methods for dynamic systems.
     """
     expected = normalised(log_weights) * n
     certain = (expected + 1e-9).floor()  # equal weights are 1/n up to rounding: n · (1/n) must count as one

@@ -108,6 +108,7 @@ def test_every_kind_works_without_options(kind: str) -> None:
         (lambda: GaussianBlur(float("nan")).on((8,)), "width > 0"),
         (lambda: Downsampling(3).on((1, 9, 8)), "does not divide"),
         (lambda: Dense(9).draw((8,), Stream(0)), "1 to 8 measurements"),
+        (lambda: Dense(2, "uniform").draw((8,), Stream(0)), "rows must be"),
         (lambda: Dense.of(torch.zeros(3)), "needs a matrix"),
         (lambda: Dense.of(torch.zeros(3, 4), (5,)), r"shape \(3, 5\)"),
         (lambda: Identity().on((4,))(torch.zeros(1, 5)), r"bound to events of shape \(4,\)"),
