@@ -71,7 +71,9 @@ def show(kind: str = "") -> None:
         columns.remove("order")
         merged = [entry.get("exactness") or f"order {entry.get('order', '')}" for entry in entries]
         entries = [{**entry, "exactness": text} for entry, text in zip(entries, merged, strict=True)]
-    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, no_wrap=column == "name", overflow="fold")  # a name is there to be copied
     for entry in entries:
         table.add_row(*(entry.get(column, "") for column in columns))
     Console().print(table)

@@ -1,0 +1,179 @@
+"""What a stage is given: wrong artefacts are refused in one sentence before any work, and nothing on disk is lost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from sciflow.data.store import read_header, read_provenance, sha256
+from tests.tiny import IMAGING, Place, change
+
+RESULTS = "results/imaging"
+OTHER = "results/other"
+WRONG: dict[str, tuple[tuple[str, ...], str]] = {
+    "no data": (("train", "--data", "nowhere.nc"), "nowhere.nc is not there. Run `sciflow dataset imaging.yaml` first"),
+    "no model": (("sample", "--model", "nowhere.pt"), "nowhere.pt is not there. Run `sciflow train imaging.yaml`"),
+    "no samples": (("evaluate", "--samples", "nowhere.nc"), "nowhere.nc is not there. Run `sciflow sample imaging"),
+    "no metrics": (("report", "--metrics", "nowhere.csv"), "nowhere.csv is not there. Run `sciflow evaluate imaging"),
+    "samples for data": (
+        ("train", "--data", f"{RESULTS}/samples.nc"),
+        f"{RESULTS}/samples.nc belongs to stage 'sample', needs stage 'dataset'.",
+    ),
+    "data for samples": (
+        ("evaluate", "--samples", f"{RESULTS}/data.nc"),
+        f"{RESULTS}/data.nc belongs to stage 'dataset', needs stage 'sample'.",
+    ),
+    "a file of someone else": (("train", "--data", "foreign.nc"), "foreign.nc was not written by sciflow"),
+    "truncated data": (("train", "--data", "truncated.nc"), "truncated.nc is truncated or damaged"),
+    "text for data": (("train", "--data", "imaging.yaml"), "imaging.yaml is no netCDF4 file."),
+    "text for a model": (("sample", "--model", "imaging.yaml"), "imaging.yaml: cannot be read as a model"),
+    "data for a model": (("sample", "--model", f"{RESULTS}/data.nc"), f"{RESULTS}/data.nc: cannot be read as a model"),
+    "text for the report's model": (("report", "--model", "imaging.yaml"), "imaging.yaml: cannot be read as a model"),
+    "truncated model": (("sample", "--model", "truncated.pt"), "truncated.pt: cannot be read as a model"),
+    "model of other data": (
+        ("sample", "--model", f"{OTHER}/model.pt"),
+        f"{OTHER}/model.pt was not made from {RESULTS}/data.nc, but from another data file.",
+    ),
+    "data of another run": (
+        ("sample", "--data", f"{OTHER}/data.nc"),
+        f"{RESULTS}/model.pt was not made from {OTHER}/data.nc, but from another data file.",
+    ),
+    "samples of other data": (
+        ("evaluate", "--samples", f"{OTHER}/samples.nc"),
+        f"{OTHER}/samples.nc was not made from {RESULTS}/data.nc, but from another data file.",
+    ),
+    "samples of another run": (
+        ("report", "--samples", f"{OTHER}/samples.nc"),
+        f"{OTHER}/samples.nc was not made from {RESULTS}/data.nc",
+    ),
+    "metrics of another run": (
+        ("report", "--metrics", f"{OTHER}/metrics.csv"),
+        f"{OTHER}/metrics.csv was not made from {RESULTS}/data.nc",
+    ),
+    "metrics that are none": (("report", "--metrics", "noted.csv"), "noted.csv is no metrics table"),
+    "another domain": (
+        ("sample", "--data", "results/analytic/data.nc", "--model", "results/analytic/model.pt"),
+        "inpainting needs the parameter 'mask'",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def mixed(built: Place, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """The built runs beside another one, and files that are not what they seem."""
+    place = Place(built.copy(tmp_path_factory.mktemp("mixed") / "place"))
+    place.build(change(IMAGING, {"seed": 9, "train": {"kind": "closed_form"}}), "other", until="evaluate")
+    folder, results = place.folder, place.results("imaging")
+    xr.Dataset({"data": ("x", np.zeros(3))}).to_netcdf(folder / "foreign.nc", engine="h5netcdf")
+    for name, source in (("truncated.nc", "data.nc"), ("truncated.pt", "model.pt")):
+        (folder / name).write_bytes((results / source).read_bytes()[:9000])
+    (folder / "noted.csv").write_text("run,posterior\nimaging,PiGDM\n")
+    (folder / "noted.nc").write_bytes((results / "metrics.nc").read_bytes())
+    return place
+
+
+@pytest.fixture
+def unharmed(mixed: Place) -> Iterator[Place]:
+    """The same, which must be as it was afterwards: only locks may have been added."""
+    before = mixed.files()
+    yield mixed
+    after = mixed.files()
+    assert {file: after.get(file) for file in before} == before, "something was lost"
+    assert all(".state" in file.parts for file in set(after) - set(before)), "something was written"
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_wrong_artefact_is_refused(what: str, unharmed: Place) -> None:
+    (stage, *options), message = WRONG[what]
+    outcome = unharmed.sciflow(stage, "imaging.yaml", *options)
+    assert outcome.status == 2, outcome.text
+    assert outcome.text.startswith("error: ")
+    assert message in outcome.text
+    assert len(outcome.text.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"sample": torch.zeros(1, 2)}, "variable 'data' is missing"),
+        ({"data": torch.zeros(4, 1, 8, 8)}, "variable 'split' is missing"),
+        ({"data": torch.full((4, 1, 8, 8), torch.nan)}, "256 of 256 values NaN or infinite"),
+        ({"data": torch.zeros(0, 1, 8, 8)}, "variable 'data' is empty: sizes {'sample': 0,"),
+    ],
+)
+def test_a_damaged_data_set_is_refused_before_training(content: dict, message: str, copied: Place) -> None:
+    """Written by us, and yet not what training needs."""
+    from sciflow.data.store import write_dataset
+
+    file = copied.results("imaging") / "data.nc"
+    header = read_header(file)
+    dims = {"data": ("sample", "channel", "y", "x"), "sample": ("a", "b")}
+    write_dataset(file, xr.Dataset({name: (dims[name], array.numpy()) for name, array in content.items()}), header)
+    model = (copied.results("imaging") / "model.pt").read_bytes()
+    outcome = copied.sciflow("train", "imaging.yaml")
+    assert outcome.status == 2, outcome.text
+    assert message in outcome.text
+    assert (copied.results("imaging") / "model.pt").read_bytes() == model
+
+
+def test_an_artefact_names_its_inputs_section_and_source(built: Place) -> None:
+    results = built.results("imaging")
+    data, samples, metrics = (read_header(results / name) for name in ("data.nc", "samples.nc", "metrics.nc"))
+    model = torch.load(results / "model.pt", weights_only=True)["header"]
+    hashes = {name: sha256(results / file) for name, file in (("data", "data.nc"), ("model", "model.pt"))}
+    assert data.inputs == {}
+    assert json.loads(model["inputs"]) == {"data": hashes["data"]}
+    assert samples.inputs == hashes
+    assert metrics.inputs == {"data": hashes["data"], "samples": sha256(results / "samples.nc")}
+    assert json.loads(samples.section)["sample"] == IMAGING["sample"]
+    assert (data.run, samples.stage, metrics.seed) == ("imaging", "sample", 3)
+    for file, header in (("data.nc", data), ("samples.nc", samples)):
+        facts = read_provenance(results / file)
+        assert facts["source_digest"] == header.source_digest and len(header.source_digest) == 16
+        assert facts["seconds"] > 0 and facts["peak_memory_mb"] > 50
+    assert read_provenance(results / "model.pt")["source_digest"] == model["source_digest"]
+
+
+def test_the_users_own_files_are_part_of_the_identity(place: Place) -> None:
+    """A model that could not be read is tried again once the file is another one."""
+    good = place.build(change(IMAGING, {"train": {"kind": "closed_form"}}), "good", until="train") / "model.pt"
+    mine = Path(place.folder / "mine.pt")
+    mine.write_bytes(good.read_bytes()[:500])
+    file = place.write(change(IMAGING, {"train": {"kind": "checkpoint", "path": "mine.pt"}}), "good2")
+    assert place.sciflow("dataset", file).status == 0
+    for _ in range(2):
+        assert "mine.pt: cannot be read as a model" in place.sciflow("train", file).text
+    mine.write_bytes(good.read_bytes())
+    assert place.sciflow("train", file).status == 0
+    stored = torch.load(place.results("good2") / "model.pt", weights_only=True)
+    assert json.loads(stored["header"]["inputs"])["file mine.pt"] == sha256(mine)
+    mine.unlink()
+    assert "train names the file 'mine.pt', which is not there." in place.sciflow("train", file).text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+@pytest.mark.parametrize("stage", ["train", "sample"])
+def test_a_missing_device_is_said_and_not_remembered(stage: str, copied: Place) -> None:
+    asked = {"resources": {stage: {"gpu": 1}}}
+    copied.write({**IMAGING, **asked}, "imaging")
+    before = copied.files()
+    outcome = copied.sciflow(stage, "imaging.yaml")
+    assert outcome.status == 2
+    assert outcome.text.startswith("error: device is 'cuda', but torch sees no CUDA device here.")
+    assert copied.files() == before
+    copied.write(IMAGING, "imaging")
+    assert copied.sciflow(stage, "imaging.yaml").status == 0
+
+
+def test_shards_are_joined_where_there_is_no_device(copied: Place) -> None:
+    """Joining runs on a login node, whatever the sampling needs."""
+    assert copied.sciflow("sample", "imaging.yaml", "--shard", "1/1", "--out", "part.nc").status == 0
+    copied.write({**IMAGING, "resources": {"sample": {"gpu": 1}}}, "imaging")
+    outcome = copied.sciflow("sample", "imaging.yaml", "--gather", "part.nc", "--out", "joined.nc")
+    assert outcome.status == 0, outcome.text

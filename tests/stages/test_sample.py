@@ -1,0 +1,215 @@
+"""sample: draws depend on the seed, their posterior's name and the observation, and on nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from tests.tiny import ANALYTIC, IMAGING, Place, change
+
+FAULTS = str(Path(__file__).with_name("faults.py"))
+POSTERIORS: dict[str, Any] = IMAGING["sample"]["posteriors"]
+FAULTY = {"kind": "guided", "guidance": {"kind": "faulty"}, "solver": {"kind": "heun"}}
+CALLS = 2 * 3 + 1 + 1  # guidance calls per observation: a Heun run of three steps, one for the start, one for the end
+SAMPLES = "results/imaging/samples.nc"
+
+
+def drawn(place: Place, file: str = SAMPLES) -> xr.Dataset:
+    with xr.open_dataset(place.folder / file) as opened:
+        return opened.load()
+
+
+def sampled(place: Place, posteriors: dict[str, Any], *options: str) -> xr.Dataset:
+    """The samples of the run `imaging` with these posteriors."""
+    place.write(change(IMAGING, {"sample.posteriors": posteriors}), "imaging")
+    outcome = place.sciflow("sample", "imaging.yaml", *options)
+    assert outcome.status == 0, outcome.text
+    return drawn(place)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_shards_give_the_bytes_of_one_process(count: int, copied: Place) -> None:
+    """Also more shards than observations: some are empty."""
+    before = (copied.folder / SAMPLES).read_bytes()
+    parts = [f"parts/{index}.nc" for index in range(1, count + 1)]
+    for index, part in enumerate(parts, start=1):
+        call = ("sample", "imaging.yaml", "--shard", f"{index}/{count}", "--out", part)
+        assert copied.sciflow(*call).status == 0
+    outcome = copied.sciflow("sample", "imaging.yaml", "--gather", *reversed(parts), "--out", SAMPLES)
+    assert outcome.status == 0, outcome.text
+    assert (copied.folder / SAMPLES).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("shards", "message"),
+    [
+        (["1/2"], "the files hold the shards ['1/2'], not each of 1 once."),
+        (["1/2", "1/2"], "the files hold the shards ['1/2', '1/2'], not each of 2 once."),
+        (["1/3", "2/3"], "the files hold the shards ['1/3', '2/3'], not each of 2 once."),
+        ([], "--gather and the shards to join go together"),
+    ],
+)
+def test_missing_and_repeated_shards_are_refused(shards: list[str], message: str, copied: Place) -> None:
+    parts = [f"part{number}.nc" for number, _ in enumerate(shards)]
+    for shard, part in zip(shards, parts, strict=True):
+        assert copied.sciflow("sample", "imaging.yaml", "--shard", shard, "--out", part).status == 0
+    before = (copied.folder / SAMPLES).read_bytes()
+    outcome = copied.sciflow("sample", "imaging.yaml", "--gather", *parts)
+    assert outcome.status == 2
+    assert message in outcome.text
+    assert (copied.folder / SAMPLES).read_bytes() == before
+
+
+def test_shards_of_another_section_are_refused(copied: Place) -> None:
+    for index, n_steps in ((1, 3), (2, 4)):
+        copied.write(change(IMAGING, {"sample.times.n_steps": n_steps}), "imaging")
+        out = f"part{index}.nc"
+        assert copied.sciflow("sample", "imaging.yaml", "--shard", f"{index}/2", "--out", out).status == 0
+    outcome = copied.sciflow("sample", "imaging.yaml", "--gather", "part1.nc", "part2.nc")
+    assert outcome.status == 2
+    assert "part2.nc belongs to another run, section or input than part1.nc." in outcome.text
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "a", "1/0", "1.5/2", "-1/2"])
+def test_a_shard_that_is_none_is_refused(shard: str, built: Place) -> None:
+    outcome = built.sciflow("sample", "imaging.yaml", f"--shard={shard}")
+    assert outcome.status == 2
+    assert f"--shard must be i/n with 1 ≤ i ≤ n, got {shard!r}." in outcome.text
+
+
+def test_a_posterior_does_not_depend_on_its_neighbours(copied: Place) -> None:
+    """Not on their number, their order, nor on what they are."""
+    before = drawn(copied)["samples"]
+    names = list(POSTERIORS)
+    alone = sampled(copied, {names[1]: POSTERIORS[names[1]]})["samples"]
+    among = sampled(copied, {"new": {"kind": "twisted_smc", "n_particles": 8}, **dict(reversed(POSTERIORS.items()))})
+    np.testing.assert_array_equal(alone.sel(posterior=names[1]), before.sel(posterior=names[1]))
+    for name in names:
+        np.testing.assert_array_equal(among["samples"].sel(posterior=name), before.sel(posterior=name))
+    assert among["posterior"].to_numpy().tolist() == ["new", *reversed(names)]
+    renamed = sampled(copied, {"other": POSTERIORS[names[1]]})["samples"]
+    assert not np.array_equal(renamed.sel(posterior="other"), before.sel(posterior=names[1]))
+
+
+def test_the_first_draws_are_those_of_a_longer_run(copied: Place) -> None:
+    copied.write(change(IMAGING, {"sample.n_samples": 6}), "imaging")
+    before = drawn(copied)["samples"]
+    assert copied.sciflow("sample", "imaging.yaml").status == 0
+    np.testing.assert_array_equal(drawn(copied)["samples"][:, :, :4], before)
+
+
+def interrupted(place: Place, at: int, posteriors: dict[str, Any]) -> None:
+    """Sample until the given guidance call, where SIGTERM comes."""
+    place.write({**change(IMAGING, {"sample.posteriors": posteriors}), "plugins": [FAULTS]}, "imaging")
+    (place.folder / "plan").write_text(f"guidance {at} term")
+    outcome = place.sciflow("sample", "imaging.yaml")
+    assert outcome.status == 75, outcome.text
+    assert "Run the same command again to continue" in outcome.text
+
+
+def test_a_terminated_run_continues_to_the_same_bytes(copied: Place) -> None:
+    """Also when the posteriors change places in between, which is the same section in other words."""
+    posteriors = {"a": FAULTY, "b": {**FAULTY, "solver": {"kind": "euler"}}}
+    values = {**change(IMAGING, {"sample.posteriors": posteriors}), "plugins": [FAULTS]}
+    for stage in ("dataset", "train", "sample"):  # a plugin is part of the source of every stage
+        assert copied.sciflow(stage, copied.write(values, "imaging")).status == 0
+    unbroken = drawn(copied)
+    (copied.folder / SAMPLES).unlink()
+    interrupted(copied, CALLS + 3, posteriors)  # in the middle of the second observation
+    assert not (copied.folder / SAMPLES).exists()
+    (state,) = copied.results("imaging").glob(".state/sample/*/")
+    assert len(list(state.iterdir())) == 1, "one observation was finished"
+    copied.write(
+        {**values, "sample": {**values["sample"], "posteriors": dict(reversed(posteriors.items()))}}, "imaging"
+    )
+    outcome = copied.sciflow("sample", "imaging.yaml")
+    assert outcome.status == 0, outcome.text
+    for name in posteriors:
+        np.testing.assert_array_equal(
+            drawn(copied)["samples"].sel(posterior=name), unbroken["samples"].sel(posterior=name)
+        )
+
+
+def test_out_of_time_says_what_to_do(copied: Place) -> None:
+    before = (copied.folder / SAMPLES).read_bytes()
+    outcome = copied.sciflow("sample", "imaging.yaml", "--time-limit", "1e-9")
+    assert outcome.status == 75
+    assert outcome.text.startswith("out of time: run imaging, sample: stopped at observation 0 of 'PiGDM'")
+    assert "if not one observation fits, raise resources.sample.runtime." in outcome.text
+    assert (copied.folder / SAMPLES).read_bytes() == before
+
+
+def test_a_draw_that_is_not_finite_is_named_and_not_tried_again(copied: Place) -> None:
+    posteriors = {"good": POSTERIORS["stochastic"], "my sampler": FAULTY}
+    copied.write({**change(IMAGING, {"sample.posteriors": posteriors}), "plugins": [FAULTS]}, "imaging")
+    (copied.folder / "plan").write_text(f"guidance {CALLS + 4} nan")
+    before = (copied.folder / SAMPLES).read_bytes()
+    outcome = copied.sciflow("sample", "imaging.yaml")
+    assert outcome.status == 1
+    start = (
+        "error: run imaging, sample: posterior 'my sampler', observation 1: FaultyGuidance: 4 of 4 draws are not finite"
+    )
+    assert outcome.text.startswith(start)
+    assert "from t = 0." in outcome.text
+    assert (copied.folder / SAMPLES).read_bytes() == before
+    again = copied.sciflow("sample", "imaging.yaml")
+    assert again.status == 2
+    assert "draws are not finite" in again.text and "This is a recorded failure" in again.text
+
+
+SAMPLER = '''
+from dataclasses import dataclass
+
+from sciflow.inverse import POSTERIORS
+from sciflow.particles.particles import Particles
+
+
+@dataclass(frozen=True)
+class Broken:
+    """Draws that are not finite, and are not noticed by the sampler itself."""
+
+    def __call__(self, prior, likelihood, times, n, stream, on_step=None):
+        x = prior.initial(float(times[0]), n, stream, likelihood.observation.dtype)
+        x[0] = float("inf")
+        return Particles.equal(x)
+
+
+POSTERIORS["broken"] = Broken
+'''
+
+
+def test_draws_of_any_sampler_are_looked_at(copied: Place) -> None:
+    (copied.folder / "broken.py").write_text(SAMPLER)
+    values = change(IMAGING, {"sample.posteriors": {"mine": {"kind": "broken"}}})
+    copied.write({**values, "plugins": ["broken.py"]}, "imaging")
+    outcome = copied.sciflow("sample", "imaging.yaml")
+    assert outcome.status == 1
+    assert "posterior 'mine', observation 0: 1 of 4 draws are NaN or infinite." in outcome.text
+
+
+@pytest.mark.parametrize(
+    ("operator", "message"),
+    [
+        ({"kind": "downsampling"}, "the observation has 32 measurements, but Downsampling makes 16 of events of shape"),
+        ({"kind": "dense", "n_measurements": 32}, "dense needs the parameter 'matrix'."),
+    ],
+)
+def test_an_operator_that_does_not_fit_is_refused_before_sampling(operator: dict, message: str, copied: Place) -> None:
+    copied.write(change(IMAGING, {"sample.likelihood.operator": operator}), "imaging")
+    before = copied.files()
+    outcome = copied.sciflow("sample", "imaging.yaml")
+    assert outcome.status == 2
+    assert message in outcome.text
+    assert copied.files() == before
+
+
+def test_a_network_can_be_sampled_in_double_precision(place: Place) -> None:
+    network = {"kind": "network", "network": {"kind": "mlp", "width": 8, "depth": 1}}
+    values = change(ANALYTIC, {"train": {**network, "optimisation": {"n_steps": 2, "batch_size": 8}}})
+    results = place.build(values, until="sample")
+    assert drawn(place, "results/run/samples.nc")["samples"].dtype == np.float64
+    assert (results / "model.pt").stat().st_size < 100_000
