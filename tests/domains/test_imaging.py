@@ -1,0 +1,204 @@
+"""Images: the user's own in three formats, splits that do not leak, and what counts as inferred."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from sciflow.diffusion.schedule import Cosine
+from sciflow.domains.imaging.metrics import evaluate, grey_levels, inferred
+from sciflow.domains.imaging.network import closed_form
+from sciflow.domains.imaging.simulate import Digits, File
+from sciflow.errors import InputError
+from sciflow.inverse.inpainting import Inpainting
+from sciflow.inverse.likelihood import GaussianLikelihood, GaussianNoise
+from sciflow.inverse.observe import Observation
+from sciflow.random import Stream
+
+STREAM = Stream(0).child("dataset")
+OBSERVATION = Observation(Inpainting(0.5), GaussianNoise(0.1))
+IMAGES = np.random.default_rng(0).random((40, 6, 5)).astype(np.float32)
+SCANS = np.repeat(np.arange(8), 5)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same images in three formats, their axes named and ordered differently."""
+    folder = tmp_path_factory.mktemp("images")
+    np.savez(folder / "images.npz", images=IMAGES, scan=SCANS)
+    with h5py.File(folder / "images.h5", "w") as file:
+        file["group/images"] = IMAGES.transpose(1, 2, 0)
+        file["group/scan"] = SCANS
+    stored = xr.Dataset(
+        {"images": (("column", "n", "row"), IMAGES.transpose(2, 0, 1), {"units": "kg/m3"}), "scan": ("n", SCANS)}
+    )
+    stored.to_netcdf(folder / "images.nc", engine="h5netcdf")
+    return folder
+
+
+FORMATS: dict[str, dict[str, Any]] = {
+    "images.npz": {"variable": "images", "split_by": "scan", "units": "kg/m3"},
+    "images.h5": {
+        "variable": "group/images",
+        "dims": {"sample": 2, "channel": None, "y": 0, "x": 1},
+        "split_by": "group/scan",
+        "units": "kg/m3",
+    },
+    "images.nc": {
+        "variable": "images",
+        "dims": {"sample": "n", "channel": None, "y": "row", "x": "column"},
+        "split_by": "scan",
+    },
+}
+
+
+def read(folder: Path, name: str, **changes: Any) -> xr.Dataset:
+    options = {**FORMATS[name], "n_observations": 3, "observation": OBSERVATION, **changes}
+    return File(path=str(folder / name), **options).simulate(STREAM)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_gives_the_same_data_set(name: str, folder: Path) -> None:
+    data = read(folder, name)
+    np.testing.assert_array_equal(data["data"], IMAGES[:, None])
+    assert data["data"].dims == ("sample", "channel", "y", "x")
+    assert data["data"].attrs["units"] == data["truth"].attrs["units"] == "kg/m3"
+    xr.testing.assert_identical(data, read(folder, "images.npz"))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_no_scan_stands_in_two_splits_and_none_observed_was_trained_on(name: str, folder: Path) -> None:
+    data = read(folder, name)
+    split, unit = data["split"].to_numpy(), data["unit"].to_numpy()
+    for scan in range(8):
+        assert len(set(split[unit == scan])) == 1
+    assert set(split) == {"train", "validation", "test"}
+    observed = data["observed_sample"].to_numpy()
+    assert len(set(observed)) == 3 and set(split[observed]) == {"test"}
+    np.testing.assert_array_equal(data["truth"], data["data"][observed])
+
+
+NPZ = FORMATS["images.npz"]
+WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
+    "missing file": ("nowhere.npz", NPZ, "is no file. Correct `dataset.path`"),
+    "unknown ending": (
+        "images.png",
+        NPZ,
+        "dataset.path must end in one of ['.nc', '.nc4', '.cdf', '.h5', '.hdf5', '.npz'",
+    ),
+    "no path": ("", {}, "dataset.path must end in"),
+    "several variables": ("images.npz", {}, "several variables, found ['images', 'scan']. Say which one:"),
+    "unknown variable": ("images.npz", {"variable": "image"}, "no variable 'image', found ['images', 'scan']. Did you"),
+    "unknown unit": ("images.npz", {**NPZ, "split_by": "scans"}, "no variable 'scans', found ['images', 'scan']. Did"),
+    "dims of the file": (
+        "images.nc",
+        {"variable": "images"},
+        "images.nc: the array has shape (5, 40, 6) and `dims` is",
+    ),
+    "unknown dim": (
+        "images.nc",
+        {**FORMATS["images.nc"], "dims": {"sample": "n", "channel": None, "y": "rov", "x": "column"}},
+        "images.nc: no dim 'rov', found ['column', 'n', 'row']. Did you mean 'row'?",
+    ),
+    "names for numbers": (
+        "images.npz",
+        {**NPZ, "dims": {"sample": "n", "channel": None, "y": 1, "x": 2}},
+        "dataset.dims of a .npz file must give axes by number, from 0, got",
+    ),
+    "numbers for names": (
+        "images.nc",
+        {**FORMATS["images.nc"], "dims": {"sample": 1, "channel": None, "y": 2, "x": 0}},
+        "dataset.dims of a .nc file must give axes by their names in the file, got",
+    ),
+    "other dims": ("images.npz", {**NPZ, "dims": {"sample": 0, "z": 1, "x": 2}}, "dataset.dims must name"),
+    "an axis twice": (
+        "images.npz",
+        {**NPZ, "dims": {"sample": 0, "channel": None, "y": 1, "x": 1}},
+        "the array has shape (40, 6, 5) and `dims` is",
+    ),
+    "other units": (
+        "images.nc",
+        {**FORMATS["images.nc"], "units": "g/cm3"},
+        "images.nc: units are 'kg/m3' in the file, 'g/cm3' in `units`. Correct one of them.",
+    ),
+    "too few images": (
+        "images.npz",
+        {**NPZ, "n_observations": 30},
+        "dataset.n_observations is 30, but the test set has",
+    ),
+    "no training set": (
+        "images.npz",
+        {**NPZ, "test": 0.5, "validation": 0.5},
+        "leave nothing to train on. Lower them.",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_file_that_does_not_fit_is_refused(what: str, folder: Path) -> None:
+    name, options, message = WRONG[what]
+    with pytest.raises(InputError) as error:
+        File(path=str(folder / name) if name else "", **options).simulate(STREAM)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((0, 6, 5)), "the array is empty, shape (0, 1, 6, 5)"),
+        (np.full((9, 6, 5), np.nan), "270 of 270 values NaN or infinite, the first at (sample 0, channel 0, y 0, x 0)"),
+        (np.ones((9, 6, 5)) * 1j, "holds complex128, needs real numbers"),
+        (np.full((9, 6, 5), "a"), "holds <U1, needs real numbers"),
+        (np.float64(1), "the array has shape (). Name its axes"),
+        (np.zeros((9, 6)), "the array has dims ('sample', 'dimension'), needs ('sample', 'channel', 'y', 'x')."),
+        (np.zeros((2, 6, 5)), "2 independent unit(s) cannot fill 3 sets"),
+    ],
+)
+def test_values_that_are_no_images_are_refused(array: np.ndarray, message: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images=array)
+    with pytest.raises(InputError) as error:
+        File(path=str(tmp_path / "a.npz"), n_observations=1).simulate(STREAM)
+    assert message in str(error.value)
+
+
+def test_digits_are_what_their_card_says() -> None:
+    data = Digits(n_observations=5).simulate(STREAM)
+    assert data["data"].shape == (1797, 1, 8, 8) and data["measured"].shape == (5, 32)
+    levels = grey_levels(data)
+    assert levels is not None and torch.equal(levels, torch.arange(17) / 16)
+    counts = {name: int((data["split"] == name).sum()) for name in ("train", "validation", "test")}
+    assert counts == {"train": 1258, "validation": 180, "test": 359}
+
+
+def test_half_of_the_varying_pixels_are_inferred() -> None:
+    """Measured pixels and pixels that never vary are no one's credit."""
+    data = Digits(n_observations=5, observation=OBSERVATION).simulate(STREAM)
+    mask = inferred(data)
+    assert mask.shape == data["truth"].shape
+    assert not (mask & (torch.as_tensor(data["operator_mask"].to_numpy()) == 1)).any()
+    train = data["data"][data["split"].to_numpy() == "train"].to_numpy()
+    constant = torch.as_tensor(train.max(0) == train.min(0))
+    assert constant.any() and not (mask & constant).any()
+    assert ((torch.as_tensor(data["operator_mask"].to_numpy()) == 0) & ~constant == mask).all()
+
+
+def test_the_prior_without_training_returns_training_images() -> None:
+    """Close to the data, the posterior mean given x_t is the nearest training image."""
+    data = Digits(n_observations=1).simulate(STREAM)
+    prior = closed_form(data, Cosine())
+    train = torch.as_tensor(data["data"][data["split"].to_numpy() == "train"].to_numpy())
+    t = 0.999
+    x = float(prior.schedule.alpha(t)) * train[:3]
+    torch.testing.assert_close(prior(x, t), train[:3], atol=1e-4, rtol=0)  # neighbours are e^{-1/σ²} away
+
+
+def test_data_without_truth_cannot_be_scored() -> None:
+    bare = Digits(n_observations=1).simulate(STREAM).drop_vars("truth")
+    with pytest.raises(InputError, match=r"data\.nc holds no `truth`: nothing can be scored"):
+        evaluate(("psnr",), bare, bare, GaussianLikelihood, STREAM)
