@@ -153,31 +153,32 @@ class MixtureDenoiser:
         return _in_dtype(self.mixture, x.dtype), alpha, sigma
 
     def _responsible(self, x: Tensor, t: Time) -> tuple[Tensor, Tensor]:
-        """Responsibilities r_k (n, k) and component means D_k (n, k, d)."""
+        """Responsibilities r_k (n, k), and D_k − m_k in the eigenbasis of each component (n, k, d)."""
         mixture, alpha, sigma = self._law(x, t)
-        values, vectors = mixture.eigen
+        values, _ = mixture.eigen
         rotated = mixture._rotated(x, alpha)
         variances = alpha**2 * values + sigma**2
         log_weights = mixture.weights.log() - 0.5 * (rotated**2 / variances + variances.log()).sum(-1)
-        shrunk = alpha * values / variances * rotated
-        return log_weights.softmax(-1), mixture.means + torch.einsum("nke,kde->nkd", shrunk, vectors)
+        return log_weights.softmax(-1), alpha * values / variances * rotated
 
     def __call__(self, x: Tensor, t: Time) -> Tensor:
-        responsibilities, means = self._responsible(x, t)
-        return torch.einsum("nk,nkd->nd", responsibilities, means)
+        responsibilities, shrunk = self._responsible(x, t)
+        mixture = _in_dtype(self.mixture, x.dtype)
+        basis = mixture.eigen[1].transpose(1, 2).flatten(0, 1)
+        return responsibilities @ mixture.means + (responsibilities[..., None] * shrunk).flatten(1) @ basis
 
     def covariance(self, x: Tensor, t: Time) -> Tensor:
         """Cov[x₁ | x_t = x] = (σ²/α) ∂D/∂x, shape (n, d, d), by the law of total covariance."""
-        responsibilities, means = self._responsible(x, t)
+        responsibilities, shrunk = self._responsible(x, t)
         mixture, alpha, sigma = self._law(x, t)
         values, vectors = mixture.eigen
+        means = mixture.means + torch.einsum("nke,kde->nkd", shrunk, vectors)
+        centred = means - (responsibilities[..., None] * means).sum(1, keepdim=True)
         within = sigma**2 * values / (alpha**2 * values + sigma**2)
-        if within.ndim == 2:
-            within = within.expand(len(x), *within.shape)
-        centred = means - torch.einsum("nk,nkd->nd", responsibilities, means)[:, None]
-        weighted = responsibilities[..., None] * within
-        inner = torch.einsum("kde,nke,kfe->ndf", vectors, weighted, vectors)
-        return inner + torch.einsum("nk,nkd,nkf->ndf", responsibilities, centred, centred)
+        projectors = torch.einsum("kde,kfe->kedf", vectors, vectors).flatten(0, 1).flatten(1)  # one per eigenvector
+        inner = (responsibilities[..., None] * within).flatten(1) @ projectors
+        between = (responsibilities[..., None] * centred).transpose(1, 2) @ centred
+        return inner.reshape(between.shape) + between
 
     def log_prob(self, x: Tensor, t: Time) -> Tensor:
         """log p_t(x), shape (n,)."""
