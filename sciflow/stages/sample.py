@@ -19,7 +19,7 @@ from sciflow.data.arrays import concatenate, to_xarray
 from sciflow.data.measured import read_measured
 from sciflow.data.schema import SAMPLES, check
 from sciflow.data.state import State
-from sciflow.data.store import Header, open_dataset, read_header, read_provenance, write_dataset
+from sciflow.data.store import Header, open_dataset, provenance_path, read_header, read_provenance, write_dataset
 from sciflow.diffusion.denoiser import Counted, Denoiser
 from sciflow.diffusion.model import load
 from sciflow.diffusion.network import NetworkDenoiser
@@ -282,6 +282,8 @@ def gather(job: Job, parts: Sequence[Path]) -> None:
     check(joined, SAMPLES, str(job.out))
     write_dataset(job.out, joined, headers[0])
     job.sign(**_sum([read_provenance(path) for path in parts]))
+    for path in parts:
+        provenance_path(path).unlink(missing_ok=True)  # its facts are in the sum now
 
 
 def _sum(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

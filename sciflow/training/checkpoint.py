@@ -22,9 +22,15 @@ def save(path: Path, content: Mapping[str, Any], kind: str) -> None:
         path: the file; until the new one is complete on disk, the old one stays.
         content: what to write.
         kind: what the file is, checked by `load`.
+
+    Raises:
+        OSError: of the file; a full disk says that the old one is whole.
     """
     with atomic_path(path) as temporary, temporary.open("wb") as file:  # an open file: no name enters the bytes
-        torch.save({"sciflow": kind, **content}, file)
+        try:
+            torch.save({"sciflow": kind, **content}, file)
+        except RuntimeError as error:  # what torch makes of a file that cannot be written
+            raise error.__context__ if isinstance(error.__context__, OSError) else error
 
 
 def load(path: Path, kind: str) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """A plugin whose loss, guidance and writes fail as the file `plan` in the working directory says, each line once.
 
 A line is `<where> <call> <what>`: at the n-th call of `loss` or `guidance`, or of a write of an artefact (`model.pt`),
-counted in each process, it gives `nan`, sends SIGTERM to this process (`term`), or SIGKILL to its group (`kill`).
+counted in each process, it gives `nan`, sends SIGTERM (`term`) or SIGKILL (`die`) to this process, or SIGKILL to its
+group (`kill`). The file `trace`, if there is one, notes every call with its process.
 """
 
 from __future__ import annotations
@@ -26,14 +27,17 @@ calls: Counter[str] = Counter()
 def fault(where: str) -> str:
     """What is to happen at this call; signals are sent at once."""
     calls[where] += 1
-    plan = Path("plan")
+    plan, trace = Path("plan"), Path("trace")
+    if trace.is_file():
+        with trace.open("a") as file:
+            file.write(f"{where} {os.getpid()}\n")
     lines = plan.read_text().splitlines() if plan.is_file() else []
     if not lines or lines[0].split()[:2] != [where, str(calls[where])]:
         return ""
     plan.write_text("\n".join(lines[1:]))
     what = lines[0].split()[2]
-    if what == "term":
-        os.kill(os.getpid(), signal.SIGTERM)
+    if what in ("term", "die"):
+        os.kill(os.getpid(), signal.SIGTERM if what == "term" else signal.SIGKILL)
     if what == "kill":
         os.killpg(os.getpgrp(), signal.SIGKILL)
     return what
