@@ -13,8 +13,8 @@ A polynomial for F needs a variable; it may be λ = log(α/σ), u, θ or t, and 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -27,6 +27,7 @@ from sciflow.solvers.dynamics import Equation, lagrange, quadrature
 
 Frame = Literal["noise", "data", "velocity"]
 NodeVariable = Literal["log_snr", "ratio", "angle", "time"]
+Level = float | np.ndarray
 FRAMES: tuple[Frame, ...] = ("noise", "data", "velocity")
 DEFAULT_NODES: dict[Frame, NodeVariable] = {"noise": "log_snr", "data": "log_snr", "velocity": "angle"}
 
@@ -48,60 +49,79 @@ class FrameSplit:
         denoiser: the model.
         frame: "noise", "data" or "velocity".
         nodes: variable of the polynomial: "log_snr" λ, "ratio" u, "angle" θ or "time" t.
+        known: (α, σ) at times where they are known already; see `tabulate`.
     Source: Zhang and Chen (2023), DEIS; Lu et al. (2022), DPM-Solver++; the common form is derived in docs/concepts.
     """
 
     denoiser: Denoiser
     frame: Frame
     nodes: NodeVariable
+    known: Mapping[float, tuple[float, float]] = field(default_factory=dict, repr=False, compare=False)
 
-    def _scale(self, t: float) -> float:
-        alpha, sigma = _levels(self.denoiser.schedule, t)
-        return {"noise": alpha, "data": sigma, "velocity": math.hypot(alpha, sigma)}[self.frame]
+    def tabulate(self, times: Sequence[float]) -> FrameSplit:
+        """The same split with α and σ at these times in a table: two calls of the schedule instead of two per use."""
+        grid, schedule = torch.tensor(times, dtype=torch.float64), self.denoiser.schedule
+        levels = zip(schedule.alpha(grid).tolist(), schedule.sigma(grid).tolist(), strict=True)
+        return replace(self, known=dict(zip(times, levels, strict=True)))
+
+    def _levels(self, t: float) -> tuple[float, float]:
+        return self.known.get(t) or _levels(self.denoiser.schedule, t)
+
+    def _scale(self, alpha: Level, sigma: Level) -> Level:
+        return alpha if self.frame == "noise" else sigma if self.frame == "data" else np.hypot(alpha, sigma)
 
     def propagator(self, a: float, b: float) -> float:
-        scale = self._scale(a)
+        scale = self._scale(*self._levels(a))
         if scale == 0.0:
             raise ValueError(
                 f"the {self.frame} frame has no solution from t = {a:g}, where its scale "
                 f"{'α' if self.frame == 'noise' else 'σ'} is 0. Start the grid later, or use the velocity frame."
             )
-        return self._scale(b) / scale
+        return float(self._scale(*self._levels(b)) / scale)
 
-    def _whole(self, a: float, b: float) -> float:
-        """s_b (q_b − q_a), the weight of a constant F, free of 0 · ∞."""
-        (alpha_a, sigma_a), (alpha_b, sigma_b) = (_levels(self.denoiser.schedule, t) for t in (a, b))
+    def weights(self, a: float, b: float, nodes: Sequence[float]) -> list[float]:
+        return self.table([(a, b, *nodes)])[0]
+
+    def table(self, windows: Sequence[tuple[float, ...]]) -> list[list[float]]:
+        """The weights of many steps (a, b, *nodes) with equally many nodes, in one go over arrays."""
+        t, known = np.array(windows), self.known.get
+        levels = np.array([known(t) or self._levels(t) for window in windows for t in window])
+        alpha, sigma = levels.T.reshape(2, *t.shape)
+        whole = t.shape[1] == 3  # one node: the integral of a constant
+        integrals = self._whole(alpha, sigma) if whole else self._integrals(t, alpha, sigma)
+        return (integrals * self._normalisation(alpha[:, 2:], sigma[:, 2:])).tolist()
+
+    def _whole(self, alpha: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+        """s_b (q_b − q_a), the weight of a constant F, free of 0 · ∞; shape (steps, 1)."""
+        (alpha_a, alpha_b), (sigma_a, sigma_b) = alpha.T[:2, :, None], sigma.T[:2, :, None]
         if self.frame == "noise":
             return sigma_b - alpha_b * sigma_a / alpha_a
         if self.frame == "data":
             return alpha_b - sigma_b * alpha_a / sigma_a
-        return math.hypot(alpha_b, sigma_b) * (math.atan2(sigma_b, alpha_b) - math.atan2(sigma_a, alpha_a))
+        return np.hypot(alpha_b, sigma_b) * (np.arctan2(sigma_b, alpha_b) - np.arctan2(sigma_a, alpha_a))
 
-    def weights(self, a: float, b: float, nodes: Sequence[float]) -> list[float]:
-        integrals = [self._whole(a, b)] if len(nodes) == 1 else self._integrals(a, b, nodes)
-        return [w * self._normalisation(t) for w, t in zip(integrals, nodes, strict=True)]
-
-    def _integrals(self, a: float, b: float, nodes: Sequence[float]) -> list[float]:
-        variable = np.array([self._variable(t) for t in (a, b, *nodes)])
+    def _integrals(self, t: np.ndarray, alpha: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+        """s_b ∫ ℓ_j dq for each step and node, shape (steps, nodes)."""
+        variable = self._variable(t, alpha, sigma)
         if not np.isfinite(variable).all():
+            a, b, *_ = t[~np.isfinite(variable).all(1)][0]
             raise ValueError(
                 f"the node variable {self.nodes!r} is infinite on the step from t = {a:g} to {b:g}. "
                 "End the grid before σ = 0 and start it after α = 0, use order 1 there, or nodes in 'angle'."
             )
-        start, stop = variable[:2]
-        points, weights = quadrature(start, stop)
-        kernel = self._scale(b) * self._clock_rate(points)
-        return [float(w) for w in lagrange(variable[2:].tolist(), points) @ (weights * kernel)]
+        points, weights = quadrature(variable[:, :1], variable[:, 1:2])
+        basis = lagrange(variable.T[2:, :, None], points)
+        integrals = (basis * (weights * self._clock_rate(points))).sum(-1).T
+        return integrals * self._scale(alpha[:, 1:2], sigma[:, 1:2])
 
-    def _variable(self, t: float) -> float:
-        alpha, sigma = _levels(self.denoiser.schedule, t)
+    def _variable(self, t: np.ndarray, alpha: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+        """c at times t; infinite where it is not defined."""
         if self.nodes == "time":
             return t
         if self.nodes == "angle":
-            return math.atan2(sigma, alpha)
-        if self.nodes == "ratio":
-            return sigma / alpha if alpha > 0 else math.inf
-        return math.log(alpha / sigma) if alpha > 0 and sigma > 0 else math.inf
+            return np.arctan2(sigma, alpha)
+        with np.errstate(divide="ignore"):
+            return sigma / alpha if self.nodes == "ratio" else np.log(alpha / sigma)
 
     def _clock_rate(self, c: np.ndarray) -> np.ndarray:
         """dq/dc at values c of the node variable."""
@@ -110,32 +130,32 @@ class FrameSplit:
         if self.nodes == "ratio":
             return {"noise": np.ones_like(c), "data": -1 / c**2, "velocity": 1 / (1 + c**2)}[self.frame]
         if self.nodes == "log_snr":
-            log_snr, chain = c, np.ones_like(c)
-        else:
-            t, schedule = torch.from_numpy(c), self.denoiser.schedule
-            log_snr = schedule.log_snr(t).numpy()
-            chain = (schedule.alpha_rate(t) / schedule.alpha(t) - schedule.sigma_rate(t) / schedule.sigma(t)).numpy()
-        rate = {"noise": -np.exp(-log_snr), "data": np.exp(log_snr), "velocity": -0.5 / np.cosh(log_snr)}
-        return rate[self.frame] * chain
+            return self._log_snr_rate(c)
+        t, schedule = torch.from_numpy(c), self.denoiser.schedule
+        chain = schedule.alpha_rate(t) / schedule.alpha(t) - schedule.sigma_rate(t) / schedule.sigma(t)
+        return self._log_snr_rate(schedule.log_snr(t).numpy()) * chain.numpy()
 
-    def _normalisation(self, t: float) -> float:
+    def _log_snr_rate(self, log_snr: np.ndarray) -> np.ndarray:
+        """dq/dλ."""
+        if self.frame == "velocity":
+            return -0.5 / np.cosh(log_snr)
+        return -np.exp(-log_snr) if self.frame == "noise" else np.exp(log_snr)
+
+    def _normalisation(self, alpha: Level, sigma: Level) -> Level:
         """F/G at a node: `remainder` returns G, which needs one pass over the state, not three."""
-        alpha, sigma = _levels(self.denoiser.schedule, t)
         if self.frame == "data":
             return 1.0
-        if self.frame == "noise":
-            return 1 / sigma
-        return -math.hypot(alpha, sigma) / sigma
+        return 1 / sigma if self.frame == "noise" else -np.hypot(alpha, sigma) / sigma
 
     def remainder(self, t: float, x: Tensor) -> Tensor:
         """G = D (data), x − α D = σ F (noise), D − α x/r² = −(σ/r) F (velocity)."""
         data = self.denoiser(x, t)
-        alpha, sigma = _levels(self.denoiser.schedule, t)
+        if self.frame == "data":
+            return data.clone() if data.data_ptr() == x.data_ptr() else data
+        alpha, sigma = self._levels(t)
         if self.frame == "noise":
             return torch.sub(x, data, alpha=alpha)
-        if self.frame == "velocity":
-            return torch.sub(data, x, alpha=alpha / (alpha**2 + sigma**2))
-        return data.clone() if data.data_ptr() == x.data_ptr() else data
+        return torch.sub(data, x, alpha=alpha / (alpha**2 + sigma**2))
 
 
 def frames(denoiser: Denoiser, nodes: NodeVariable | None = None) -> dict[str, FrameSplit]:

@@ -64,9 +64,9 @@ class Dynamics(Protocol):
     def split(self, frame: str) -> Split: ...
 
 
-def lagrange(nodes: Sequence[float], at: np.ndarray) -> np.ndarray:
-    """Values of the Lagrange basis ℓ_j at points, shape (len(nodes), len(at)); products, so no cancellation."""
-    rows = np.ones((len(nodes), len(at)))
+def lagrange(nodes: Sequence[float] | np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Values of the Lagrange basis ℓ_j at points, shape (len(nodes), *at.shape); products, so no cancellation."""
+    rows = np.ones((len(nodes), *at.shape))
     for j, own in enumerate(nodes):
         for m, other in enumerate(nodes):
             if m != j:
@@ -74,7 +74,7 @@ def lagrange(nodes: Sequence[float], at: np.ndarray) -> np.ndarray:
     return rows
 
 
-def quadrature(a: float, b: float) -> tuple[np.ndarray, np.ndarray]:
+def quadrature(a: float | np.ndarray, b: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Points and weights of the 16-point Gauss–Legendre rule on [a, b]."""
     half = 0.5 * (b - a)
     return 0.5 * (a + b) + half * NODES, half * WEIGHTS

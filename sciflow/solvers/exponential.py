@@ -11,14 +11,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, Protocol
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from sciflow.solvers.dynamics import Coefficient, Dynamics
+from sciflow.solvers.dynamics import Coefficient, Dynamics, Split
 from sciflow.solvers.solve import Past, StepNoise
+
+Window = tuple[float, ...]  # a step as its times (a, b, newest node, older nodes …)
 
 
 class Step(NamedTuple):
@@ -26,17 +28,51 @@ class Step(NamedTuple):
 
     a: float
     b: float
-    frame: str
+    split: Split
     propagator: Coefficient
     weights: tuple[Coefficient, ...]
-    corrector: tuple[Coefficient, ...]  # the first weight belongs to the node b; empty: no correction
+    corrector: tuple[Coefficient, ...]  # added to the prediction; the first weight belongs to b; empty: no correction
 
 
 class State(NamedTuple):
-    """The current x, and the values of F at the last nodes, newest first."""
+    """The current x, and the values of F at the last nodes, newest first, as far as the next step needs them."""
 
     x: Tensor
     history: tuple[Tensor, ...]
+
+
+class TableSplit(Split, Protocol):
+    """A split that knows a shorter way to the coefficients of many steps than one call each."""
+
+    def tabulate(self, times: Sequence[float]) -> TableSplit:
+        """The same split, prepared for these times."""
+        ...
+
+    def table(self, windows: Sequence[Window]) -> Sequence[Sequence[Coefficient]]:
+        """The weights of steps that have equally many nodes."""
+        ...
+
+
+def _prepared(split: Split, times: Sequence[float]) -> Split:
+    return split.tabulate(times) if hasattr(split, "tabulate") else split
+
+
+def _weights(split: Split, windows: Sequence[Window]) -> list[tuple[Coefficient, ...]]:
+    """The weights of each step, all steps with equally many nodes at once where the split can."""
+    if not hasattr(split, "table"):
+        return [tuple(split.weights(a, b, nodes)) for a, b, *nodes in windows]
+    return [tuple(row) for _, alike in itertools.groupby(windows, len) for row in split.table(list(alike))]
+
+
+def _corrections(
+    split: Split, windows: Sequence[Window], weights: Sequence[Sequence[Coefficient]]
+) -> list[tuple[Coefficient, ...]]:
+    """What a correction adds to the prediction: W* of the new node, and W*_j − W_j."""
+    better = _weights(split, [(a, b, b, *nodes) for a, b, *nodes in windows])
+    return [
+        (new, *(w - v for w, v in zip(old, used, strict=True)))
+        for (new, *old), used in zip(better, weights, strict=True)
+    ]
 
 
 def _combine(x: Tensor, propagator: Coefficient, weights: Sequence[Coefficient], values: Sequence[Tensor]) -> Tensor:
@@ -84,16 +120,17 @@ class ExponentialEuler:
 
     def plan(self, dynamics: Dynamics, times: Sequence[float], past: Sequence[float] = ()) -> list[tuple]:
         _require_ode(self, dynamics)
-        split = dynamics.split(self.frame)
-        pairs = itertools.pairwise(times)
-        return [(a, split.propagator(a, b), tuple(split.weights(a, b, [a]))) for a, b in pairs]
+        split = _prepared(dynamics.split(self.frame), times)
+        windows = [(a, b, a) for a, b in itertools.pairwise(times)]
+        propagators = [split.propagator(a, b) for a, b, _ in windows]
+        return [(a, split, p, w) for (a, *_), p, w in zip(windows, propagators, _weights(split, windows), strict=True)]
 
     def init(self, dynamics: Dynamics, times: Sequence[float], x: Tensor, past: Past = ()) -> Tensor:
         return x
 
     def step(self, dynamics: Dynamics, coefficients: tuple, state: Tensor, noise: StepNoise) -> Tensor:
-        a, propagator, weights = coefficients
-        return _combine(state, propagator, weights, [dynamics.split(self.frame).remainder(a, state)])
+        a, split, propagator, weights = coefficients
+        return _combine(state, propagator, weights, [split.remainder(a, state)])
 
     def value(self, state: Tensor) -> Tensor:
         return state
@@ -105,6 +142,7 @@ class EABM:
 
         predictor: x₁ = P x₀ + Σ_{j<p} W_j F(t_{−j})                 polynomial through the last p nodes
         corrector: x₁ = P x₀ + W* F(t₁, x₁ᵖ) + Σ_{j<p} W*_j F(t_{−j})  the same nodes and the predicted one
+                      = x₁ᵖ + W* F(t₁, x₁ᵖ) + Σ_{j<p} (W*_j − W_j) F(t_{−j})
 
     The corrector reuses its evaluation as the next step's newest node, so it is free; the last step is not corrected.
     The first steps have as many nodes as there are, which caps the global order at 2 unless `past` states are given.
@@ -133,16 +171,16 @@ class EABM:
 
     def plan(self, dynamics: Dynamics, times: Sequence[float], past: Sequence[float] = ()) -> list[Step]:
         _require_ode(self, dynamics)
-        split, steps = dynamics.split(self.frame), []
-        known = list(past)
-        for k, (a, b) in enumerate(itertools.pairwise(times)):
-            known.append(a)
-            nodes = known[: -self.order - 1 : -1]
-            last = k == len(times) - 2
-            corrector = () if last or not self.corrector else tuple(split.weights(a, b, [b, *nodes]))
-            weights = tuple(split.weights(a, b, nodes))
-            steps.append(Step(a, b, self.frame, split.propagator(a, b), weights, corrector))
-        return steps
+        known = [*past, *times]
+        split = _prepared(dynamics.split(self.frame), known)
+        ends = range(len(past), len(known) - 1)
+        windows = [(known[k], known[k + 1], *known[max(k + 1 - self.order, 0) : k + 1][::-1]) for k in ends]
+        propagators = [split.propagator(a, b) for a, b, *_ in windows]
+        weights = _weights(split, windows)
+        none: list[tuple[Coefficient, ...]] = [()] * len(windows)
+        corrections = [*_corrections(split, windows[:-1], weights[:-1]), ()] if self.corrector else none
+        steps = zip(windows, propagators, weights, corrections, strict=True)
+        return [Step(a, b, split, p, w, c) for (a, b, *_), p, w, c in steps]
 
     def init(self, dynamics: Dynamics, times: Sequence[float], x: Tensor, past: Past = ()) -> State:
         remainder = dynamics.split(self.frame).remainder
@@ -151,15 +189,15 @@ class EABM:
         return State(x, (remainder(times[0], x), *history) if self.corrector else tuple(history))
 
     def step(self, dynamics: Dynamics, coefficients: Step, state: State, noise: StepNoise) -> State:
-        remainder, (x, history) = dynamics.split(self.frame).remainder, state
+        a, b, split, propagator, weights, corrector = coefficients
+        x, history = state
         if not self.corrector:
-            history = (remainder(coefficients.a, x), *history)
-        history = history[: len(coefficients.weights)]
-        if not coefficients.corrector:
-            return State(_combine(x, coefficients.propagator, coefficients.weights, history), history)
-        predicted = _combine(x.clone(), coefficients.propagator, coefficients.weights, history)
-        history = (remainder(coefficients.b, predicted), *history)
-        return State(_combine(x, coefficients.propagator, coefficients.corrector, history), history)
+            history = (split.remainder(a, x), *history)
+        x = _combine(x, propagator, weights, history)
+        if corrector:
+            history = (split.remainder(b, x), *history)
+            x = _combine(x, 1.0, corrector, history)
+        return State(x, history[: self.order - (not self.corrector)])
 
     def value(self, state: State) -> Tensor:
         return state.x

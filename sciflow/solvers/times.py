@@ -28,7 +28,7 @@ def checked(grid: Tensor | Sequence[float]) -> list[float]:
     Raises:
         ValueError: fewer than two times, or times that do not increase.
     """
-    values = [float(t) for t in grid]
+    values = grid.tolist() if isinstance(grid, Tensor) else [float(t) for t in grid]
     if len(values) < 2 or any(b <= a for a, b in itertools.pairwise(values)):
         raise ValueError(f"times must hold at least two increasing numbers, got {values[:6]}{'…' * (len(values) > 6)}.")
     return values

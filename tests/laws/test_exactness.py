@@ -46,10 +46,13 @@ def test_weights_integrate_polynomials_of_their_node_variable(frame: str, variab
     log_snr_a, log_snr_b, spacing = -0.3, 0.1, 0.25
     nodes = log_snr_a - spacing * np.arange(n_nodes)
     a, b, *_ = times = [float(split.denoiser.schedule.time(v)) for v in (log_snr_a, log_snr_b, *nodes)]
-    weights = [w / split._normalisation(t) for w, t in zip(split.weights(a, b, times[2:]), times[2:], strict=True)]
+    weights = [
+        w / split._normalisation(*split._levels(t))
+        for w, t in zip(split.weights(a, b, times[2:]), times[2:], strict=True)
+    ]
     points, quadrature = np.polynomial.legendre.leggauss(100)
     log_snr = 0.5 * (log_snr_a + log_snr_b) + 0.5 * (log_snr_b - log_snr_a) * points
-    measure = 0.5 * (log_snr_b - log_snr_a) * quadrature * RATES[frame](log_snr) * split._scale(b)
+    measure = 0.5 * (log_snr_b - log_snr_a) * quadrature * RATES[frame](log_snr) * split._scale(*split._levels(b))
     for power in range(n_nodes):
         expected = measure @ (clock(log_snr) - clock(log_snr_a)) ** power
         values = (clock(nodes) - clock(log_snr_a)) ** power
@@ -113,8 +116,11 @@ def test_the_data_frame_reaches_sigma_zero_and_the_velocity_frame_starts_at_alph
     middle = denoiser.initial(0.5, 8, Stream(0), torch.float64)
     last = solve(probability_flow(denoiser), middle, [0.5, 1.0], ExponentialEuler("data"))
     assert torch.allclose(last, denoiser(middle, 0.5), atol=ROUNDING)
-    with pytest.raises(ValueError, match="Start the grid later"):
-        solve(probability_flow(denoiser), x, [0.0, 0.5], ExponentialEuler("noise"))
+    for solver in (ExponentialEuler("noise"), EABM(3, "noise")):
+        with pytest.raises(ValueError, match="Start the grid later"):
+            solve(probability_flow(denoiser), x, [0.0, 0.5], solver)
+    with pytest.raises(ValueError, match="infinite on the step from t = 0.75 to 1"):
+        solve(probability_flow(denoiser), middle, [0.5, 0.75, 1.0], EABM(2, "data"))
 
 
 def test_eabm_on_the_trivial_split_is_adams_bashforth() -> None:
