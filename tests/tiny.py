@@ -6,7 +6,9 @@ import contextlib
 import copy
 import functools
 import io
+import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from sciflow import cli, config, source
 from sciflow.runs import STAGES, assign
 from sciflow.yamlfile import text
 
+ROOT = Path(__file__).resolve().parents[1]
 OBSERVED = {"operator": {"kind": "inpainting", "missing": 0.5}, "noise": {"kind": "gaussian", "sigma": 0.1}}
 IMAGING: dict[str, Any] = {
     "domain": "imaging",
@@ -74,6 +77,17 @@ def change(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
     return functools.reduce(
         lambda run, pair: assign(run, *pair, "change"), changes.items(), copy.deepcopy(dict(values))
     )
+
+
+def copy_repository(folder: Path) -> dict[str, str]:
+    """What a run needs of the repository, where nobody edits it meanwhile; the environment in which to call it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("sciflow", "workflows", "profiles"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("Snakefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.conftest import ROOT
-from tests.tiny import IMAGING, Place, change
+from tests.tiny import IMAGING, Place, change, copy_repository
 
 TIME_LIMIT = 400  # seconds for one Snakemake call: it takes 20 CPU s, and a shared core may be ten times slower
 ARTEFACTS = ("data.nc", "model.pt", "samples.nc")
@@ -47,17 +46,11 @@ class Killable:
     """A copy of the repository, so that nothing changes under a run, with a plugin that kills as planned."""
 
     folder: Path
+    variables: dict[str, str]
 
     @property
     def environment(self) -> dict[str, str]:
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        return {
-            **os.environ,
-            "PATH": path,
-            "PYTHONPATH": str(self.folder),
-            "FAULTY_WRITES": "1",
-            "OMP_NUM_THREADS": "1",
-        }
+        return {**self.variables, "FAULTY_WRITES": "1"}
 
     def start(self, *options: str) -> subprocess.Popen[str]:
         """Snakemake in a process group of its own, all of its output in one pipe."""
@@ -103,14 +96,11 @@ class Killable:
 
 
 def copy(folder: Path) -> Killable:
-    folder.mkdir(parents=True)
-    for name in ("sciflow", "workflows", "profiles"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in ("Snakefile", "pyproject.toml", "tests/stages/faults.py"):
-        shutil.copy(ROOT / file, folder)
+    variables = copy_repository(folder)
+    shutil.copy(Path(__file__).parents[1] / "stages" / "faults.py", folder)
     Place(folder).write(RUN, "kill")
     (folder / "trace").touch()
-    return Killable(folder)
+    return Killable(folder, variables)
 
 
 @pytest.fixture(scope="module")
