@@ -9,13 +9,11 @@ import numpy as np
 import yaml
 
 from sciflow.domains.analytic.simulate import MixtureGrid
-from sciflow.domains.imaging.simulate import Digits
+from sciflow.domains.imaging.simulate import FORM_STARTS, Digits
 from sciflow.random import Stream
 
 DATASETS = Path(__file__).resolve().parents[1] / "datasets"
 SEED = 0  # of the default runs
-FORMS = (0, 130, 256, 386, 516, 646, 776, 906, 1029, 1157, 1287, 1415, 1545, 1667)
-"""Where the dictation that every writer took down starts again in the order of the digits (see datasets/digits)."""
 
 
 def _round(value: Any, digits: int = 6) -> float:
@@ -29,7 +27,7 @@ def digits() -> dict[str, Any]:
     data = Digits().simulate(Stream(SEED).child("dataset"))
     images, labels = data["data"].to_numpy(), load_digits().target
     flat, split = images.reshape(len(images), -1), data["split"].to_numpy()
-    form = np.searchsorted(FORMS, np.arange(len(flat)), side="right") - 1
+    form = np.searchsorted(FORM_STARTS, np.arange(len(flat)), side="right") - 1
     distances = np.sqrt(((flat[:, None].astype(np.float64) - flat[None]) ** 2).sum(-1))
     same_label = labels[:, None] == labels[None]
     np.fill_diagonal(same_label, False)
@@ -48,7 +46,7 @@ def digits() -> dict[str, Any]:
         "duplicate_images": len(flat) - len(np.unique(flat, axis=0)),
         "samples_of_each_digit": np.bincount(labels).tolist(),
         "split": {name: int((split == name).sum()) for name in ("train", "validation", "test")},
-        "writer_forms": len(FORMS),
+        "writer_forms": len(FORM_STARTS),
         "distance_within_form_over_between": _round(
             distances[same_label & same_form].mean() / distances[same_label & ~same_form].mean(), 4
         ),

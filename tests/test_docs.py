@@ -173,7 +173,7 @@ def test_the_forms_of_the_digits_are_where_the_card_says() -> None:
 
     labels = "".join(map(str, load_digits().target))
     starts = yaml.safe_load((ROOT / "datasets" / "digits" / "card.yaml").read_text(encoding="utf-8"))["form_starts"]
-    assert tuple(starts) == load_statistics()["FORMS"]
+    assert tuple(starts) == load_statistics()["FORM_STARTS"]
     marks = [match.start() for match in re.finditer("(?=9556509898)", labels)]
     lost = [start + 31 - mark for start, mark in zip(starts, marks, strict=True)]
     assert all(0 <= digits <= 3 for digits in lost), "a few digits of a form may be missing, none can be added"

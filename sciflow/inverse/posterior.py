@@ -44,9 +44,9 @@ class Posterior(Protocol):
         stream: Stream,
         on_step: Progress | None = None,
     ) -> Particles:
-        """At least n particles, in the dtype and on the device of the observation.
+        """Particles in the dtype and on the device of the observation.
 
-        They may be weighted, and more than n: `particles.resample(n, stream)` gives n equal draws in any case.
+        They may be weighted, and more or fewer than n: `particles.resample(n, stream)` gives n equal draws in any case.
         """
         ...
 
@@ -139,7 +139,7 @@ class TwistedSMC:
         "moment_matching", none where the denoiser offers its covariance.
     Bias: O(1/particles) in means; O(step) in the prior's law.
     Args:
-        n_particles: particles; the ensemble is never smaller than the n draws asked for.
+        n_particles: particles, whatever the number of draws asked for: fewer particles than draws repeat themselves.
         twist: "moment_matching": the spread of A x₁ given x_t, from the denoiser; "pigdm": isotropic, the cheap choice
             for a network and many measurements.
         variance: v of "pigdm" [data units²]; null takes the square of the schedule's `std`.
@@ -192,7 +192,7 @@ class TwistedSMC:
         model = self.model(prior, likelihood, times)
         report = None if on_step is None else (lambda k, ess: on_step(k, model.n_steps))
         with torch.no_grad():
-            return smc(model, max(self.n_particles, n), stream, self.resampling, self.ess_threshold, report)
+            return smc(model, self.n_particles, stream, self.resampling, self.ess_threshold, report)
 
 
 def _grid(times: Tensor | Sequence[float], n: int) -> list[float]:

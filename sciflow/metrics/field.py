@@ -35,6 +35,8 @@ def rmse(
 
     Returns:
         `rmse`, in `unit`.
+
+    Source: definition.
     """
     data = checked(truth, samples, mask)
     squared = data.mean((data.samples.mean(1) - data.truth) ** 2)
@@ -72,6 +74,8 @@ def psnr(
 
     Raises:
         InputError: the truth is constant and no range is given.
+
+    Source: definition; the peak is the range of the data.
     """
     data = checked(truth, samples, mask)
     peak = _range(data, data_range)

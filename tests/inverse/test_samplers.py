@@ -92,8 +92,10 @@ def test_calls_are_counted() -> None:
     assert counted.rows == 100 * 13  # once per level
 
 
-def test_at_least_n_particles() -> None:
-    assert len(TwistedSMC(16)(gaussian(), LIKELIHOOD, TIMES, 50, Stream(0))) == 50
+def test_particles_are_as_many_as_was_said_whatever_the_draws() -> None:
+    few = TwistedSMC(16)(gaussian(), LIKELIHOOD, TIMES, 50, Stream(0))
+    assert len(few) == 16
+    assert len(few.resample(50, Stream(1))) == 50
     assert len(TwistedSMC(60)(gaussian(), LIKELIHOOD, TIMES, 50, Stream(0))) == 60
 
 
