@@ -30,7 +30,9 @@ def save(path: Path, content: Mapping[str, Any], kind: str) -> None:
         try:
             torch.save({"sciflow": kind, **content}, file)
         except RuntimeError as error:  # what torch makes of a file that cannot be written
-            raise error.__context__ if isinstance(error.__context__, OSError) else error
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def load(path: Path, kind: str) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def test_the_data_frame_reaches_sigma_zero_and_the_velocity_frame_starts_at_alph
     for solver in (ExponentialEuler("noise"), EABM(3, "noise")):
         with pytest.raises(ValueError, match="Start the grid later"):
             solve(probability_flow(denoiser), x, [0.0, 0.5], solver)
-    with pytest.raises(ValueError, match="infinite on the step from t = 0.75 to 1"):
+    with pytest.raises(ValueError, match=r"infinite on the step from t = 0\.75 to 1"):
         solve(probability_flow(denoiser), middle, [0.5, 0.75, 1.0], EABM(2, "data"))
 
 
