@@ -72,6 +72,8 @@ def _prepare(file: Path, stage: str, given: dict[str, Path | None], out: Path | 
     from sciflow.stages.artefact import Job, device
 
     run = read(file, smoke)
+    for handler in logging.getLogger().handlers:  # runs that work side by side share a terminal
+        handler.setFormatter(logging.Formatter(f"{run.name} · %(message)s"))
     parsed = config.parse(run.content, file)
     inputs = {name: path or RESULTS / run.owner(_maker(name)) / ARTEFACTS[_maker(name)] for name, path in given.items()}
     for name, path in inputs.items():
