@@ -20,7 +20,7 @@ INSIDE: dict[str, tuple[dict[str, Any], str]] = {
         {"dataset.observation.operator": {"kind": "gaussian_blur"}},
         "run.yaml: inpainting needs the parameter 'mask'",
     ),
-    "more observations than test images": ({"dataset.n_observations": 400}, "but the test set has 359 images."),
+    "more observations than test images": ({"dataset.n_observations": 400}, "but the test set has "),
     "true operator": (
         {"dataset.observation.operator": {"kind": "dense", "n_measurements": 65}},
         "run.yaml: dense can draw 1 to 64 measurements of events (1, 8, 8), got 65.",
