@@ -51,16 +51,18 @@ def _lines(
 ) -> Generator[T]:
     start = shown = time.monotonic()
     first = shown_at = count = done
-    for count, item in enumerate(items, start=done + 1):
-        yield item
-        now = time.monotonic()
-        is_tenth = total is not None and count - shown_at >= total / 10
-        if now - shown >= (LINE_EVERY if is_tenth else 6 * LINE_EVERY) and count != total:
-            left = "" if total is None else f", {_clock((total - count) * (now - start) / (count - first))} left"
-            logger.info("%s", f"{description}: {_count(count, total)}{left}  {status()}".rstrip())
-            shown, shown_at = now, count
-    took = _clock(time.monotonic() - start)
-    logger.info("%s", f"{description}: {_count(count, total)} in {took}  {status()}".rstrip())
+    try:
+        for count, item in enumerate(items, start=done + 1):
+            yield item
+            now = time.monotonic()
+            is_tenth = total is not None and count - shown_at >= total / 10
+            if now - shown >= (LINE_EVERY if is_tenth else 6 * LINE_EVERY) and count != total:
+                left = "" if total is None else f", {_clock((total - count) * (now - start) / (count - first))} left"
+                logger.info("%s", f"{description}: {_count(count, total)}{left}  {status()}".rstrip())
+                shown, shown_at = now, count
+    finally:  # also when the caller leaves the loop at its last item, or by an error
+        took = _clock(time.monotonic() - start)
+        logger.info("%s", f"{description}: {_count(count, total)} in {took}  {status()}".rstrip())
 
 
 def _count(count: int, total: int | None) -> str:
