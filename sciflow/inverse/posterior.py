@@ -87,7 +87,7 @@ class Guided:
         final: replace the end point by its denoised value, which removes the noise of the last level.
     Raises:
         InputError: n < 1.
-        NonFiniteError: a denoised value or a draw is NaN or infinite; names the time.
+        NonFiniteError: a denoised value or a draw is NaN or infinite; names the time and the step.
     Source: Chung et al. (2023), Diffusion posterior sampling, along the flow of Song et al. (2021), eq. 13.
     """
 
@@ -116,10 +116,11 @@ class Guided:
                 x = watched(x, grid[-1])
         if not bool(x.isfinite().all()):
             when = min(float(watched.first), grid[-1])
+            step = min(sum(t <= when for t in grid), n_steps)
             bad = int((~x.isfinite().flatten(1).all(1)).sum())
             raise NonFiniteError(
-                f"{type(guided).__name__}: {bad} of {n} draws are not finite, from t = {when:.4g} on. "
-                "Take more steps there, a lower guidance scale, or moment matching, which is not stiff."
+                f"{type(guided).__name__}: {bad} of {n} draws are not finite, from t = {when:.4g} on, in step {step} "
+                f"of {n_steps}. Take more steps there, a lower guidance scale, or moment matching, which is not stiff."
             )
         return Particles.equal(x)
 

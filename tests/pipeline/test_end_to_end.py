@@ -112,6 +112,7 @@ for child in children:
     files = ["--data", f"{base}/data.nc", "--model", f"{base}/model.pt", "--out", f"{child}/by-hand.nc"]
     assert _run(["sample", f"{child}/run.yaml", *files]) == (0, "")
 """
+TITLE = 'An overlay\'s $(touch broken) `touch broken` "{x}" %s; touch broken\\n\nand a second line'
 SWEPT = {**ANALYTIC, "sweep": {"sample.times.n_steps": [5, 10]}, "resources": {"sample": {"shards": 2}}}
 
 
@@ -121,7 +122,7 @@ def test_snakemake_builds_a_sweep_with_one_training(tmp_path: Path) -> None:
     """With an overlay, from data to the comparison page and Snakemake's report; commands by hand agree bit for bit."""
     place, environment = Place(tmp_path / "copy"), copy_repository(tmp_path / "copy")
     place.write(SWEPT, "swept")
-    overlay = "runs: [swept.yaml]\noverrides: {every: {seed: 5, title: An overlay}}\n"
+    overlay = f"runs: [swept.yaml]\noverrides: {{every: {{seed: 5, title: {json.dumps(TITLE)}}}}}\n"
     (place.folder / "overlay.yaml").write_text(overlay)
 
     def python(*arguments: object) -> str:
@@ -151,7 +152,7 @@ def test_snakemake_builds_a_sweep_with_one_training(tmp_path: Path) -> None:
         assert own == {"run.yaml", "samples.nc", "metrics.csv", "metrics.nc", "report.html"}
         assert not list(child.glob("*part*")), "shards, and what was noted of them, are gone"
         settled = yaml.safe_load((child / "run.yaml").read_text())
-        assert (settled["seed"], settled["title"]) == (5, "An overlay")
+        assert (settled["seed"], settled["title"]) == (5, TITLE)
     python("-c", BY_HAND, base, *children)
     for child in children:
         made, by_hand = (child / "samples.nc").read_bytes(), (child / "by-hand.nc").read_bytes()
@@ -165,3 +166,4 @@ def test_snakemake_builds_a_sweep_with_one_training(tmp_path: Path) -> None:
     snakemake("--report", "own.html")
     own = (place.folder / "own.html").read_text()
     assert "comparison.html" in own and "An overlay" in own
+    assert not (place.folder / "broken").exists(), "a shell obeyed the title"

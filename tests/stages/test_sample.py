@@ -154,7 +154,7 @@ def test_a_draw_that_is_not_finite_is_named_and_not_tried_again(copied: Place) -
         "error: run imaging, sample: posterior 'my sampler', observation 1: FaultyGuidance: 4 of 4 draws are not finite"
     )
     assert outcome.text.startswith(start)
-    assert "from t = 0." in outcome.text
+    assert "from t = 0." in outcome.text and "on, in step 2 of 3." in outcome.text
     assert (copied.folder / SAMPLES).read_bytes() == before
     again = copied.sciflow("sample", "imaging.yaml")
     assert again.status == 2
