@@ -5,19 +5,24 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.metadata
+import json
 import platform
 import resource
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from sciflow.data.state import State, state_key
-from sciflow.data.store import Header, sha256, write_provenance
+from sciflow.data.store import Header, open_dataset, sha256, write_provenance
 from sciflow.errors import InputError, NonFiniteError, OutOfTime
 from sciflow.random import Stream
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 PACKAGES = ("sciflow", "torch", "numpy", "xarray")
 
@@ -84,6 +89,19 @@ class Job:
         index, count = self.part
         name = self.stage if count == 1 else f"{self.stage}.part{index}of{count}"
         return State(self.state / name, state_key(self.section, self.source, self.hashes))
+
+    def open_data(self) -> xr.Dataset:
+        """data.nc.
+
+        Raises:
+            InputError: it cannot be read, or belongs to another stage or domain.
+        """
+        path = self.inputs["data"]
+        data = open_dataset(path, stage="dataset")
+        domain = json.loads(str(data.attrs["section"]) or "{}").get("domain", self.domain)
+        if domain != self.domain:
+            raise InputError(f"{path} is of domain {domain!r}, this run of {self.domain!r}. Give the data of this run.")
+        return data
 
     @contextlib.contextmanager
     def named(self) -> Iterator[None]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from sciflow.data.schema import SAMPLES, check
 from sciflow.data.store import atomic_path, open_dataset, read_header, write_dataset
 from sciflow.domains.protocol import Row, question
+from sciflow.errors import InputError
 from sciflow.inverse.likelihood import LikelihoodModel
 from sciflow.stages.artefact import Job
 
@@ -37,9 +38,14 @@ def run(job: Job, section: EvaluateSection, likelihood: LikelihoodModel) -> None
     Raises:
         InputError: samples of another data set, or that break the schema.
     """
-    data = open_dataset(job.inputs["data"], stage="dataset")
+    data = job.open_data()
     samples = open_dataset(job.inputs["samples"], stage="sample")
     check(samples, SAMPLES, str(job.inputs["samples"]))
+    if "shard" in samples.attrs:
+        raise InputError(
+            f"{job.inputs['samples']} is shard {samples.attrs['shard']} of the samples. Join all shards first: "
+            "sciflow sample RUN.yaml --gather …"
+        )
     job.expect("samples", read_header(job.inputs["samples"]).inputs)
     domain = question(job.domain, "evaluate")
     names = section.metrics or tuple(domain.METRICS)

@@ -99,7 +99,7 @@ def run(job: Job, section: ReportSection, values: Mapping[str, Any], text: str) 
     model = read_checkpoint(job.inputs["model"], "model")
     check_lineage(job, model)
     evidence = Evidence(
-        data=open_dataset(job.inputs["data"], stage="dataset"),
+        data=job.open_data(),
         samples=open_dataset(job.inputs["samples"], stage="sample"),
         arrays=open_dataset(job.inputs["metrics"].with_suffix(".nc"), stage="evaluate"),
         rows=read_rows(job.inputs["metrics"]),

@@ -94,7 +94,7 @@ def run(job: Job, section: SampleSection) -> None:
         NonFiniteError: a draw is not finite.
         OutOfTime: the deadline is near; finished observations are kept.
     """
-    _sample(job, section, open_dataset(job.inputs["data"], stage="dataset"))
+    _sample(job, section, job.open_data())
 
 
 def apply(job: Job, section: SampleSection, observation: Path) -> None:
@@ -102,7 +102,7 @@ def apply(job: Job, section: SampleSection, observation: Path) -> None:
 
     Recorded measurements give the draws of `run`. Nothing is resumed, and no other stage takes the result for its own.
     """
-    data = open_dataset(job.inputs["data"], stage="dataset")
+    data = job.open_data()
     measured = read_measured(observation, tuple(data["data"].shape[1:]))
     job = replace(job, state=None, inputs={**job.inputs, "observation": observation})
     header = replace(job.header(), stage="apply")

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from sciflow.data.arrays import from_xarray
 from sciflow.data.schema import DATA, check
-from sciflow.data.store import open_dataset
 from sciflow.diffusion.denoiser import Denoiser
 from sciflow.diffusion.loss import Denoising, Loss
 from sciflow.diffusion.model import load, pack
@@ -183,7 +182,7 @@ def run(job: Job, training: Training) -> None:
         NonFiniteError: the loss diverged; the last good checkpoint is kept.
         OutOfTime: the deadline is near; the state is saved.
     """
-    data = open_dataset(job.inputs["data"], stage="dataset")
+    data = job.open_data()
     check(data, DATA, str(job.inputs["data"]))
     state = job.open_state()
     checkpoint = state.directory / state.key / "checkpoint.pt" if state else None

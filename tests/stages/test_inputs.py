@@ -56,10 +56,14 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
         ("report", "--metrics", f"{OTHER}/metrics.csv"),
         f"{OTHER}/metrics.csv was not made from {RESULTS}/data.nc",
     ),
+    "a shard for all samples": (
+        ("evaluate", "--samples", "shard.nc"),
+        "shard.nc is shard 1/2 of the samples. Join all shards first",
+    ),
     "metrics that are none": (("report", "--metrics", "noted.csv"), "noted.csv is no metrics table"),
     "another domain": (
-        ("sample", "--data", "results/analytic/data.nc", "--model", "results/analytic/model.pt"),
-        "inpainting needs the parameter 'mask'",
+        ("train", "--data", "results/analytic/data.nc"),
+        "results/analytic/data.nc is of domain 'analytic', this run of 'imaging'. Give the data of this run.",
     ),
 }
 
@@ -73,6 +77,7 @@ def mixed(built: Place, tmp_path_factory: pytest.TempPathFactory) -> Place:
     xr.Dataset({"data": ("x", np.zeros(3))}).to_netcdf(folder / "foreign.nc", engine="h5netcdf")
     for name, source in (("truncated.nc", "data.nc"), ("truncated.pt", "model.pt")):
         (folder / name).write_bytes((results / source).read_bytes()[:9000])
+    assert place.sciflow("sample", "imaging.yaml", "--shard", "1/2", "--out", "shard.nc").status == 0
     (folder / "noted.csv").write_text("run,posterior\nimaging,PiGDM\n")
     (folder / "noted.nc").write_bytes((results / "metrics.nc").read_bytes())
     return place
