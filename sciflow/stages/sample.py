@@ -195,8 +195,7 @@ def _draw(
 
     stop()
     counted, start = Counted(prior), time.monotonic()
-    stream = job.stream.child(name, i)
-    stream = type(stream)(stream.seed, stream.purpose, section.tile)
+    stream = replace(job.stream.child(name, i), tile=section.tile)
     try:
         particles = section.posteriors[name](
             counted, likelihood, section.times(prior.schedule), section.n_samples, stream, on_step=stop
