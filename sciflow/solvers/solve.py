@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,8 +15,7 @@ from sciflow.solvers.times import checked
 Past = Sequence[tuple[float, Tensor]]
 
 
-@dataclass(frozen=True)
-class StepNoise:
+class StepNoise(NamedTuple):
     """The random numbers of one step: call it for standard normals shaped like the state.
 
     Attributes:
@@ -29,18 +27,18 @@ class StepNoise:
     like: Tensor
     solver: str
 
-    def _source(self) -> Stream:
+    def _given(self) -> Stream:
         if self.stream is None:
             raise ValueError(f"{self.solver} draws random numbers. Pass stream=Stream(seed) to solve().")
         return self.stream
 
     @property
     def key(self) -> int:
-        return self._source().key(step=self.step)
+        return self._given().key(step=self.step)
 
     def __call__(self) -> Tensor:
         n, *shape = self.like.shape
-        return self._source().normal(n, shape, step=self.step, dtype=self.like.dtype, device=self.like.device)
+        return self._given().normal(n, shape, step=self.step, dtype=self.like.dtype, device=self.like.device)
 
 
 @runtime_checkable

@@ -1,0 +1,91 @@
+"""Benchmarks answer in rows, and what they time keeps its promises: one network call per step, bounded memory."""
+
+from __future__ import annotations
+
+import gc
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.rows import LARGEST_ERROR, Row, judged, markdown, text
+from sciflow.diffusion.flow import probability_flow
+from sciflow.diffusion.schedule import EDM
+from sciflow.solvers.exponential import EABM
+from sciflow.solvers.solve import solve
+
+ROOT = Path(__file__).resolve().parents[1]
+N_STEPS = 20
+SHAPE = (7, 13)  # no other tensor of this process has it
+
+
+class Watched:
+    """A denoiser that notes what it is called with, and how many states are alive while it is."""
+
+    schedule, shape = EDM(), SHAPE[1:]
+
+    def __init__(self) -> None:
+        self.buffers: list[int] = []
+        self.alive: list[int] = []
+
+    def __call__(self, x: Tensor, t: float) -> Tensor:
+        self.buffers.append(x.data_ptr())
+        self.alive.append(sum(type(thing) is Tensor and thing.shape == SHAPE for thing in gc.get_objects()))
+        return 0.5 * x
+
+
+@pytest.mark.parametrize("corrector", [False, True])
+@pytest.mark.parametrize(("order", "frame"), [(2, "data"), (3, "noise"), (3, "velocity")])
+def test_a_run_calls_the_network_once_per_step_in_one_buffer(order: int, frame: str, corrector: bool) -> None:
+    denoiser, x = Watched(), torch.ones(SHAPE)
+    with torch.no_grad():
+        solve(probability_flow(denoiser), x, torch.linspace(0.1, 0.9, N_STEPS + 1), EABM(order, frame, corrector))
+    assert len(denoiser.buffers) == N_STEPS
+    assert len(set(denoiser.buffers)) == 1, "the state moved to another buffer"
+    # the caller's x, the state, and the values of F that the next polynomial still needs besides the one being made
+    assert max(denoiser.alive) <= 2 + order - (not corrector)
+
+
+@pytest.mark.slow
+def test_the_overhead_benchmark_answers_in_rows(tmp_path: Path) -> None:
+    file = tmp_path / "overhead.json"
+    options = ["--quick", "--no-peers", "--seconds", "0.5", "--json"]
+    command = [sys.executable, "benchmarks/overhead.py", *options, str(file)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(file.read_text())
+    assert {"machine", "versions", "date", "command", "rows", "during the run"} <= set(found)
+    rows = [Row(**row) for row in found["rows"]]  # exactly these keys
+    assert text(rows) in done.stdout
+    claims = {row.claim: row for row in rows}
+    assert len(claims) == len(rows)
+    assert all(row.value > 0 and row.stderr >= 0 for row in rows)
+    targets = [row.target for row in rows if row.claim.startswith("(b)") and "sciflow, order 2" in row.claim]
+    assert targets == [1.2, 1.2]  # one for each malloc setting
+    assert all(row.holds is None for row in rows if row.target is None)
+    assert found["quiet"] or all(row.holds is None for row in rows)
+
+
+def test_a_verdict_needs_a_target_a_quiet_machine_and_a_small_error() -> None:
+    def mean(values: list[float]):
+        return lambda chosen: sum(values[i] for i in chosen) / len(chosen)
+
+    steady, shaky = [1.0, 1.01, 0.99, 1.0], [0.2, 3.0, 0.1, 0.7]
+    assert judged("", mean(steady), 4, 1.2, quiet=True).holds is True
+    assert judged("", mean(steady), 4, 0.8, quiet=True).holds is False
+    assert judged("", mean(steady), 4, 1.2, quiet=False).holds is None
+    assert judged("", mean(steady), 4, None, quiet=True).holds is None
+    unsure = judged("", mean(shaky), 4, 1.2, quiet=True)
+    assert unsure.stderr > LARGEST_ERROR * unsure.value and unsure.holds is None
+    assert "| no verdict |" in markdown([unsure])
+
+
+def test_without_the_peers_environment_the_benchmark_says_what_to_do() -> None:
+    command = [sys.executable, "benchmarks/overhead.py", "--peers", "no/such/python"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "make peers" in done.stderr and "--no-peers" in done.stderr
