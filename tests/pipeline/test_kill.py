@@ -52,6 +52,11 @@ class Killable:
     def environment(self) -> dict[str, str]:
         return {**self.variables, "FAULTY_WRITES": "1"}
 
+    def copy(self, folder: Path) -> Killable:
+        """The same elsewhere."""
+        shutil.copytree(self.folder, folder)
+        return Killable(folder, {**self.variables, "PYTHONPATH": str(folder)})
+
     def start(self, *options: str) -> subprocess.Popen[str]:
         """Snakemake in a process group of its own, all of its output in one pipe."""
         target = ["results/kill/samples.nc"] if "--unlock" not in options else []
@@ -95,7 +100,10 @@ class Killable:
         return [path for path in (self.folder / "results").rglob("*") if path.name.startswith(".tmp")]
 
 
-def copy(folder: Path) -> Killable:
+@pytest.fixture(scope="module")
+def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Killable:
+    """The repository as it is now: what all runs of this module are made of, never run itself."""
+    folder = tmp_path_factory.mktemp("snapshot") / "copy"
     variables = copy_repository(folder)
     shutil.copy(Path(__file__).parents[1] / "stages" / "faults.py", folder)
     Place(folder).write(RUN, "kill")
@@ -103,10 +111,16 @@ def copy(folder: Path) -> Killable:
     return Killable(folder, variables)
 
 
+@pytest.fixture
+def killed(snapshot: Killable, tmp_path: Path) -> Killable:
+    """A run that is to be killed."""
+    return snapshot.copy(tmp_path / "copy")
+
+
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def straight(snapshot: Killable, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The artefacts of the run that nothing interrupts, made by the commands alone."""
-    left = copy(tmp_path_factory.mktemp("straight") / "copy")
+    left = snapshot.copy(tmp_path_factory.mktemp("straight") / "copy")
     call = [sys.executable, "-c", STRAIGHT, "dataset", "train", "sample"]
     subprocess.run(call, cwd=left.folder, env=left.environment, check=True, timeout=TIME_LIMIT)
     assert left.calls("guidance") == [3 * PER_OBSERVATION]
@@ -115,9 +129,8 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(2 * TIME_LIMIT)
-def test_a_job_that_is_killed_is_tried_again_from_its_state(straight: dict[str, bytes], tmp_path: Path) -> None:
+def test_a_job_that_is_killed_is_tried_again_from_its_state(straight: dict[str, bytes], killed: Killable) -> None:
     """SIGKILL to the job alone, as an out-of-memory killer does, in a step and in a write, and a SIGTERM."""
-    killed = copy(tmp_path / "copy")
     plan = ["loss 4 die", "model.pt 1 die", f"guidance {PER_OBSERVATION + 3} term", "samples.part1of1.nc 1 die"]
     status, text = killed.snakemake(plan="\n".join(plan))
     assert status == 0, text
@@ -142,12 +155,11 @@ def killed_calls(straight: dict[str, bytes]) -> int:
 
 @pytest.mark.slow
 @pytest.mark.timeout(4 * TIME_LIMIT)
-def test_killed_with_its_snakemake_it_resumes_at_the_next_call(straight: dict[str, bytes], tmp_path: Path) -> None:
+def test_killed_with_its_snakemake_it_resumes_at_the_next_call(straight: dict[str, bytes], killed: Killable) -> None:
     """SIGKILL to all of it, in the writing of data, in a step of training and of sampling.
 
     Snakemake's own lock survives a SIGKILL: `snakemake --unlock` takes it away, as Snakemake says and the profile too.
     """
-    killed = copy(tmp_path / "copy")
     for plan in ("data.nc 1 kill", "loss 7 kill", f"guidance {2 * PER_OBSERVATION + 5} kill"):
         status, text = killed.snakemake("--rerun-incomplete", *(["--nolock"] if plan[0] != "d" else []), plan=plan)
         assert status == -signal.SIGKILL, text
@@ -165,9 +177,9 @@ def test_killed_with_its_snakemake_it_resumes_at_the_next_call(straight: dict[st
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", range(3))
-def test_killed_again_and_again_at_any_moment(seed: int, straight: dict[str, bytes], tmp_path: Path) -> None:
+def test_killed_again_and_again_at_any_moment(seed: int, straight: dict[str, bytes], killed: Killable) -> None:
     """Start-up, reading, steps, checkpoints, writes, joining of shards: whatever is going on when the signal comes."""
-    killed, moments = copy(tmp_path / "copy"), random.Random(seed)
+    moments = random.Random(seed)
     (killed.folder / "plan").touch()
     for attempt in range(40):
         process = killed.start("--rerun-incomplete", "--nolock")
