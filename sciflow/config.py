@@ -25,7 +25,9 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from sciflow.diffusion import LOSSES, SCHEDULES, TIMES
 from sciflow.diffusion.denoiser import Denoiser
+from sciflow.diffusion.flow import probability_flow
 from sciflow.diffusion.loss import Loss
+from sciflow.diffusion.mixture import EmpiricalDenoiser
 from sciflow.diffusion.schedule import Schedule
 from sciflow.diffusion.times import Times
 from sciflow.domains import DATASETS, DOMAINS
@@ -42,6 +44,7 @@ from sciflow.networks.mlp import Network
 from sciflow.runs import did_you_mean
 from sciflow.solvers import SOLVERS
 from sciflow.solvers.solve import Solver
+from sciflow.solvers.times import checked
 from sciflow.stages import TRAININGS
 from sciflow.stages.evaluate import EvaluateSection
 from sciflow.stages.report import ReportSection
@@ -333,6 +336,7 @@ def _inconsistencies(run: RunFile) -> Iterator[str]:
         yield f"sample.n_samples must be at least {least} for the metrics of domain {run.domain!r}, got {got}."
     if not run.sample.posteriors:
         yield "sample.posteriors is empty. Name at least one sampler; `sciflow list posteriors` prints the kinds."
+    yield from _unplannable(run)
     n_steps = run.sample.times.n_steps
     for name, posterior in run.sample.posteriors.items():
         if not name.strip() or not name.isprintable():
@@ -343,3 +347,22 @@ def _inconsistencies(run: RunFile) -> Iterator[str]:
                 f"sample.posteriors.{name}.solver.order is {order}, more than the {n_steps} steps of sample.times: "
                 "there is no history for it. Lower the order or raise sample.times.n_steps."
             )
+
+
+def _unplannable(run: RunFile) -> Iterator[str]:
+    """A time grid, and solvers, that the schedule has no steps for; that of a model in a file is not known here."""
+    schedule = getattr(run.train, "schedule", None)
+    if schedule is None:
+        return
+    try:
+        grid = checked(run.sample.times(schedule))
+    except ValueError as error:
+        yield f"sample.times: {error}"
+        return
+    flow = probability_flow(EmpiricalDenoiser(torch.zeros(1, 1), schedule))  # of any data: only its levels are asked
+    for name, posterior in run.sample.posteriors.items():
+        solver = getattr(posterior, "solver", None)
+        try:
+            _ = solver is None or solver.plan(flow, grid)
+        except ValueError as error:
+            yield f"sample.posteriors.{name}.solver: {error}"

@@ -78,6 +78,14 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         {"sample.times.n_steps": 1},
         "sample.posteriors.PiGDM.solver.order is 2, more than the 1 steps of sample.times: there is no history for it.",
     ),
+    "a solver of other equations": (
+        {f"{SAMPLER}.solver": {"kind": "torchsde"}},
+        "sample.posteriors.PiGDM.solver: TorchSDE solves SDEs, got dynamics without noise.",
+    ),
+    "a grid that runs backwards": (
+        {"sample.times.ratio_max": 0.01, "sample.times.ratio_min": 0.1},
+        "sample.times: times must hold at least two increasing numbers, got [",
+    ),
     "no posterior": ({"sample.posteriors": {}}, "sample.posteriors is empty. Name at least one sampler;"),
     "nameless posterior": ({"sample.posteriors": {" ": {"kind": "guided"}}}, "sample.posteriors: ' ' is no name."),
     "name with a bell": ({"sample.posteriors": {"a\a": {"kind": "guided"}}}, "sample.posteriors: 'a\\x07' is no name."),
