@@ -21,7 +21,7 @@ def problems(file: Path, look_inside: bool = False, look_for_devices: bool = Fal
     """Each mistake of a run file and of the files it names, as a line, once.
 
     Args:
-        file: the run file; its smoke size and every run of its sweep are checked too.
+        file: the run file; its smoke size and every run of its sweep are checked too, and the headers of their files.
         look_inside: also read the data, and try the assumed likelihood on the first observation.
         look_for_devices: also look for the devices it asks for.
     """
@@ -52,6 +52,8 @@ def _of_run(run: Run, file: Path, look_inside: bool, look_for_devices: bool) -> 
             device("cuda")
         if not missing and isinstance(parsed.train, FromFile):
             parsed.train.denoiser()
+        if not missing and hasattr(parsed.dataset, "look"):
+            parsed.dataset.look()
         if look_inside and not missing and not run.assignments:
             yield from _inside(parsed, file)
     except InputError as error:

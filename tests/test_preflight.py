@@ -75,10 +75,27 @@ def test_nan_in_the_data_is_found(place: Place) -> None:
     images = np.random.default_rng(0).random((40, 8, 8))
     images[7, 3, 2] = np.nan
     np.savez(place.folder / "scans.npz", images=images)
-    outcome = place.sciflow("check", "--data", place.write(change(IMAGING, {"dataset": FILE})))
+    file = place.write(change(IMAGING, {"dataset": FILE}))
+    assert place.sciflow("check", file).status == 0, "headers do not show it"
+    outcome = place.sciflow("check", "--data", file)
     assert outcome.status == 2
     where = "1 of 2560 values NaN or infinite, the first at (sample 7, channel 0, y 3, x 2)"
     assert where in outcome.text
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((40, 8)), "the array has dims ('sample', 'dimension'), needs ('sample', 'channel', 'y', 'x')."),
+        (np.zeros((0, 8, 8)), "the array is empty, shape (0, 1, 8, 8)."),
+        (np.full((40, 8, 8), "a"), "the array holds <U1, needs real numbers."),
+    ],
+)
+def test_what_a_header_shows_is_found_without_reading(images: np.ndarray, message: str, place: Place) -> None:
+    np.savez(place.folder / "scans.npz", images=images)
+    outcome = place.sciflow("check", place.write(change(IMAGING, {"dataset": FILE})))
+    assert outcome.status == 2
+    assert outcome.text.startswith(f"error: run.yaml: scans.npz: {message}")
 
 
 def test_an_unreadable_model_is_found(place: Place) -> None:

@@ -84,6 +84,16 @@ def test_no_scan_stands_in_two_splits_and_none_observed_was_trained_on(name: str
     np.testing.assert_array_equal(data["truth"], data["data"][observed])
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_header_alone_shows_shape_and_units(name: str, folder: Path) -> None:
+    """No value is read: they may be terabytes, or NaN."""
+    file = File(path=str(folder / name), **FORMATS[name])
+    header, whole = file._read(look_inside=False), file._read()
+    assert header["data"].sizes == whole["data"].sizes and header["data"].attrs == whole["data"].attrs
+    assert not header["data"].any(), "values were read"
+    file.look()
+
+
 NPZ = FORMATS["images.npz"]
 WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
     "missing file": ("nowhere.npz", NPZ, "is no file. Correct `dataset.path`"),

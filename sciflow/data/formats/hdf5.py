@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 from pydantic import Field
 
-from sciflow.data.formats.mapping import check_size, choose, existing, named
+from sciflow.data.formats.mapping import blank, check_size, choose, existing, named
 from sciflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,8 +41,13 @@ class HDF5:
     split_by: str = ""
     max_gigabytes: Annotated[float, Field(gt=0)] = 8.0
 
-    def read(self, path: str | Path) -> xr.Dataset:
-        """Read, name and check. Raises InputError in words for every way in which the file can be wrong."""
+    def read(self, path: str | Path, look_inside: bool = True) -> xr.Dataset:
+        """Read, name and check. Raises InputError in words for every way in which the file can be wrong.
+
+        Args:
+            path: the file.
+            look_inside: false reads headers only, and gives zeros for values.
+        """
         import h5py
 
         path = existing(path)
@@ -50,16 +55,17 @@ class HDF5:
             with h5py.File(path, "r") as file:
                 names = _datasets(file)
                 candidates = [name for name in names if name != self.split_by.strip("/")]
-                values = self._array(path, file, choose(path, self.variable.strip("/"), candidates))
+                values = self._array(path, file, choose(path, self.variable.strip("/"), candidates), look_inside)
                 unit = None
                 if self.split_by:
-                    unit = self._array(path, file, choose(path, self.split_by.strip("/"), names, "split_by"))
+                    chosen = choose(path, self.split_by.strip("/"), names, "split_by")
+                    unit = self._array(path, file, chosen, look_inside)
         except (OSError, RuntimeError, KeyError, TypeError) as error:
             reason = str(error).partition("\n")[0]
             raise InputError(f"{path} is no HDF5 file, or damaged ({reason}). Write it again.") from error
-        return named(path, values, self.dims, self.units, unit)
+        return named(path, values, self.dims, self.units, unit, look_inside)
 
-    def _array(self, path: Path, file: h5py.File, name: str) -> np.ndarray:
+    def _array(self, path: Path, file: h5py.File, name: str, look_inside: bool) -> np.ndarray:
         """One data set; text becomes str."""
         stored = file[name]
         if stored.external or stored.is_virtual:
@@ -67,6 +73,8 @@ class HDF5:
         if stored.shape is None:
             raise InputError(f"{path}: data set {name!r} is empty. Give at least one sample.")
         check_size(path, stored.size * stored.dtype.itemsize, self.max_gigabytes)
+        if not look_inside:
+            return blank(stored.shape, stored.dtype)
         return stored.asstr()[()] if stored.dtype.kind == "O" else stored[()]
 
 

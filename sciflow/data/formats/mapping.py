@@ -60,8 +60,18 @@ def check_size(path: Path, n_bytes: int, max_gigabytes: float) -> None:
         )
 
 
+def blank(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """An array of zeros that takes no memory: what stands for values that are not read."""
+    return np.broadcast_to(np.zeros((), dtype), shape)
+
+
 def named(
-    path: Path, values: np.ndarray, dims: Mapping[str, int | None], units: str, unit: np.ndarray | None = None
+    path: Path,
+    values: np.ndarray,
+    dims: Mapping[str, int | None],
+    units: str,
+    unit: np.ndarray | None = None,
+    look_inside: bool = True,
 ) -> xr.Dataset:
     """Name, order and check the axes of an array.
 
@@ -72,6 +82,7 @@ def named(
             `sample` and then `dimension`, or `channel`, `y`, `x`, by the number of axes.
         units: of the values.
         unit: id of the patient, writer or trajectory of each sample, (sample,); None counts each for itself.
+        look_inside: refuse NaN and infinite values; false for values that were not read.
 
     Returns:
         A data set with `data` and its coordinate `unit(sample)`.
@@ -95,7 +106,7 @@ def named(
     if values.size == 0:
         raise InputError(f"{path}: the array is empty, shape {values.shape}. Give at least one sample.")
     order = tuple(dims)
-    if values.dtype.kind == "f" and (bad := not_finite(values, order)):
+    if look_inside and values.dtype.kind == "f" and (bad := not_finite(values, order)):
         raise InputError(f"{path}: {bad}. Remove or fill them, or mask them in the operator.")
     values = np.moveaxis(values, order.index("sample"), 0)
     order = ("sample", *(name for name in order if name != "sample"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from sciflow.data.formats.mapping import check_size, choose, existing, named
+from sciflow.data.formats.mapping import blank, check_size, choose, existing, named
 from sciflow.data.schema import suggestion
 from sciflow.errors import InputError
 
@@ -40,8 +40,13 @@ class NetCDF:
     split_by: str = ""
     max_gigabytes: Annotated[float, Field(gt=0)] = 8.0
 
-    def read(self, path: str | Path) -> xr.Dataset:
-        """Read, name and check. Raises InputError in words for every way in which the file can be wrong."""
+    def read(self, path: str | Path, look_inside: bool = True) -> xr.Dataset:
+        """Read, name and check. Raises InputError in words for every way in which the file can be wrong.
+
+        Args:
+            path: the file.
+            look_inside: false reads headers only, and gives zeros for values.
+        """
         import xarray as xr
 
         path = existing(path)
@@ -53,8 +58,10 @@ class NetCDF:
                 unit = None
                 if self.split_by:
                     known = [str(name) for name in file.variables]
-                    unit = file[choose(path, self.split_by, known, "split_by")].to_numpy()
-                values, units = array.to_numpy(), array.attrs.get("units", "")
+                    ids = file[choose(path, self.split_by, known, "split_by")]
+                    unit = ids.to_numpy() if look_inside else blank(ids.shape, ids.dtype)
+                values = array.to_numpy() if look_inside else blank(array.shape, array.dtype)
+                units = array.attrs.get("units", "")
         except InputError:
             raise
         except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
@@ -65,7 +72,7 @@ class NetCDF:
                 f"{path}: units are {units!r} in the file, {self.units!r} in `units`. Correct one of them."
             )
         axes = self._axes(path, [str(dim) for dim in array.dims])
-        return named(path, values, axes, self.units or units or "1", unit)
+        return named(path, values, axes, self.units or units or "1", unit, look_inside)
 
     def _axes(self, path: Path, dims: list[str]) -> dict[str, int | None]:
         """Names -> positions of the dims of the file."""

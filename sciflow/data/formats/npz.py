@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 from pydantic import Field
 
-from sciflow.data.formats.mapping import check_size, choose, existing, named
+from sciflow.data.formats.mapping import blank, check_size, choose, existing, named
 from sciflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,22 +43,28 @@ class NPZ:
     split_by: str = ""
     max_gigabytes: Annotated[float, Field(gt=0)] = 8.0
 
-    def read(self, path: str | Path) -> xr.Dataset:
-        """Read, name and check. Raises InputError in words for every way in which the file can be wrong."""
+    def read(self, path: str | Path, look_inside: bool = True) -> xr.Dataset:
+        """Read, name and check. Raises InputError in words for every way in which the file can be wrong.
+
+        Args:
+            path: the file.
+            look_inside: false reads headers only, and gives zeros for values.
+        """
         path = existing(path)
         try:
             with zipfile.ZipFile(path) as archive:
                 names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
                 candidates = [name for name in names if name != self.split_by]
-                values = self._member(path, archive, choose(path, self.variable, candidates))
+                values = self._member(path, archive, choose(path, self.variable, candidates), look_inside)
                 unit = None
                 if self.split_by:
-                    unit = self._member(path, archive, choose(path, self.split_by, names, "split_by"))
+                    chosen = choose(path, self.split_by, names, "split_by")
+                    unit = self._member(path, archive, chosen, look_inside)
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
             raise InputError(f"{path} is no NumPy archive, or damaged ({error}). Write it with numpy.savez.") from error
-        return named(path, values, self.dims, self.units, unit)
+        return named(path, values, self.dims, self.units, unit, look_inside)
 
-    def _member(self, path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    def _member(self, path: Path, archive: zipfile.ZipFile, name: str, look_inside: bool) -> np.ndarray:
         """One array; its header is believed only as far as the size limit."""
         try:
             with archive.open(f"{name}.npy") as file:
@@ -66,6 +72,8 @@ class NPZ:
                 read_header = np.lib.format.read_array_header_1_0
                 shape, _, dtype = (read_header if version == (1, 0) else np.lib.format.read_array_header_2_0)(file)
             check_size(path, math.prod(shape) * dtype.itemsize, self.max_gigabytes)
+            if not look_inside:
+                return blank(shape, dtype)
             with archive.open(f"{name}.npy") as file:
                 return np.lib.format.read_array(file, allow_pickle=False)
         except InputError:

@@ -169,13 +169,21 @@ class File:
         options: dict[str, Any] = {name: getattr(self, name) for name in ("variable", "dims", "units", "split_by")}
         return reader(**{name: value for name, value in options.items() if value})
 
-    def simulate(self, stream: Stream) -> xr.Dataset:
-        read = self._reader().read(self.path)
+    def look(self) -> None:
+        """Raise InputError for whatever the header of the file shows to be wrong."""
+        self._read(look_inside=False)
+
+    def _read(self, look_inside: bool = True) -> xr.Dataset:
+        read = self._reader().read(self.path, look_inside)
         if set(read["data"].dims) != {"sample", *EVENT}:
             raise InputError(
                 f"{self.path}: the array has dims {read['data'].dims}, needs ('sample', 'channel', 'y', 'x'). "
                 "Name them in dataset.dims, null for an axis of size one."
             )
+        return read
+
+    def simulate(self, stream: Stream) -> xr.Dataset:
+        read = self._read()
         array = from_xarray(read["data"], ("sample", *EVENT), torch.float32).numpy()
         fractions = shares(self.test, self.validation)
         units = read["data"].attrs.get("units", "1")
