@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import sciflow
 from sciflow import source
 from sciflow.catalogue import Catalogue
 from sciflow.errors import InputError
@@ -121,7 +122,7 @@ def test_the_templates_count_for_the_report(tmp_path: Path) -> None:
 def test_an_installed_release_counts_by_its_version(tmp_path: Path) -> None:
     root = tree(tmp_path)
     (root / "pyproject.toml").unlink()
-    assert digest("train", SECTION, KINDS, root=root) == f"release-{source.__version__}"
+    assert digest("train", SECTION, KINDS, root=root) == f"release-{sciflow.__version__}"
 
 
 def test_plugins_count_whole(tmp_path: Path) -> None:

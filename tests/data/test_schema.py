@@ -84,7 +84,10 @@ def test_the_artefacts_of_a_run_have_schemas():
     with pytest.raises(InputError, match=r"'truth' has dims .*'dimension'.*needs .*'y', 'x'"):
         check(data.assign(truth=(("observation", "dimension"), np.ones((1, 3)))), DATA)
     samples = xr.Dataset(
-        {"samples": (("posterior", "observation", "member", "x"), np.ones((1, 2, 3, 4))), "nfe": (("posterior", "observation"), np.full((1, 2), 30))},
+        {
+            "samples": (("posterior", "observation", "member", "x"), np.ones((1, 2, 3, 4))),
+            "nfe": (("posterior", "observation"), np.full((1, 2), 30)),
+        },
         coords={"posterior": ["twisted SMC"]},
     )
     assert check(samples, SAMPLES) is None
