@@ -150,7 +150,7 @@ class Run:
 
     def files(self, stage: str) -> list[str]:
         """Files the stage's section names under `path:`, as written (relative ones start at the working directory)."""
-        return sorted({str(value) for key, value in _items(self.values.get(stage, {})) if key == "path" and value})
+        return sorted({str(value) for key, value in _items(self.values.get(stage) or {}) if key == "path" and value})
 
     def resource(self, stage: str, key: str, default: int = 0) -> Any:
         """One number of `resources.<stage>`."""
@@ -207,6 +207,10 @@ def resolve(
         if name.endswith(SMOKE):
             values = merge(values, _mapping(values, "smoke", where), f"{where}: smoke")
         values = merge(values, _mapping(overrides, name, "overrides"), f"overrides.{name}")
+    if not isinstance(values.get("plugins") or [], list):
+        raise InputError(
+            f"{where}: plugins must be a list, got {values['plugins']!r}. Write `plugins: [my_plugin.py]`."
+        )
     sweep = _sweep(_mapping(values, "sweep", where), values, where)
     values = {"name": "", **{key: value for key, value in values.items() if key not in ASIDE}}
     runs: dict[str, Run] = {}

@@ -229,3 +229,10 @@ def test_rank_orders_keys_by_stage() -> None:
     keys = ["report.figures", "sample.n", "seed", "train.x", "dataset.y"]
     assert sorted(keys, key=runs.rank) == ["seed", "dataset.y", "train.x", "sample.n", "report.figures"]
     assert Run("a", "a", Path("a.yaml"), {"seed": 1}).section("train") == {"seed": 1}
+
+
+def test_plugins_are_a_list_and_an_empty_section_names_no_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"plugins must be a list, got 'mine\.py'"):
+        resolve(write(tmp_path, TOY + "plugins: mine.py\n"))
+    empty = resolve(write(tmp_path, TOY.replace("report: {figures: []}", "report:")))["toy"]
+    assert empty.files("report") == []
