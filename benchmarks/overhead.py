@@ -1,15 +1,16 @@
 """What a solver costs besides the network: sciflow, diffusers, azula and k-diffusion in one interleaved run.
 
-    python benchmarks/overhead.py [--quick] [--json FILE] [--record] [--no-peers] [--peers PYTHON] [--seconds S]
+    python benchmarks/overhead.py [--quick] [--json FILE] [--record] [--no-peers] [--peers PYTHON]
 
 (a) Overhead per network call with a trivial denoiser on one 64 x 64 image: a whole run of 20 steps, planning included,
     less the 20 calls alone, divided by 20. Target: at most a third of the best peer of the same order.
 (b) 10 000 x 64 particles of a Gaussian mixture of 40 components: a whole run over its 20 score calls alone. Target: at
-    most 1.2. Twice: as Python starts, and with the malloc settings of the Makefile, for all libraries alike.
+    most 1.2, and at most 1.1 times a loop written by hand. Twice: as Python starts, and with the malloc settings of
+    the Makefile, for all libraries alike.
 
-Each library runs in a process of its own environment; the processes take turns within a round, at one thread. Values
-are medians over rounds of paired ratios or differences of CPU time (wall time where said), with a bootstrap standard
-error. There is no verdict on a machine that does other work, or where the standard error exceeds 5 % of the value.
+Each library runs in a process of its own environment; the processes take turns within a round, at one thread, and
+start anew for each sitting. Values are medians over rounds of paired ratios or differences of CPU time (wall time
+where said), with a bootstrap standard error over sittings and rounds. There is no verdict on a machine that does other work, or where the standard error exceeds 5 % of the value.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import machine
-from rows import Row, judged, markdown, text, write
+from rows import Row, Statistic, judged, markdown, text, write
 
 HERE = Path(__file__).resolve().parent
 PEERS = HERE.parent / ".venv-peers/bin/python"
@@ -37,7 +38,7 @@ MALLOC = {  # what the Makefile exports
 }
 SETTINGS = {"default malloc": {}, "Makefile's malloc": MALLOC}
 N_STEPS = 20
-THIRD, MOST = 1 / 3, 1.2
+THIRD, MOST, MOST_BY_HAND = 1 / 3, 1.2, 1.1
 CLASSES = {  # our solver → the peers' solvers of the same order
     "sciflow 2M": ("k-diffusion 2M", "azula 2M", "diffusers 2M"),
     "sciflow AB3": ("k-diffusion AB3 (lms)", "k-diffusion 3M", "azula AB3", "diffusers 3M", "diffusers AB3 (DEIS)"),
@@ -50,6 +51,7 @@ NAMES = {
 MEANINGS = {"by hand 2M": "by hand, order 2, coefficients given"}
 Rounds = list[dict[str, tuple[float, float]]]  # per round: variant → CPU and wall seconds of one run
 CPU, WALL = 0, 1
+SITTINGS = {True: (2, 10.0), False: (6, 40.0)}  # quick or not → how often all processes start anew, seconds each time
 
 
 class Worker:
@@ -106,70 +108,100 @@ def overhead(found: dict[str, tuple[float, float]], name: str, clock: int) -> fl
     return max((found[name][clock] - found[f"{side(name)}: calls"][clock]) / N_STEPS, 1e-9)
 
 
-def of_rounds(rounds: Rounds, value: Callable[[dict], float]) -> Callable[[Sequence[int]], float]:
+def of_rounds(rounds: Rounds, value: Callable[[dict], float]) -> Statistic:
     values = [value(found) for found in rounds]
     return lambda chosen: statistics.median(values[i] for i in chosen)
 
 
-def best(rounds: Rounds, ours: str, peers: Sequence[str], clock: int) -> Callable[[Sequence[int]], float]:
+def best(rounds: Rounds, ours: str, peers: Sequence[str], clock: int) -> Statistic:
     """Ours over the best peer: the largest of the median ratios."""
     ratios = [[overhead(r, ours, clock) / overhead(r, peer, clock) for r in rounds] for peer in peers]
     return lambda chosen: max(statistics.median(of_peer[i] for i in chosen) for of_peer in ratios)
 
 
-def overhead_rows(case: str, rounds: Rounds, quiet: bool) -> list[Row]:
+def overhead_rows(case: str, rounds: Rounds, sittings: Sequence[int], quiet: bool) -> list[Row]:
     """(a) for one precision: ours over the best peer, then every library in microseconds."""
-    n, found = len(rounds), []
+    found = []
     for ours, peers in CLASSES.items():
         present = [peer for peer in peers if peer in rounds[0]]
         for clock, word in ((CPU, "CPU"), (WALL, "wall")) if present else ():
             claim = f"(a) {case}, {NAMES[ours]}: overhead over that of the best peer, {word} time"
-            found.append(judged(claim, best(rounds, ours, present, clock), n, THIRD, quiet))
+            found.append(judged(claim, best(rounds, ours, present, clock), sittings, THIRD, quiet))
     for name in rounds[0]:
         if not name.endswith("calls"):
             claim = f"(a) {case}, {described(name)}: overhead per call [µs]"
             value = of_rounds(rounds, lambda r, name=name: 1e6 * overhead(r, name, CPU))
-            found.append(judged(claim, value, n, None, quiet))
+            found.append(judged(claim, value, sittings, None, quiet))
     return found
 
 
-def whole_rows(setting: str, rounds: Rounds, quiet: bool) -> list[Row]:
-    """(b) for one malloc setting: whole run over score calls alone."""
+def whole_rows(setting: str, rounds: Rounds, sittings: Sequence[int], quiet: bool) -> list[Row]:
+    """(b) for one malloc setting: whole run over score calls alone, and ours over what a loop by hand takes."""
     found = []
     for name in rounds[0]:
         if not name.endswith("calls"):
             claim = f"(b) {setting}, {described(name)}: whole run over score calls"
             target = MOST if name == "sciflow 2M" else None
             value = of_rounds(rounds, lambda r, name=name: r[name][CPU] / r[f"{side(name)}: calls"][CPU])
-            found.append(judged(claim, value, len(rounds), target, quiet))
-    return found
+            found.append(judged(claim, value, sittings, target, quiet))
+    claim = f"(b) {setting}, sciflow, {NAMES['sciflow 2M']}: whole run over that by hand"
+    value = of_rounds(rounds, lambda r: r["sciflow 2M"][CPU] / r["by hand 2M"][CPU])
+    return [*found, judged(claim, value, sittings, MOST_BY_HAND, quiet)]
 
 
 def described(name: str) -> str:
     return f"sciflow, {NAMES[name]}" if name in NAMES else MEANINGS.get(name, name)
 
 
-def run(peers: str | None, seconds: float) -> tuple[list[Row], dict[str, object]]:
-    """All rows, and the facts that go with them."""
+def sitting(peers: str | None, seconds: float) -> tuple[dict[tuple[str, str], Rounds], dict[str, str], float]:
+    """Rounds, versions and CPU seconds used, with all processes started for it."""
     sides = [(sys.executable, "ours")] + ([(peers, "peers")] if peers else [])
     workers = [Worker(python, name, setting) for setting in SETTINGS for python, name in sides]
     try:
         versions: dict[str, str] = {}
         for worker in workers:
             versions |= worker.answer()["versions"]
-        watch, before = machine.Watch(), time.process_time() + sum(worker.cpu for worker in workers)
-        rounds = measured(workers, seconds)
-        own = time.process_time() + sum(worker.cpu for worker in workers) - before
+        return measured(workers, seconds), versions, sum(worker.cpu for worker in workers)
     finally:
         for worker in workers:
             worker.process.kill()
             worker.process.wait()
-    words, quiet = watch.disturbance(own)
+
+
+def run(peers: str | None, n_sittings: int, seconds: float) -> tuple[list[Row], dict[str, object]]:
+    """All rows, and the facts that go with them."""
+    watch, own = machine.Watch(), -time.process_time()
+    rounds: dict[tuple[str, str], Rounds] = {}
+    sittings = []
+    for _ in range(n_sittings):
+        found, versions, used = sitting(peers, seconds)
+        for key, of_case in found.items():
+            rounds.setdefault(key, []).extend(of_case)
+        sittings.append(len(of_case))
+        own += used
+    words, quiet = watch.disturbance(own + time.process_time())
     rows: list[Row] = []
-    for (case, setting), found in rounds.items():
-        rows += whole_rows(setting, found, quiet) if case == "particles" else overhead_rows(case, found, quiet)
+    for (case, setting), of_case in rounds.items():
+        if case == "particles":
+            rows += whole_rows(setting, of_case, sittings, quiet)
+        else:
+            rows += overhead_rows(case, of_case, sittings, quiet)
     facts = {"machine": machine.in_words(), "versions": versions, "during the run": words, "quiet": quiet}
-    return rows, facts | {"rounds": len(found)}
+    return rows, facts | {"rounds": sum(sittings), "sittings": n_sittings}
+
+
+def by_library(rows: Sequence[Row]) -> str:
+    """The rows without a target as one Markdown table: a line per library, a column per setting."""
+    cells: dict[str, dict[str, str]] = {}
+    for row in rows:
+        setting, _, rest = row.claim.partition(", ")
+        if row.target is None:
+            cells.setdefault(rest.partition(":")[0], {})[setting] = f"{row.value:.3g} ± {row.stderr:.1g}"
+    settings = list(dict.fromkeys(setting for line in cells.values() for setting in line))
+    lines = [f"| | {' | '.join(settings)} |", "|---" * (len(settings) + 1) + "|"]
+    return "\n".join(
+        lines + [f"| {name} | {' | '.join(line.get(s, '') for s in settings)} |" for name, line in cells.items()]
+    )
 
 
 def record(rows: list[Row], facts: dict[str, object]) -> None:
@@ -178,8 +210,10 @@ def record(rows: list[Row], facts: dict[str, object]) -> None:
     readme, (begin, end) = HERE / "README.md", ("<!-- overhead -->\n", "<!-- /overhead -->")
     before, _, rest = readme.read_text().partition(begin)
     libraries = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())  # type: ignore[attr-defined]
-    said = f"{facts['date']}, `{facts['command']}`, {facts['rounds']} rounds. {facts['machine']}; {libraries}."
-    table = f"{said} During the run: {facts['during the run']}.\n\n{markdown(rows)}\n"
+    said = f"{facts['date']}, `{facts['command']}`, {facts['rounds']} rounds in {facts['sittings']} sittings. {facts['machine']}; {libraries}."
+    judged_rows = markdown([row for row in rows if row.target is not None])
+    units = "(a) in µs of overhead per call, (b) as whole run over score calls:"
+    table = f"{said} During the run: {facts['during the run']}.\n\n{judged_rows}\n\n{units}\n\n{by_library(rows)}\n"
     readme.write_text(before + begin + table + end + rest.partition(end)[2])
 
 
@@ -190,22 +224,27 @@ def main() -> int:
     parser.add_argument("--record", action="store_true", help="write benchmarks/results/ and benchmarks/README.md")
     parser.add_argument("--no-peers", action="store_true", help="sciflow alone")
     parser.add_argument("--peers", default=str(PEERS), metavar="PYTHON", help="Python of the peers' environment")
-    parser.add_argument("--seconds", type=float, help="time for the rounds (default: 240, or 25 with --quick)")
+    parser.add_argument("--sittings", type=int, help="how often all processes start anew (default: 6, quick 2)")
+    parser.add_argument("--seconds", type=float, help="time for the rounds of a sitting (default: 40, quick 10)")
     options = parser.parse_args()
     if not options.no_peers and not Path(options.peers).exists():
         print(f"There is no {options.peers}. Run `make peers`, or pass --no-peers.", file=sys.stderr)
         return 2
-    seconds = options.seconds if options.seconds is not None else 25 if options.quick else 240
-    rows, facts = run(None if options.no_peers else options.peers, seconds)
+    n_sittings, seconds = SITTINGS[options.quick]
+    peers = None if options.no_peers else options.peers
+    rows, facts = run(peers, options.sittings or n_sittings, options.seconds or seconds)
     command = " ".join(["python benchmarks/overhead.py", *sys.argv[1:]])
     facts = {"benchmark": "overhead", "date": datetime.date.today().isoformat(), "command": command} | facts
-    print(f"{facts['machine']}; {facts['rounds']} rounds\nDuring the run: {facts['during the run']}.", end=" ")
-    print("\n" if facts["quiet"] else "No verdict: the machine was not quiet.\n")
-    print(text(rows))
     if options.json:
         write(options.json, rows, **facts)
     if options.record:
         record(rows, facts)
+    print(
+        f"{facts['machine']}; {facts['rounds']} rounds in {facts['sittings']} sittings\nDuring the run: {facts['during the run']}.",
+        end=" ",
+    )
+    print("\n" if facts["quiet"] else "No verdict: the machine was not quiet.\n")
+    print(text(rows))
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import statistics
@@ -24,18 +25,30 @@ class Row:
     holds: bool | None = None
 
 
-def estimate(statistic: Callable[[Sequence[int]], float], n_rounds: int, seed: int = 0) -> tuple[float, float]:
-    """The statistic of all rounds, and its standard error by bootstrap over rounds: rounds are what is independent."""
-    draw = random.Random(seed)
-    resampled = [statistic(draw.choices(range(n_rounds), k=n_rounds)) for _ in range(N_RESAMPLES)]
-    return statistic(range(n_rounds)), statistics.stdev(resampled)
+Statistic = Callable[[Sequence[int]], float]  # of the rounds with these numbers
 
 
-def judged(
-    claim: str, statistic: Callable[[Sequence[int]], float], n_rounds: int, target: float | None, quiet: bool
-) -> Row:
+def estimate(statistic: Statistic, sittings: Sequence[int], seed: int = 0) -> tuple[float, float]:
+    """The statistic of all rounds, and its standard error by bootstrap over sittings and rounds within them.
+
+    Args:
+        statistic: of a choice of rounds.
+        sittings: rounds of each sitting. Where its arrays come to lie makes each process a little faster or slower
+            for good, so rounds of one sitting are not independent.
+    """
+    draw, ends = random.Random(seed), list(itertools.accumulate(sittings))
+    members = [range(end - size, end) for end, size in zip(ends, sittings, strict=True)]
+
+    def resample() -> list[int]:
+        chosen = draw.choices(members, k=len(members))
+        return [index for rounds in chosen for index in draw.choices(rounds, k=len(rounds))]
+
+    return statistic(range(ends[-1])), statistics.stdev(statistic(resample()) for _ in range(N_RESAMPLES))
+
+
+def judged(claim: str, statistic: Statistic, sittings: Sequence[int], target: float | None, quiet: bool) -> Row:
     """The row of a statistic over rounds, with a verdict where one can be given."""
-    value, stderr = estimate(statistic, n_rounds)
+    value, stderr = estimate(statistic, sittings)
     can_tell = target is not None and quiet and stderr <= LARGEST_ERROR * abs(value)
     return Row(claim, value, stderr, target, value <= target if can_tell and target is not None else None)
 
