@@ -10,7 +10,8 @@
 
 Each library runs in a process of its own environment; the processes take turns within a round, at one thread, and
 start anew for each sitting. Values are medians over rounds of paired ratios or differences of CPU time (wall time
-where said), with a bootstrap standard error over sittings and rounds. There is no verdict on a machine that does other work, or where the standard error exceeds 5 % of the value.
+where said), with a bootstrap standard error over sittings and rounds. There is no verdict on a machine that does other
+work, or where the standard error exceeds 5 % of the value.
 """
 
 from __future__ import annotations
@@ -210,7 +211,8 @@ def record(rows: list[Row], facts: dict[str, object]) -> None:
     readme, (begin, end) = HERE / "README.md", ("<!-- overhead -->\n", "<!-- /overhead -->")
     before, _, rest = readme.read_text().partition(begin)
     libraries = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())  # type: ignore[attr-defined]
-    said = f"{facts['date']}, `{facts['command']}`, {facts['rounds']} rounds in {facts['sittings']} sittings. {facts['machine']}; {libraries}."
+    size = f"{facts['rounds']} rounds in {facts['sittings']} sittings"
+    said = f"{facts['date']}, `{facts['command']}`, {size}. {facts['machine']}; {libraries}."
     judged_rows = markdown([row for row in rows if row.target is not None])
     units = "(a) in µs of overhead per call, (b) as whole run over score calls:"
     table = f"{said} During the run: {facts['during the run']}.\n\n{judged_rows}\n\n{units}\n\n{by_library(rows)}\n"
@@ -240,7 +242,9 @@ def main() -> int:
     if options.record:
         record(rows, facts)
     print(
-        f"{facts['machine']}; {facts['rounds']} rounds in {facts['sittings']} sittings\nDuring the run: {facts['during the run']}.",
+        f"{facts['machine']}; {facts['rounds']} rounds in {facts['sittings']} sittings",
+        f"During the run: {facts['during the run']}.",
+        sep="\n",
         end=" ",
     )
     print("\n" if facts["quiet"] else "No verdict: the machine was not quiet.\n")
