@@ -17,7 +17,7 @@ export MALLOC_MMAP_THRESHOLD_ := 1073741824
 export MALLOC_TRIM_THRESHOLD_ := 2147483647
 export MALLOC_TOP_PAD_ := 67108864
 
-.PHONY: help run smoke test check lint soak peers docs clean
+.PHONY: help run smoke test slurm check lint soak peers docs clean
 .DEFAULT_GOAL := help
 
 help:  ## what there is to make
@@ -30,8 +30,11 @@ run: $(VENV)/.run  ## the default runs, from raw data to the report, whose path 
 smoke: $(VENV)/.run  ## the same at a size of seconds
 	@$(SNAKEMAKE) --config smoke=true $(if $(RUNS),'runs=$(RUNS)') --quiet host rules
 
-test: $(VENV)/.test  ## all tests but the soak tests
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not soak" $(TESTS)
+test: $(VENV)/.test  ## all tests but the soak tests and those on a cluster
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not soak and not slurm" $(TESTS)
+
+slurm: $(VENV)-slurm/.done  ## the tests on a real SLURM, started here for them: needs root, slurmctld and slurmd
+	@OMP_NUM_THREADS=1 $(VENV)-slurm/bin/python -m pytest -m slurm $(TESTS)
 
 check: lint  ## for every commit: style, types, workflow, fast laws
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow and not soak" tests/laws tests/test_layers.py
@@ -50,13 +53,16 @@ soak: $(VENV)/.test  ## long tests: kill and resume, full disk
 
 peers: $(VENV)/.test $(addsuffix /.done,$(PEERS))  ## environments of the libraries we compare with, and the comparison
 	@$(BIN)/python benchmarks/overhead.py
+	@$(BIN)/python benchmarks/parity.py
+	@$(BIN)/python benchmarks/solvers.py
+	@$(BIN)/python benchmarks/imaging.py
 
 docs: $(VENV)/.docs  ## the documentation, in docs/_build/html
 	@$(BIN)/sphinx-build -W --keep-going --quiet -b html docs docs/_build/html
 	@echo "Open $(CURDIR)/docs/_build/html/index.html"
 
 clean:  ## remove environments and caches; results stay
-	rm -rf $(VENV) $(PEERS) .pytest_cache .mypy_cache .ruff_cache .hypothesis docs/_build build *.egg-info
+	rm -rf $(VENV) $(VENV)-slurm $(PEERS) .pytest_cache .mypy_cache .ruff_cache .hypothesis docs/_build build *.egg-info
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -79,6 +85,15 @@ $(VENV)/.test: $(VENV)/.run
 $(VENV)/.docs: $(VENV)/.run
 	@echo "Installing what the documentation needs"
 	@$(PIP) --editable ".[docs]"
+	@touch $@
+
+# The executor plugin slows every start of Snakemake by two seconds: beside the environment of the tests, not in it.
+$(VENV)-slurm/.done: constraints.txt | $(VENV)/.test
+	@echo "Installing Snakemake's plugin for SLURM"
+	@$(PYTHON) -m venv $(VENV)-slurm
+	@folder() { "$$1" -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; }; \
+	  echo "import site; site.addsitedir('$$(folder $(BIN)/python)')" >"$$(folder $(VENV)-slurm/bin/python)/tests.pth"
+	@$(VENV)-slurm/bin/$(INSTALL) --constraint constraints.txt "snakemake-executor-plugin-slurm>=2"
 	@touch $@
 
 # Several peers pin versions that they do not need: those are listed whole and installed without dependencies.

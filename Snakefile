@@ -9,6 +9,11 @@ pathvars:
     benchmarks="logs",
 
 
+# GPUs of this machine: a limit on them holds for jobs that run here, and neither delays nor cuts those of a cluster.
+resource_scopes:
+    local_gpu="local",
+
+
 report: "workflows/captions/workflow.rst"
 
 

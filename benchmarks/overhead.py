@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import machine
-from rows import Row, Statistic, judged, markdown, text, write
+from rows import Row, Statistic, judged, libraries, markdown, record, text, write
 
 HERE = Path(__file__).resolve().parent
 PEERS = HERE.parent / ".venv-peers/bin/python"
@@ -205,18 +205,13 @@ def by_library(rows: Sequence[Row]) -> str:
     )
 
 
-def record(rows: list[Row], facts: dict[str, object]) -> None:
-    """Keep the result under its date, and show it in README.md between the two markers."""
-    write(HERE / "results" / f"overhead-{facts['date']}.json", rows, **facts)
-    readme, (begin, end) = HERE / "README.md", ("<!-- overhead -->\n", "<!-- /overhead -->")
-    before, _, rest = readme.read_text().partition(begin)
-    libraries = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())  # type: ignore[attr-defined]
+def shown(rows: list[Row], facts: dict[str, object]) -> str:
+    """What README.md says of it."""
     size = f"{facts['rounds']} rounds in {facts['sittings']} sittings"
-    said = f"{facts['date']}, `{facts['command']}`, {size}. {facts['machine']}; {libraries}."
+    said = f"{facts['date']}, `{facts['command']}`, {size}. {facts['machine']}; {libraries(facts)}."
     judged_rows = markdown([row for row in rows if row.target is not None])
     units = "(a) in µs of overhead per call, (b) as whole run over score calls:"
-    table = f"{said} During the run: {facts['during the run']}.\n\n{judged_rows}\n\n{units}\n\n{by_library(rows)}\n"
-    readme.write_text(before + begin + table + end + rest.partition(end)[2])
+    return f"{said} During the run: {facts['during the run']}.\n\n{judged_rows}\n\n{units}\n\n{by_library(rows)}"
 
 
 def main() -> int:
@@ -240,7 +235,7 @@ def main() -> int:
     if options.json:
         write(options.json, rows, **facts)
     if options.record:
-        record(rows, facts)
+        record("overhead", shown(rows, facts), rows, **facts)
     print(
         f"{facts['machine']}; {facts['rounds']} rounds in {facts['sittings']} sittings",
         f"During the run: {facts['during the run']}.",

@@ -11,6 +11,7 @@ import importlib
 import importlib.metadata
 import json
 import math
+import random
 import sys
 import time
 import warnings
@@ -52,10 +53,9 @@ def seconds(run: Run) -> tuple[float, float]:
 
 
 def one_round(variants: dict[str, Run], index: int) -> dict[str, tuple[float, float]]:
-    """Every variant once; who begins rotates with the round, so that no one always follows the same neighbour."""
+    """Every variant once, in an order drawn for the round: whoever follows a run that filled the caches pays for it."""
     names = list(variants)
-    shift = index % len(names)
-    measured = {name: seconds(variants[name]) for name in names[shift:] + names[:shift]}
+    measured = {name: seconds(variants[name]) for name in random.Random(index).sample(names, len(names))}
     return {name: measured[name] for name in names}
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
+import datetime
 import itertools
 import json
 import random
 import statistics
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+HERE = Path(__file__).resolve().parent
 N_RESAMPLES = 400
 LARGEST_ERROR = 0.05  # of the value: with a larger standard error there is no verdict
 
@@ -64,8 +68,8 @@ def text(rows: Sequence[Row]) -> str:
     width = max(len(row.claim) for row in rows)
     lines = [f"{'claim':{width}}  {'value':>9} {'± s.e.':>8} {'target':>8}  verdict"]
     for row in rows:
-        target = "" if row.target is None else f"{row.target:.3f}"
-        lines.append(f"{row.claim:{width}}  {row.value:9.3f} {row.stderr:8.3f} {target:>8}  {verdict(row)}".rstrip())
+        target = "" if row.target is None else f"{row.target:.3g}"
+        lines.append(f"{row.claim:{width}}  {row.value:9.3g} {row.stderr:8.2g} {target:>8}  {verdict(row)}".rstrip())
     return "\n".join(lines)
 
 
@@ -73,7 +77,7 @@ def markdown(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table."""
     lines = ["| claim | value | s.e. | target | verdict |", "|---|---:|---:|---:|---|"]
     for row in rows:
-        target = "" if row.target is None else f"{row.target:.2f}"
+        target = "" if row.target is None else f"{row.target:.3g}"
         lines.append(f"| {row.claim} | {row.value:.3g} | {row.stderr:.2g} | {target} | {verdict(row)} |")
     return "\n".join(lines)
 
@@ -81,4 +85,60 @@ def markdown(rows: Sequence[Row]) -> str:
 def write(file: Path, rows: Sequence[Row], **facts: object) -> None:
     """One JSON object: what was measured, where and when, and its rows."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({**facts, "rows": [asdict(row) for row in rows]}, indent=1, ensure_ascii=False) + "\n")
+    found = {**facts, "rows": [asdict(row) for row in rows]}
+    lines = (f" {json.dumps(key)}: {_by_line(value)}" for key, value in found.items())
+    file.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+def _by_line(value: object) -> str:
+    """JSON with a line for each entry of a list: a table of numbers is read and compared row by row."""
+    if not isinstance(value, list) or not value:
+        return json.dumps(value, ensure_ascii=False)
+    return "[\n  " + ",\n  ".join(json.dumps(entry, ensure_ascii=False) for entry in value) + "\n ]"
+
+
+def record(name: str, shown: str, rows: Sequence[Row], **facts: object) -> None:
+    """Keep a result under its date in results/, and show it in README.md between the two markers of its benchmark."""
+    write(HERE / "results" / f"{name}-{facts['date']}.json", rows, **facts)
+    readme, begin, end = HERE / "README.md", f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    before, _, rest = readme.read_text().partition(begin)
+    readme.write_text(f"{before}{begin}{shown}\n{end}{rest.partition(end)[2]}")
+
+
+def libraries(facts: Mapping[str, object]) -> str:
+    """The versions in words."""
+    versions = facts["versions"]
+    assert isinstance(versions, dict)
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def report(
+    name: str,
+    rows: Sequence[Row],
+    n_rounds: int,
+    libraries_used: Mapping[str, str],
+    where: str,
+    disturbance: tuple[str, bool],
+    options: argparse.Namespace,
+) -> None:
+    """Print the rows of a benchmark that timed rounds, and write and record them where its options say so.
+
+    Args:
+        name: of the benchmark and of its file.
+        rows: what was found.
+        n_rounds: rounds that were timed.
+        libraries_used: library -> version.
+        where: the machine in words.
+        disturbance: of `machine.Watch`.
+        options: of the command line, with `json` and `record`.
+    """
+    words, quiet = disturbance
+    facts: dict[str, object] = {"benchmark": name, "date": datetime.date.today().isoformat(), "machine": where}
+    facts |= {"command": " ".join([f"python benchmarks/{name}.py", *sys.argv[1:]]), "versions": dict(libraries_used)}
+    facts |= {"rounds": n_rounds, "during the run": words, "quiet": quiet}
+    if options.json:
+        write(options.json, rows, **facts)
+    if options.record:
+        said = f"{facts['date']}, `{facts['command']}`, {n_rounds} rounds. {where}; {libraries(facts)}."
+        record(name, f"{said} During the run: {words}.\n\n{markdown(rows)}", rows, **facts)
+    print(f"{where}\nDuring the run: {words}.\n\n{text(rows)}")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from sphinx.application import Sphinx
 
-LABELLED = re.compile(r"(Exactness|Order|Cost|Bias|Source|Law|Args|Attributes|Returns|Raises):\s*(.*)")
+LABELLED = re.compile(r"(Target|Exactness|Order|Cost|Bias|Source|Law|Args|Attributes|Returns|Raises):\s*(.*)")
 ENTRY = re.compile(r"([\w.*, ]+?): (.*)")
 
 

@@ -15,6 +15,7 @@ from sphinx.util.docutils import SphinxDirective
 HEADS = {
     "name": "kind",
     "summary": "what it is",
+    "target": "target law",
     "exactness": "right when",
     "cost": "cost",
     "bias": "known bias",

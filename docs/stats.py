@@ -9,7 +9,12 @@ import numpy as np
 import yaml
 
 from sciflow.domains.analytic.simulate import MixtureGrid
+from sciflow.domains.analytic.twin import Lorenz96Paths
+from sciflow.domains.imaging.patches import Patches
 from sciflow.domains.imaging.simulate import FORM_STARTS, Digits
+from sciflow.domains.pde.simulate import Evolving
+from sciflow.inverse import LogPoissonNoise, ParallelBeam
+from sciflow.inverse.observe import Observation
 from sciflow.random import Stream
 
 DATASETS = Path(__file__).resolve().parents[1] / "datasets"
@@ -54,6 +59,29 @@ def digits() -> dict[str, Any]:
     }
 
 
+def gravel() -> dict[str, Any]:
+    """Facts of the pieces of gravel of the run `tomography`."""
+    scanner = Observation(ParallelBeam(20, pixel_size=0.1), LogPoissonNoise(1000.0))
+    data = Patches(n_observations=16, observation=scanner).simulate(Stream(SEED).child("dataset"))
+    images, split, band = data["data"].to_numpy(), data["split"].to_numpy(), data["unit"].to_numpy()
+    levels = images.astype(np.float64) * 255
+    counts = 1000 * np.exp(-data["measured"].to_numpy().astype(np.float64))
+    return {
+        "samples": len(images),
+        "shape": list(images.shape[1:]),
+        "minimum": _round(images.min()),
+        "maximum": _round(images.max()),
+        "mean": _round(images.mean(dtype=np.float64)),
+        "standard_deviation": _round(images.std(dtype=np.float64)),
+        "furthest_from_a_grey_level": _round(np.abs(levels - levels.round()).max(), 3),
+        "split": {name: int((split == name).sum()) for name in ("train", "validation", "test")},
+        "bands": {name: len(np.unique(band[split == name])) for name in ("train", "validation", "test")},
+        "measurements": int(data.sizes["measurement"]),
+        "fewest_photons": int(counts.min().round()),
+        "mean_photons": _round(counts.mean(), 1),
+    }
+
+
 def mixture() -> dict[str, Any]:
     """Facts of the mixture of the run `mixture-posterior`."""
     dataset, stream = MixtureGrid(), Stream(SEED).child("dataset")
@@ -79,7 +107,47 @@ def mixture() -> dict[str, Any]:
     }
 
 
-STATS = {"digits": digits, "mixture": mixture}
+def burgers() -> dict[str, Any]:
+    """Facts of the fields of the run `burgers-sensors`; two exact draws of each observation instead of 64."""
+    dataset = Evolving(n_samples=8192, n_observations=64, n_exact=2)
+    data = dataset.simulate(Stream(SEED).child("dataset"))
+    fields, split = data["data"].to_numpy().astype(np.float64), data["split"].to_numpy()
+    slopes = np.gradient(fields, dataset.length / dataset.size, axis=-1)
+    return {
+        "samples": len(fields),
+        "shape": list(fields.shape[1:]),
+        "observations": int(data.sizes["observation"]),
+        "measurements": int(data.sizes["measurement"]),
+        "root_mean_square_by_time": [_round(value, 4) for value in np.sqrt((fields**2).mean((0, 2)))],
+        "largest_value": _round(np.abs(fields).max(), 4),
+        "steepest_slope_by_time": [_round(value, 3) for value in np.abs(slopes).max((0, 2))],
+        "reference_error": float(f"{data.attrs['reference_error']:.2g}"),
+        "resolution_error": float(f"{data.attrs['resolution_error']:.2g}"),
+        "split": {name: int((split == name).sum()) for name in ("train", "validation", "test")},
+    }
+
+
+def lorenz96() -> dict[str, Any]:
+    """Facts of the paths of the run `lorenz-filter`."""
+    data = Lorenz96Paths().simulate(Stream(SEED).child("dataset"))
+    free, truth, split = data["data"].to_numpy(), data["truth"].to_numpy(), data["split"].to_numpy()
+    return {
+        "samples": int(data.sizes["sample"]),
+        "observations": int(data.sizes["observation"]),
+        "times": int(data.sizes["time"]),
+        "coordinates": int(data.sizes["coordinate"]),
+        "measurements": int(data.sizes["measurement"]),
+        "share_measured": _round(data["operator_mask"].to_numpy().mean()),
+        "reference_error": float(f"{data.attrs['reference_error']:.3g}"),
+        "model_noise": data.attrs["model_noise"],
+        "mean_of_free_paths": _round(free.mean(), 2),
+        "spread_of_free_paths": _round(free.std(), 2),
+        "spread_of_truths": _round(truth.std(), 2),
+        "split": {name: int((split == name).sum()) for name in ("train", "validation")},
+    }
+
+
+STATS = {"digits": digits, "gravel": gravel, "mixture": mixture, "burgers": burgers, "lorenz96": lorenz96}
 
 
 def main() -> None:

@@ -15,10 +15,17 @@ from pathlib import Path
 import yaml
 from PIL import Image
 
-RUNS = ("digits-inpainting", "mixture-posterior")
+RUNS = {
+    "digits-inpainting": "",
+    "mixture-posterior": "",
+    "tomography": "tomography_",
+    "stochastic-flow": "forecast_",
+    "muller-brown~train.loss.weight=0.1": "muller_brown_",
+}
+"""Default run, of a sweep one child -> what stands before the names of its figures, which other runs have too."""
 IMAGES = Path(__file__).resolve().parent / "images"
 EMBEDDED = re.compile(r'<figure>\s*<img src="data:image/png;base64,([A-Za-z0-9+/=]+)"')
-WIDTH = 900  # pixels; larger figures are shrunk
+WIDTH = 840  # pixels; larger figures are shrunk
 
 
 def figures(folder: Path) -> dict[str, bytes]:
@@ -53,9 +60,11 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="take the runs of the smoke size")
     options = parser.parse_args()
     IMAGES.mkdir(exist_ok=True)
-    for run in RUNS:
-        for name, png in figures(options.results / (run + "-smoke" * options.smoke)).items():
-            file = IMAGES / f"{name}.png"
+    for run, prefix in RUNS.items():
+        base, swept, values = run.partition("~")
+        folder = options.results / f"{base}{'-smoke' * options.smoke}{swept}{values}"
+        for name, png in figures(folder).items():
+            file = IMAGES / f"{prefix}{name}.png"
             shrink(png).save(file, optimize=True)
             print(f"wrote {file} ({file.stat().st_size // 1024} kB)")
 

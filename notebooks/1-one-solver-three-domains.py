@@ -17,8 +17,7 @@
 # equation, $\mathrm{d}x = (L x + N(t, x))\,\mathrm{d}t + g(t)\,\mathrm{d}W$, with different right-hand sides. Here they
 # go through one function, `solve(dynamics, x, times, solver)`, and each answer is held against a closed form.
 #
-# The package has no domain of its own for equations of physics or for molecules yet: in parts 1 and 2 the right-hand
-# sides are written by hand.
+# In part 2 the right-hand side is written by hand; the domain `molecules` has potentials to start from.
 
 # %%
 import math
@@ -29,6 +28,8 @@ import torch
 from sklearn.datasets import load_digits
 
 from sciflow import diffusion, inverse, solvers
+from sciflow.domains.pde.boxes import Ring
+from sciflow.domains.pde.equations import Burgers, semilinear
 from sciflow.random import Stream
 
 torch.set_grad_enabled(False)  # nothing is trained here; steps may then reuse their buffers
@@ -45,26 +46,17 @@ stream = Stream(seed=0)
 # $\varphi = 1 + a\,e^{-\nu t} \cos x$.
 
 # %%
-viscosity, size = 0.1, 64
-place = 2 * math.pi * torch.arange(size, dtype=torch.float64) / size
-wavenumber = torch.arange(size // 2 + 1, dtype=torch.float64)
-kept = wavenumber < size / 3  # the product of two kept modes does not alias onto a kept one
-
-
-def burgers(t, modes):
-    """N(u) = −½ ∂ₓ u², as Fourier modes; products are made in space."""
-    u = torch.fft.irfft(modes, n=size)
-    return -0.5j * wavenumber * kept * torch.fft.rfft(u**2)
+viscosity, ring = 0.1, Ring(length=2 * math.pi, size=64)
+place, equation = ring.places, semilinear(Burgers(viscosity), ring)
 
 
 def exact(t, amplitude=0.5):
     """Cole–Hopf solution as Fourier modes, one row."""
     wave = amplitude * math.exp(-viscosity * t)
     u = 2 * viscosity * wave * place.sin() / (1 + wave * place.cos())
-    return torch.fft.rfft(u)[None]
+    return ring.modes(u)[None]
 
 
-equation = solvers.linear(-viscosity * wavenumber**2, burgers)
 stop, counts = 4.0, [32, 64, 128]
 
 
@@ -73,7 +65,7 @@ def error(n_steps, solver):
     grid, h = solvers.times(n_steps, 0.0, stop), stop / n_steps
     past = [(-j * h, exact(-j * h)) for j in range(getattr(solver, "order", 1) - 1, 0, -1)]
     end = solvers.solve(equation, exact(0.0), grid, solver, past=past)
-    return float((torch.fft.irfft(end, n=size) - torch.fft.irfft(exact(stop), n=size)).abs().max())
+    return float((ring.values(end) - ring.values(exact(stop))).abs().max())
 
 
 multistep = {order: [error(n, solvers.EABM(order=order, frame="linear")) for n in counts] for order in (1, 2, 3, 4)}
@@ -81,7 +73,7 @@ explicit = {n: error(n, solvers.Heun()) for n in (*counts, 256, 512)}
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
 for t, shade in ((0.0, 0.25), (1.0, 0.5), (stop, 0.9)):
-    left.plot(place, torch.fft.irfft(exact(t), n=size)[0], color=plt.cm.viridis(1 - shade), label=f"t = {t:g}")
+    left.plot(place, ring.values(exact(t))[0], color=plt.cm.viridis(1 - shade), label=f"t = {t:g}")
 left.set(xlabel="x", ylabel="u", title="Burgers' equation")
 left.legend()
 for order, errors in multistep.items():

@@ -12,6 +12,7 @@ import os
 import sys
 import time
 import traceback
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,6 +44,8 @@ Source = Annotated[str, typer.Option(help="Digest of the source, if it is alread
 Smoke = Annotated[bool, typer.Option(help="The smoke size of the run file: seconds.")]
 RESULTS = Path("results")
 MARGIN = 0.05  # share of the time limit that is kept for saving
+held = ExitStack()
+"""What the command holds until it ends: its cards and its journal."""
 
 
 def _version(shown: bool) -> None:
@@ -68,8 +71,10 @@ def _prepare(file: Path, stage: str, given: dict[str, Path | None], out: Path | 
     import torch
 
     from sciflow import config
+    from sciflow.devices import claimed
     from sciflow.source import digest, kinds
     from sciflow.stages.artefact import Job, device
+    from sciflow.training.launch import rank_environment
 
     run = read(file, smoke)
     for handler in logging.getLogger().handlers:  # runs that work side by side share a terminal
@@ -85,7 +90,11 @@ def _prepare(file: Path, stage: str, given: dict[str, Path | None], out: Path | 
             raise InputError(f"{file}: {stage} names the file {name!r}, which is not there. Check the path.")
         inputs[f"file {name}"] = Path(name)
     out = out or RESULTS / run.owner(stage) / ARTEFACTS[stage]
-    kind = "cuda" if run.resource(stage, "gpu") and not is_light else "cpu"
+    deadline = None if limit is None else time.monotonic() + 60 * limit * (1 - MARGIN)
+    n_devices = 0 if is_light else int(run.resource(stage, "gpu"))
+    if not rank_environment(os.environ):  # one of several ranks uses what the first process of all has claimed
+        held.enter_context(claimed(n_devices, os.environ, deadline))
+    kind = "cuda" if n_devices else "cpu"
     device(kind)
     torch.set_num_threads(int(run.resource(stage, "threads", 1) or 1))
     job = Job(
@@ -98,10 +107,21 @@ def _prepare(file: Path, stage: str, given: dict[str, Path | None], out: Path | 
         out=out,
         inputs=inputs,
         state=state or out.parent / ".state",
-        deadline=None if limit is None else time.monotonic() + 60 * limit * (1 - MARGIN),
+        deadline=deadline,
         device=kind,
     )
     return run, parsed, job
+
+
+def _record(job: Job) -> None:
+    """Keep a journal of the stage until the command ends; of several ranks the first does."""
+    from sciflow import journal
+    from sciflow.training.launch import rank_environment
+
+    if job.state is not None and int(rank_environment(os.environ).get("RANK", 0)) == 0:
+        index, count = job.part
+        facts = {"run": job.run, "stage": job.stage, "shard": "" if count == 1 else f"{index}/{count}"}
+        held.enter_context(journal.recorded(job.folder() / journal.FILE, **facts))
 
 
 def _maker(name: str) -> str:
@@ -116,6 +136,7 @@ def dataset(run: RunArgument, out: Out = None, state: State = None, time_limit: 
     from sciflow.stages import dataset as stage
 
     _, parsed, job = _prepare(run, "dataset", {}, out, state, time_limit, source, smoke)
+    _record(job)
     stage.run(job, parsed.dataset)
 
 
@@ -127,9 +148,10 @@ def train(run: RunArgument, data: Data = None, out: Out = None, state: State = N
     from sciflow.training.launch import rank_environment, relaunch
 
     described, parsed, job = _prepare(run, "train", {"data": data}, out, state, time_limit, source, smoke)
-    devices = int(described.resource("train", "gpu"))
-    if devices > 1 and not rank_environment(os.environ):
-        raise SystemExit(relaunch(devices, ["-m", "sciflow.cli", *sys.argv[1:]]))
+    n_ranks = int(described.resource("train", "ranks") or described.resource("train", "gpu"))
+    if n_ranks > 1 and not rank_environment(os.environ):
+        raise SystemExit(relaunch(n_ranks, ["-m", "sciflow.cli", *sys.argv[1:]]))
+    _record(job)
     stage.run(job, parsed.train)
 
 
@@ -152,12 +174,15 @@ def sample(
     inputs = {} if gather else {"data": data, "model": model}
     _, parsed, job = _prepare(run, "sample", inputs, out, state, time_limit, source, smoke, is_light=gather)
     if gather and parts:
+        _record(job)
         stage.gather(job, parts)
         return
     index, _, count = shard.partition("/")
     if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
         raise InputError(f"--shard must be i/n with 1 ≤ i ≤ n, got {shard!r}.")
-    stage.run(replace(job, part=(int(index), int(count))), parsed.sample)
+    job = replace(job, part=(int(index), int(count)))
+    _record(job)
+    stage.run(job, parsed.sample)
 
 
 @app.command()
@@ -168,6 +193,7 @@ def evaluate(run: RunArgument, data: Data = None, samples: Samples = None, out: 
 
     inputs = {"data": data, "samples": samples}
     _, parsed, job = _prepare(run, "evaluate", inputs, out, state, time_limit, source, smoke)
+    _record(job)
     stage.run(job, parsed.evaluate, parsed.sample.likelihood)
 
 
@@ -179,6 +205,7 @@ def report(run: RunArgument, data: Data = None, model: Model = None, samples: Sa
 
     inputs = {"data": data, "model": model, "samples": samples, "metrics": metrics}
     described, parsed, job = _prepare(run, "report", inputs, out, None, None, source, smoke)
+    _record(job)
     stage.run(job, parsed.report, described.values, described.text())
 
 
@@ -188,7 +215,7 @@ def compare(
     out: Annotated[Path, typer.Option(help="Page to write.")],
 ) -> None:
     """Write the comparison page of a sweep."""
-    from sciflow.stages.report import compare as write
+    from sciflow.stages.comparison import compare as write
 
     write(runs, out)
 
@@ -202,6 +229,23 @@ def index(
     from sciflow.stages.report import index as write
 
     write(results, out or results / "index.html")
+
+
+@app.command()
+def status(
+    results: Annotated[Path, typer.Argument(help="Folder of results, or of one run.")] = RESULTS,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again every few seconds, until Ctrl-C.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show how far every run is: stages, progress, time left, last warning."""
+    from sciflow import status as table
+
+    if not results.is_dir():
+        raise InputError(f"{results} is no folder. Give the folder of results, or run something first.")
+    if as_json:
+        typer.echo(json.dumps([line.facts() for line in table.lines(results)], indent=1, ensure_ascii=False))
+    else:
+        table.show(results, watch)
 
 
 @app.command()
@@ -263,7 +307,8 @@ def new(
 def apply(
     run: RunArgument,
     observation: Annotated[Path, typer.Argument(help="netCDF or NPZ file with `measured` (and `operator_…`), or "
-                                                     "`image` with NaN where nothing was measured.")],
+                                                     "`image` with NaN where nothing was measured; or HDF5 as "
+                                                     "fastMRI (`kspace`) and LoDoPaB-CT (`data`) have it.")],
     out: Out = None, data: Data = None, model: Model = None, source: Source = "",
 ) -> None:  # fmt: skip
     """Use a trained prior on a measurement of your own; no ground truth is needed."""
@@ -285,7 +330,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(arguments: list[str] | None) -> tuple[int, str]:
     try:
-        app(arguments)
+        with held:
+            app(arguments)
         return 0, ""
     except SystemExit as stop:  # the command line itself: help, a wrong option, a command that has said it all
         return (stop.code if isinstance(stop.code, int) else 1 if stop.code else 0), ""

@@ -14,7 +14,7 @@ import importlib.util
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union  # a union over a table is made at run time
 
@@ -23,69 +23,66 @@ import torch
 from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.json_schema import GenerateJsonSchema
 
-from sciflow.diffusion import LOSSES, SCHEDULES, TIMES
+from sciflow.consistency import inconsistencies
+from sciflow.diffusion import FORECASTERS, LOSSES, SCHEDULES, TIMES
 from sciflow.diffusion.denoiser import Denoiser
-from sciflow.diffusion.flow import probability_flow
+from sciflow.diffusion.forecast import Forecaster
 from sciflow.diffusion.loss import Loss
-from sciflow.diffusion.mixture import EmpiricalDenoiser
 from sciflow.diffusion.schedule import Schedule
 from sciflow.diffusion.times import Times
 from sciflow.domains import DATASETS, DOMAINS
+from sciflow.domains.molecules.potential import Potential
+from sciflow.domains.molecules.potentials import POTENTIALS
+from sciflow.domains.molecules.systems import MOLECULES, MolecularSystem
+from sciflow.domains.pde.equations import EQUATIONS, RingEquation
 from sciflow.domains.protocol import Dataset, question
 from sciflow.errors import InputError
-from sciflow.inverse import GUIDANCE, LIKELIHOODS, NOISES, OPERATORS, POSTERIORS
+from sciflow.inverse import GUIDANCE, LIKELIHOODS, MEASUREMENTS, NOISES, OPERATORS, POSTERIORS
 from sciflow.inverse.guidance import Guidance
 from sciflow.inverse.likelihood import Likelihood, LikelihoodModel, NoiseModel
-from sciflow.inverse.operator import LinearOperator
+from sciflow.inverse.operator import LinearOperator, Operator
 from sciflow.inverse.posterior import Posterior
 from sciflow.mistakes import messages
 from sciflow.networks import NETWORKS
 from sciflow.networks.mlp import Network
-from sciflow.runs import did_you_mean
-from sciflow.solvers import SOLVERS
+from sciflow.particles import KERNELS
+from sciflow.particles.kernels import Kernel
+from sciflow.resources import Resources
+from sciflow.search import SEARCHES
+from sciflow.search.reference import Search
+from sciflow.solvers import KINETIC_SOLVERS, SOLVERS
+from sciflow.solvers.kinetic import KineticSolver
 from sciflow.solvers.solve import Solver
-from sciflow.solvers.times import checked
 from sciflow.stages import TRAININGS
 from sciflow.stages.evaluate import EvaluateSection
 from sciflow.stages.report import ReportSection
 from sciflow.stages.sample import SampleSection
 from sciflow.stages.train import Training
 
-SLOTS: dict[type, dict[str, type]] = {
+SLOTS: dict[type, MutableMapping[str, type]] = {
     Solver: SOLVERS,
+    KineticSolver: KINETIC_SOLVERS,
     Schedule: SCHEDULES,
     Times: TIMES,
+    Search: SEARCHES,
     Loss: LOSSES,
+    Forecaster: FORECASTERS,
     Network: NETWORKS,
     LinearOperator: OPERATORS,
+    Operator: MEASUREMENTS,
     NoiseModel: NOISES,
     LikelihoodModel: LIKELIHOODS,
     Guidance: GUIDANCE,
+    Kernel: KERNELS,
     Posterior: POSTERIORS,
     Dataset: DATASETS,
+    RingEquation: EQUATIONS,
+    Potential: POTENTIALS,
+    MolecularSystem: MOLECULES,
     Training: TRAININGS,
 }
 OPEN = (torch.Tensor, torch.nn.Module, Denoiser, Likelihood, Callable)
 STRICT = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False)
-
-
-@dataclasses.dataclass(frozen=True)
-class Resources:
-    """What one stage may use.
-
-    Args:
-        threads: CPU threads of the process.
-        gpu: devices.
-        mem_mb: memory [MB].
-        runtime: time limit [minutes].
-        shards: parts that `sample` is cut into.
-    """
-
-    threads: Annotated[int, Field(gt=0)] = 1
-    gpu: Annotated[int, Field(ge=0)] = 0
-    mem_mb: Annotated[int, Field(gt=0)] = 2000
-    runtime: Annotated[int, Field(gt=0)] = 60
-    shards: Annotated[int, Field(gt=0)] = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -296,7 +293,7 @@ def parse(values: Mapping[str, Any], where: str | Path) -> RunFile:
         run = build(checked)
     except (ValueError, TypeError) as error:
         raise InputError(f"{where}: {error}") from error
-    problems = list(_inconsistencies(run))
+    problems = list(inconsistencies(run))
     if problems:
         raise InputError("\n".join(f"{where}: {problem}" for problem in problems))
     return run
@@ -317,52 +314,3 @@ def _foreign_dataset(values: Mapping[str, Any]) -> str:
     if DATASETS[kind] in known.values():
         return ""
     return f"dataset.kind must be one of {sorted(known)} for domain {domain!r}, got {kind!r} of another domain."
-
-
-def _inconsistencies(run: RunFile) -> Iterator[str]:
-    """What no single field shows."""
-    for stage, names, table in (("evaluate", "metrics", "METRICS"), ("report", "figures", "FIGURES")):
-        known = getattr(question(run.domain, stage), table)
-        for name in getattr(getattr(run, stage), names):
-            if name not in known:
-                hint = did_you_mean(name, known)
-                yield f"{stage}.{names} must be among {sorted(known)} for domain {run.domain!r}, got {name!r}.{hint}"
-    for stage in ("dataset", "train"):
-        if getattr(getattr(run, stage), "path", None) == "":
-            yield f"{stage}.path is empty. Name the file; a relative path starts at the working directory."
-    least = question(run.domain, "evaluate").LEAST_MEMBERS
-    if run.sample.n_samples < least:
-        got = run.sample.n_samples
-        yield f"sample.n_samples must be at least {least} for the metrics of domain {run.domain!r}, got {got}."
-    if not run.sample.posteriors:
-        yield "sample.posteriors is empty. Name at least one sampler; `sciflow list posteriors` prints the kinds."
-    yield from _unplannable(run)
-    n_steps = run.sample.times.n_steps
-    for name, posterior in run.sample.posteriors.items():
-        if not name.strip() or not name.isprintable():
-            yield f"sample.posteriors: {name!r} is no name. Use printable characters, at least one of them no space."
-        order = getattr(getattr(posterior, "solver", None), "order", 1)
-        if order > n_steps:
-            yield (
-                f"sample.posteriors.{name}.solver.order is {order}, more than the {n_steps} steps of sample.times: "
-                "there is no history for it. Lower the order or raise sample.times.n_steps."
-            )
-
-
-def _unplannable(run: RunFile) -> Iterator[str]:
-    """A time grid, and solvers, that the schedule has no steps for; that of a model in a file is not known here."""
-    schedule = getattr(run.train, "schedule", None)
-    if schedule is None:
-        return
-    try:
-        grid = checked(run.sample.times(schedule))
-    except ValueError as error:
-        yield f"sample.times: {error}"
-        return
-    flow = probability_flow(EmpiricalDenoiser(torch.zeros(1, 1), schedule))  # of any data: only its levels are asked
-    for name, posterior in run.sample.posteriors.items():
-        solver = getattr(posterior, "solver", None)
-        try:
-            _ = solver is None or solver.plan(flow, grid)
-        except ValueError as error:
-            yield f"sample.posteriors.{name}.solver: {error}"

@@ -9,15 +9,20 @@ from rich.console import Console
 from rich.table import Table
 
 from sciflow.data.formats import FORMATS
-from sciflow.diffusion import DENOISERS, LOSSES, SCHEDULES, TIMES
+from sciflow.data.layouts import LAYOUTS
+from sciflow.diffusion import DENOISERS, FORECASTERS, LOSSES, SCHEDULES, TIMES
 from sciflow.domains import DATASETS, DOMAINS
+from sciflow.domains.molecules.potentials import POTENTIALS
+from sciflow.domains.molecules.systems import MOLECULES
+from sciflow.domains.pde.equations import EQUATIONS
 from sciflow.domains.protocol import question
 from sciflow.errors import InputError
-from sciflow.inverse import GUIDANCE, LIKELIHOODS, NOISES, OPERATORS, POSTERIORS
+from sciflow.inverse import GUIDANCE, LIKELIHOODS, NOISES, NONLINEAR_OPERATORS, OPERATORS, POSTERIORS
 from sciflow.networks import NETWORKS
-from sciflow.particles import RESAMPLERS
+from sciflow.particles import KERNELS, RESAMPLERS
 from sciflow.runs import did_you_mean
-from sciflow.solvers import SOLVERS
+from sciflow.search import SEARCHES
+from sciflow.solvers import KINETIC_SOLVERS, SOLVERS
 from sciflow.stages import TRAININGS
 from sciflow.types import facts
 
@@ -30,22 +35,31 @@ def tables() -> dict[str, Mapping[str, Any]]:
     """Every public table by the name under which it is listed."""
     return {
         "solvers": SOLVERS,
+        "kinetic_solvers": KINETIC_SOLVERS,
         "schedules": SCHEDULES,
         "times": TIMES,
+        "searches": SEARCHES,
         "denoisers": DENOISERS,
         "losses": LOSSES,
+        "forecasters": FORECASTERS,
         "networks": NETWORKS,
         "trainings": TRAININGS,
         "operators": OPERATORS,
+        "nonlinear_operators": NONLINEAR_OPERATORS,
         "noises": NOISES,
         "likelihoods": LIKELIHOODS,
         "guidance": GUIDANCE,
         "posteriors": POSTERIORS,
         "particles": RESAMPLERS,
+        "kernels": KERNELS,
         "metrics": _of_domains("evaluate", "METRICS"),
         "figures": _of_domains("report", "FIGURES"),
         "datasets": DATASETS,
+        "equations": EQUATIONS,
+        "potentials": POTENTIALS,
+        "molecules": MOLECULES,
         "formats": FORMATS,
+        "layouts": LAYOUTS,
     }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from sciflow import config
+from sciflow import config, consistency
 from sciflow.data.schema import DATA, violations
 from sciflow.domains.protocol import question
 from sciflow.errors import InputError
@@ -51,7 +51,8 @@ def _of_run(run: Run, file: Path, look_inside: bool, look_for_devices: bool) -> 
         if look_for_devices and any(run.resource(stage, "gpu") for stage in STAGES):
             device("cuda")
         if not missing and isinstance(parsed.train, FromFile):
-            parsed.train.denoiser()
+            schedule = getattr(parsed.train.denoiser(), "schedule", None)
+            yield from (f"{file}: {line}" for line in (consistency.unplannable(parsed, schedule) if schedule else ()))
         if not missing and hasattr(parsed.dataset, "look"):
             parsed.dataset.look()
         if look_inside and not missing and not run.assignments:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -16,10 +18,54 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 LINE_EVERY = 10.0  # seconds between log lines, if a tenth of the work was done meanwhile; six times that if not
+TELL_EVERY = 5.0  # seconds between what listeners are told
+_listeners: list[Callable[[Moment], None]] = []
+
+
+@dataclass(frozen=True)
+class Moment:
+    """How far a loop is.
+
+    Args:
+        what: is being done.
+        done: items so far, those of an earlier, interrupted loop included.
+        total: of all; None if it is not known.
+        per_second: items, since this loop began.
+        numbers: what the loop says of itself, e.g. loss.
+    """
+
+    what: str
+    done: int
+    total: int | None
+    per_second: float
+    numbers: Mapping[str, float]
+
+    def facts(self) -> dict[str, object]:
+        """As one flat mapping, with the seconds that are left."""
+        rate = self.per_second
+        left = round((self.total - self.done) / rate, 1) if self.total is not None and rate > 0 else None
+        facts = {"what": self.what, "done": self.done, "total": self.total, "per_second": float(f"{rate:.4g}")}
+        numbers = {name: float(f"{value:.6g}") for name, value in self.numbers.items() if math.isfinite(value)}
+        return {**facts, "left": left, **numbers}
+
+
+@contextmanager
+def told_to(listener: Callable[[Moment], None]) -> Iterator[None]:
+    """Tell `listener` how far every loop inside the block is: its first item, then every few seconds, and its last."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
 
 
 def track(
-    items: Iterable[T], description: str, *, done: int = 0, status: Callable[[], str] = lambda: ""
+    items: Iterable[T],
+    description: str,
+    *,
+    done: int = 0,
+    status: Callable[[], str] = lambda: "",
+    numbers: Callable[[], Mapping[str, float]] = dict,
 ) -> Generator[T]:
     """Yield `items`, showing progress and time left: a bar on a terminal, log lines now and then otherwise.
 
@@ -28,10 +74,26 @@ def track(
         description: what is being done, e.g. "train".
         done: how many items an earlier, interrupted loop did.
         status: a few words about the state, asked whenever something is shown, e.g. the loss.
+        numbers: the same as numbers, asked whenever a listener is told (`told_to`).
     """
     total = done + len(items) if isinstance(items, Sized) else None
     show = _bar if sys.stderr.isatty() else _lines
-    yield from show(items, description, done, total, status)
+    yield from show(_told(items, description, done, total, numbers), description, done, total, status)
+
+
+def _told(
+    items: Iterable[T], what: str, done: int, total: int | None, numbers: Callable[[], Mapping[str, float]]
+) -> Generator[T]:
+    """The items, while listeners are told."""
+    start, told, count = time.monotonic(), -math.inf, done
+    for count, item in enumerate(items, start=done + 1):
+        yield item
+        now = time.monotonic()
+        if _listeners and (now - told >= TELL_EVERY or count == total):
+            moment = Moment(what, count, total, (count - done) / max(now - start, 1e-9), numbers())
+            for listener in _listeners:
+                listener(moment)
+            told = now
 
 
 def _bar(items: Iterable[T], description: str, done: int, total: int | None, status: Callable[[], str]) -> Generator[T]:

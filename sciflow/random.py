@@ -1,53 +1,85 @@
 """One seed, independent streams: random numbers keyed by (seed, purpose, tile of rows, step).
 
-A counter-based generator per number costs 100 times more in torch, so one generator call draws one whole tile of
-`tile` rows. Row k therefore gets the same bits whatever the number of rows, the chunking, the shard or the order of
-evaluation, on one device, at one tile shape and dtype.
+A counter-based generator per number costs 100 times more in torch, and seeding one costs as much as 1000 numbers, so
+one generator call draws a block: the tiles of `tile` rows that make about 16384 numbers, at least one tile. Row k
+therefore gets the same bits whatever the number of rows, the chunking, the shard or the order of evaluation, on one
+device, at one tile, shape of a row and dtype.
+
+torch's CPU generator takes the lower 32 bits of a seed and no more. The blocks of one step therefore get seeds that
+differ there for certain; two blocks of different steps or purposes share their numbers with probability 2⁻³².
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
+
+BLOCK = 2**14  # numbers
+_LOW = np.uint64(0xFFFFFFFF)
+
+
+def _permuted(tiles: np.ndarray, key: int) -> np.ndarray:
+    """A permutation of the 32-bit numbers chosen by a 64-bit key: the finalizer of MurmurHash3, keyed twice over."""
+    x = tiles
+    for add, factor in ((key & 0xFFFFFFFF, 0x85EBCA6B), (key >> 32, 0xC2B2AE35)):
+        x = (x + np.uint64(add)) & _LOW  # 32-bit arithmetic in 64 bits: nothing overflows
+        x = ((x ^ (x >> np.uint64(16))) * np.uint64(factor)) & _LOW
+    return x ^ (x >> np.uint64(13))
 
 
 @dataclass(frozen=True)
 class Stream:
     """A named source of random numbers.
 
-        generator(tile, step) is seeded by blake2b(seed, purpose, tile, step)
+        generator(tile, step) is seeded by π(tile), a permutation π chosen by blake2b(seed, purpose, step)
 
     Two streams with different purposes are independent; the same (seed, purpose) gives the same numbers for ever.
 
     Args:
         seed: seed of the run.
         purpose: path of names and indices, e.g. ("sample", 3, "noise").
-        tile: rows drawn by one generator call. Part of the identity of the numbers: changing it changes them.
+        tile: rows that are always drawn together. Part of the identity of the numbers: changing it changes them.
+        first: the row that row 0 of a draw is; a process that holds rows 4096 … 8191 of an ensemble draws those.
 
     Raises:
-        ValueError: `tile` is not positive.
+        ValueError: `tile` is not positive, or `first` is negative.
     """
 
     seed: int
     purpose: tuple[str | int, ...] = ()
     tile: int = 64
+    first: int = 0
 
     def __post_init__(self) -> None:
         if self.tile < 1:
             raise ValueError(f"tile must be a positive number of rows, got {self.tile}.")
+        if self.first < 0:
+            raise ValueError(f"first must be the number of a row, 0 or more, got {self.first}.")
 
     def child(self, *purpose: str | int) -> Stream:
         """The stream for a narrower purpose."""
         return replace(self, purpose=(*self.purpose, *purpose))
 
+    def rows_from(self, first: int) -> Stream:
+        """The stream whose row 0 is row `first` of this one."""
+        return replace(self, first=self.first + first)
+
+    def keys(self, start: int, stop: int, step: int = 0) -> list[int]:
+        """63-bit seeds of the tiles (or blocks) start … stop at one step, by one hash; their lower 32 bits differ."""
+        text = repr((self.seed, self.purpose, step)).encode()
+        base = int.from_bytes(hashlib.blake2b(text, digest_size=12).digest(), "big")
+        low = _permuted(np.arange(start, stop, dtype=np.uint64), base & (2**64 - 1))
+        return (low + np.uint64(base >> 65 << 32)).tolist()
+
     def key(self, tile: int = 0, step: int = 0) -> int:
         """A 63-bit seed for one tile at one step."""
-        text = repr((self.seed, self.purpose, tile, step)).encode()
-        return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
+        return self.keys(tile, tile + 1, step)[0]
 
     def generator(self, tile: int = 0, step: int = 0, device: torch.device | str = "cpu") -> torch.Generator:
         """A freshly seeded generator for one tile at one step."""
@@ -72,12 +104,21 @@ class Stream:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> Tensor:
-        """Draw whole tiles that cover the rows first … first + n, and cut them to size."""
-        start, stop = first // self.tile, -(-(first + n) // self.tile)
-        rows = torch.empty(((stop - start) * self.tile, *shape), dtype=dtype, device=device)
+        """Draw the blocks that cover the rows first … first + n, and cut them to size."""
+        first += self.first
+        block = self.tile * max(1, BLOCK // (self.tile * max(math.prod(shape), 1)))
+        start, stop = first // block, -(-(first + n) // block)
+        end = -(-(first + n) // self.tile) * self.tile if self._has_prefixes(shape, device) else stop * block
+        rows = torch.empty((end - start * block, *shape), dtype=dtype, device=device)
         generator = torch.Generator(device=device)
-        for index, tile in enumerate(range(start, stop)):
-            generator.manual_seed(self.key(tile, step))
-            fill(rows[index * self.tile : (index + 1) * self.tile], generator=generator)
-        offset = first - start * self.tile
+        for key, part in zip(self.keys(start, stop, step), rows.split(block), strict=True):
+            fill(part, generator=generator.manual_seed(key))
+        offset = first - start * block
         return rows[offset : offset + n]
+
+    def _has_prefixes(self, shape: Sequence[int], device: torch.device | str) -> bool:
+        """Whether whole tiles at the head of a block are the same numbers as a shorter draw.
+
+        torch's CPU generator fills 16 numbers at a time, one after the other.
+        """
+        return torch.device(device).type == "cpu" and self.tile * math.prod(shape) % 16 == 0

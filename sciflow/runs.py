@@ -26,6 +26,7 @@ from sciflow.yamlfile import load, text
 STAGES = ("dataset", "train", "sample", "evaluate", "report")
 ARTEFACTS = dict(zip(STAGES, ("data.nc", "model.pt", "samples.nc", "metrics.csv", "report.html"), strict=True))
 SHARED = ("seed", "domain", "plugins")  # what every stage depends on: swept, it counts as part of `dataset`
+FILES = ("path", "top", "pdb", "system")  # keys whose values are files that a stage reads
 ASIDE = ("sweep", "smoke")  # keys of a run file that are used up when it is resolved
 SMOKE = "-smoke"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -149,8 +150,8 @@ class Run:
         return text(self.values)
 
     def files(self, stage: str) -> list[str]:
-        """Files the stage's section names under `path:`, as written (relative ones start at the working directory)."""
-        return sorted({str(value) for key, value in _items(self.values.get(stage) or {}) if key == "path" and value})
+        """Files the section names under a key of FILES, as written (relative ones start at the working directory)."""
+        return sorted({str(value) for key, value in _items(self.values.get(stage) or {}) if key in FILES and value})
 
     def resource(self, stage: str, key: str, default: int = 0) -> Any:
         """One number of `resources.<stage>`."""

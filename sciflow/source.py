@@ -10,6 +10,8 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import json
+import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +23,11 @@ PACKAGE = "sciflow"
 QUESTIONS = {"dataset": "simulate", "train": "network", "sample": "target", "evaluate": "metrics", "report": "figures"}
 """Stage -> the module in sciflow/domains/<domain>/ that answers it."""
 
+MEMORY = Path(".snakemake") / "sciflow-source"
+"""Among Snakemake's own records, where there are any: what was read of a module, under a name made of its content."""
+
 SCOPES = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+ROOT = Path(__file__).resolve().parent.parent  # holds the package
 SILENT = ("ctx", "kind", "type_comment", "type_ignores")
 
 Kinds = Mapping[str, tuple[str, ...]]
@@ -57,7 +63,7 @@ def digest(
     Raises:
         InputError: a plugin cannot be read or is not Python.
     """
-    root = root or Path(__file__).resolve().parent.parent
+    root = root or ROOT
     parts = [f"{plugin} {plugin_digest(Path(plugin))}" for plugin in plugins]
     if not is_checkout(root):
         from sciflow import __version__
@@ -103,6 +109,7 @@ def closure(starts: Iterable[str], root: Path, names: Collection[str] = ()) -> d
     return dict(sorted(found.items()))
 
 
+@functools.cache
 def _file(module: str, root: Path) -> Path | None:
     path = root / module.replace(".", "/")
     files = (path.with_suffix(".py"), path / "__init__.py")
@@ -157,10 +164,34 @@ class _Source:
 
 @functools.cache
 def _read(file: Path, module: str) -> _Source:
-    """Each file is read once in a process."""
-    tree = ast.parse(file.read_bytes(), filename=str(file))
+    """Each file is parsed once, whatever the number of processes: that takes ten times longer than to recognise it."""
+    content, is_package = file.read_bytes(), file.name == "__init__.py"
+    key = hashlib.sha256(b"\n".join([_own(), module.encode(), str(is_package).encode(), content])).hexdigest()[:32]
+    memory = MEMORY / key
+    if memory.is_file():
+        digest, imports, tables = json.loads(memory.read_text(encoding="utf-8"))
+        return _Source(digest, tuple((source, name) for source, name in imports), tables)
+    tree = ast.parse(content, filename=str(file))
     words, statements = _words(tree)
-    return _Source(_hash(words), tuple(_imports(statements, module, file.name == "__init__.py")), dict(_tables(tree)))
+    found = _Source(_hash(words), tuple(_imports(statements, module, is_package)), dict(_tables(tree)))
+    _remember(memory, found)
+    return found
+
+
+@functools.cache
+def _own() -> bytes:
+    """This file: with other rules nothing is remembered."""
+    return Path(__file__).read_bytes()
+
+
+def _remember(memory: Path, found: _Source) -> None:
+    """Keep what was read for the next process; a folder that takes no files costs time and nothing else."""
+    if not memory.parent.parent.is_dir() or not os.access(memory.parent.parent, os.W_OK):
+        return
+    memory.parent.mkdir(exist_ok=True)
+    whole = memory.with_suffix(f".{os.getpid()}")
+    whole.write_text(json.dumps([found.digest, found.imports, found.tables]), encoding="utf-8")
+    whole.replace(memory)
 
 
 @functools.cache
@@ -186,26 +217,26 @@ def _words(tree: ast.AST) -> tuple[list[str], list[ast.Import | ast.ImportFrom]]
     words: list[str] = []
     statements: list[ast.Import | ast.ImportFrom] = []
 
-    def visit(node: Any) -> None:
-        if isinstance(node, list):
-            words.append("[")
-            for entry in node:
-                visit(entry)
-            words.append("]")
-            return
-        fields = getattr(node, "_fields", None)
-        if fields is None:
-            words.append(repr(node))
-            return
+    def visit(node: ast.AST) -> None:
         words.append(type(node).__name__)
         if isinstance(node, ast.Import | ast.ImportFrom):
             statements.append(node)
-        for name in fields:
+        for name in node._fields:
             entry = getattr(node, name, None)
             if entry is None or entry == [] or name in SILENT:  # versions differ in fields that say nothing
                 continue
             words.append(name)
-            visit(entry[1:] if name == "body" and isinstance(node, SCOPES) and _is_docstring(entry) else entry)
+            if isinstance(entry, list):
+                words.append("[")
+                for part in (
+                    entry[1:] if name == "body" and isinstance(node, SCOPES) and _is_docstring(entry) else entry
+                ):
+                    visit(part) if isinstance(part, ast.AST) else words.append(repr(part))
+                words.append("]")
+            elif isinstance(entry, ast.AST):
+                visit(entry)
+            else:
+                words.append(repr(entry))
 
     visit(tree)
     return words, statements

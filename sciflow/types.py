@@ -11,7 +11,7 @@ from torch import Tensor
 Time = float | Tensor
 """A time in [0, 1] (0 = base, 1 = data): one number, or a tensor with one number per row."""
 
-LABELS = ("Exactness", "Order", "Cost", "Bias", "Source")
+LABELS = ("Target", "Exactness", "Order", "Cost", "Bias", "Source")
 
 
 def broadcast(value: Time, x: Tensor) -> Time:
@@ -39,7 +39,7 @@ def facts(entry: object) -> dict[str, str]:
     """What the docstring of a public class or function says about itself.
 
     Returns:
-        `summary` (the first line) and each of the labelled lines `Exactness:`, `Order:`, `Cost:`, `Bias:`,
+        `summary` (the first line) and each of the labelled lines `Target:`, `Exactness:`, `Order:`, `Cost:`, `Bias:`,
         `Source:` that stand at the start of a docstring line; continuation lines are joined.
     """
     text = inspect.getdoc(entry) or ""

@@ -11,6 +11,9 @@ import yaml
 
 from sciflow.errors import InputError
 
+LARGEST = 1_000_000
+"""Values that a file may stand for, aliases written out: nine lines of aliases of aliases can stand for 10⁹."""
+
 FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")  # a number, which YAML 1.1 denies without dot and sign
 
 
@@ -56,11 +59,13 @@ def load(file: Path | str) -> dict[str, Any]:
         InputError: the file cannot be read, is not YAML, repeats a key, or is not a mapping; names file and line.
     """
     try:
-        content = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=_Loader)
+        content = _content(Path(file).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}). Check the path.") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{file}: is not UTF-8 text ({error.reason}). Save it as UTF-8.") from None
+    except RecursionError:
+        raise InputError(f"{file}: is nested too deeply, or holds itself. Write it out plainly.") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
@@ -72,6 +77,47 @@ def load(file: Path | str) -> dict[str, Any]:
             f"{file}: must hold a mapping of keys to values, got {type(content).__name__}. Start with `domain:`."
         )
     return content
+
+
+def parse(words: str) -> Any:
+    """What YAML text stands for.
+
+    Raises:
+        InputError: it is no plain YAML.
+    """
+    try:
+        return _content(words)
+    except (yaml.YAMLError, RecursionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"not valid YAML: {reason}. Mend the text.") from None
+
+
+def _content(words: str) -> Any:
+    """What YAML text stands for, refused before it is built if it is too much.
+
+    Raises:
+        yaml.YAMLError: it is not YAML, or stands for more than `LARGEST` values.
+        RecursionError: it is nested too deeply, or a value holds itself.
+    """
+    loader = _Loader(words)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if (n := _size(node, {})) > LARGEST:
+            raise yaml.YAMLError(f"its aliases stand for {n} values, at most {LARGEST} are read")
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _size(node: yaml.Node, known: dict[int, int]) -> int:
+    """Values below a node, each alias counted as what it stands for."""
+    if id(node) not in known:
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        below = [part for pair in pairs for part in pair] or (node.value if isinstance(node, yaml.SequenceNode) else [])
+        known[id(node)] = 1 + sum(_size(part, known) for part in below)
+    return known[id(node)]
 
 
 def text(values: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import gc
 import json
 import subprocess
@@ -70,6 +71,17 @@ def test_the_overhead_benchmark_answers_in_rows(tmp_path: Path) -> None:
     assert found["quiet"] or all(row.holds is None for row in rows)
 
 
+def test_every_part_of_the_particle_benchmark_has_rows_and_a_place_to_record_them() -> None:
+    readme = (ROOT / "benchmarks/README.md").read_text(encoding="utf-8")
+    names = ast.parse((ROOT / "benchmarks/particles.py").read_text(encoding="utf-8")).body
+    parts = next(node.value for node in names if isinstance(node, ast.Assign) and node.targets[0].id == "PARTS")
+    for part in ast.literal_eval(parts):
+        module = ast.parse((ROOT / f"benchmarks/particles_{part}.py").read_text(encoding="utf-8"))
+        functions = {node.name: node for node in module.body if isinstance(node, ast.FunctionDef)}
+        assert [argument.arg for argument in functions["rows"].args.args] == ["quick"], part
+        assert f"<!-- particles_{part} -->\n" in readme and f"<!-- /particles_{part} -->" in readme, part
+
+
 def test_a_verdict_needs_a_target_a_quiet_machine_and_a_small_error() -> None:
     def mean(values: list[float]):
         return lambda chosen: sum(values[i] for i in chosen) / len(chosen)
@@ -84,8 +96,26 @@ def test_a_verdict_needs_a_target_a_quiet_machine_and_a_small_error() -> None:
     assert "| no verdict |" in markdown([unsure])
 
 
-def test_without_the_peers_environment_the_benchmark_says_what_to_do() -> None:
-    command = [sys.executable, "benchmarks/overhead.py", "--peers", "no/such/python"]
+@pytest.mark.parametrize("benchmark", ["overhead", "imaging"])
+def test_without_the_peers_environment_the_benchmark_says_what_to_do(benchmark: str) -> None:
+    command = [sys.executable, f"benchmarks/{benchmark}.py", "--peers", "no/such/python"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "make peers" in done.stderr and "--no-peers" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_memory_of_a_gradient_grows_as_promised(tmp_path: Path) -> None:
+    file = tmp_path / "memory.json"
+    command = [sys.executable, "benchmarks/gradient_memory.py", "--quick", "--json", str(file)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    rows = {row["claim"]: Row(**row) for row in json.loads(file.read_text())["rows"]}
+    growth = {claim.partition(":")[0]: row.value for claim, row in rows.items() if "32 steps over" in claim}
+    risen = [rows[f"autograd, {n} steps: peak memory, MiB"].value for n in (8, 32)]
+    kept = 64 * (256 + 512) * 4 / 2**20  # of a step autograd must keep the state and the hidden layer, in float32
+    assert risen[1] - risen[0] > (32 - 8) * kept  # whatever lies in memory besides, the steps add to it
+    assert growth["adjoint"] < 1.25 and growth["reversible (BDIA)"] < 1.25
+    assert growth["checkpointed, √N"] < 2.5  # of √4 = 2
+    peaks = [rows[f"{name}, 32 steps: peak memory, MiB"].value for name in ("autograd", "checkpointed, √N", "adjoint")]
+    assert peaks == sorted(peaks, reverse=True)

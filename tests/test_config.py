@@ -38,8 +38,8 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "unknown key": (
         {"sample.n_smaples": 3},
-        "sample.n_smaples is not a key of sample, which has ['likelihood', 'posteriors', 'times', 'n_samples', "
-        "'precision', 'tile']. Did you mean 'n_samples'?",
+        "sample.n_smaples is not a key of sample, which has ['likelihood', 'posteriors', 'times', 'search', "
+        "'n_samples', 'precision', 'tile']. Did you mean 'n_samples'?",
     ),
     "unknown key below a kind": (
         {"train.network.widht": 3},
@@ -65,12 +65,19 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "inside a list": ({"train.network.channels": [4, 0]}, "train.network.channels.1 must be greater than 0, got 0."),
     "choice": ({"sample.precision": "float16"}, "sample.precision must be one of ['float32', 'float64'], got"),
     "no section": ({"sample": None}, "sample must be a mapping, got None."),
-    "unknown domain": ({"domain": "imagin"}, "domain must be one of ['analytic', 'imaging'], got 'imagin'. Did you"),
+    "unknown domain": (
+        {"domain": "imagin"},
+        "domain must be one of ['analytic', 'imaging', 'molecules', 'pde'], got 'imagin'. Did you",
+    ),
     "data set of another domain": (
         {"dataset": {"kind": "mixture_grid", "dimension": 4}},
-        "dataset.kind must be one of ['digits', 'file'] for domain 'imaging', got 'mixture_grid' of another domain.",
+        "dataset.kind must be one of ['digits', 'file', 'patches'] for domain 'imaging', got 'mixture_grid' of another "
+        "domain.",
     ),
-    "keys of another domain": ({"dataset.kind": "mixture_grid"}, "dataset.kind must be one of ['digits', 'file'] for"),
+    "keys of another domain": (
+        {"dataset.kind": "mixture_grid"},
+        "dataset.kind must be one of ['digits', 'file', 'patches'] for",
+    ),
     "unknown metric": ({"evaluate.metrics": ["crsp"]}, "evaluate.metrics must be among ["),
     "unknown metric, suggestion": ({"evaluate.metrics": ["crsp"]}, "got 'crsp'. Did you mean 'crps'?"),
     "unknown figure": ({"report.figures": ["calibratoin"]}, "got 'calibratoin'. Did you mean 'calibration'?"),
@@ -95,6 +102,22 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "nothing to train on": (
         {"dataset.test": 0.6, "dataset.validation": 0.5},
         "dataset.test 0.6 and dataset.validation 0.5 leave nothing to train on.",
+    ),
+    "a search among too few": (
+        {"sample.search": {"kind": "evolution", "n_candidates": 2}, "sample.times.n_steps": 3},
+        "sample.search.n_candidates is 2, fewer than the 3 steps of sample.times. Raise it well above.",
+    ),
+    "choices that nobody takes": (
+        {"sample.search": {"kind": "compensation"}},
+        "sample.search finds what each step of a `scheduled` solver does, and no posterior has that solver. Give one",
+    ),
+    "no choice at all": (
+        {f"{SAMPLER}.solver": {"kind": "scheduled", "choices": []}},
+        "sample.posteriors.PiGDM.solver.choices must have at least 1 item",
+    ),
+    "more choices than steps": (
+        {f"{SAMPLER}.solver": {"kind": "scheduled", "choices": 4 * [{"order": 1}]}},
+        "sample.posteriors.PiGDM.solver: Scheduled needs 1 to 3 choices for 3 steps, got 4.",
     ),
     "a plugin without brackets": ({"plugins": "mine.py"}, "plugins must be a list of file names, got 'mine.py'."),
     "a plugin that is not there": ({"plugins": ["mine.py"]}, "plugins: there is no file 'mine.py'."),
@@ -260,7 +283,7 @@ def test_a_plugin_fills_a_table(place: Place) -> None:
     file = place.folder / "plugin.py"
     file.write_text(PLUGIN)
     values = change(ANALYTIC, {"train": {"kind": "network", "network": {"kind": "wide", "factor": 3.0, "depth": 1}}})
-    with pytest.raises(InputError, match=r"train\.network\.kind must be one of \['mlp', 'unet'\], got 'wide'"):
+    with pytest.raises(InputError, match=r"train\.network\.kind must be one of \[.*'unet'.*\], got 'wide'"):
         config.parse(values, "run.yaml")
     for _ in range(2):  # a plugin may be loaded again
         run = config.parse({**values, "plugins": [str(file)]}, "run.yaml")

@@ -96,6 +96,7 @@ def test_commands_exist(page: Path) -> None:
 def test_every_entry_says_what_it_is_and_how_wrong(kind: str) -> None:
     """Figures are drawings: they have a first line and no bias."""
     needed = () if kind == "figures" else ("cost", "bias", "source")
+    needed = ("target", *needed) if kind == "posteriors" else needed
     missing = {}
     for name, entry in tables()[kind].items():
         found = facts(entry)
@@ -131,19 +132,24 @@ def test_every_default_figure_has_a_thumbnail_and_a_sentence() -> None:
     shown = re.findall(r"^```\{figure\} images/(\w+)\.png\n:name: \S+\n(.+?)\n```$", page, re.MULTILINE | re.DOTALL)
     sentences = {name: text for name, text in shown}
     asked = config.model(config.RunFile)
-    for name in ("digits-inpainting", "mixture-posterior"):
+    thumbnails = load("thumbnails")["RUNS"]
+    defaults = yaml.safe_load((ROOT / "workflows" / "config" / "default.yaml").read_text(encoding="utf-8"))["runs"]
+    runs = {run.partition("~")[0]: prefix for run, prefix in thumbnails.items()}
+    assert list(runs) == defaults
+    for name, prefix in runs.items():
         values = yaml.safe_load((ROOT / "workflows" / "runs" / f"{name}.yaml").read_text(encoding="utf-8"))
         asked.model_validate(values)
         for figure in values["report"]["figures"]:
-            assert len(sentences[figure].split()) > 5, figure
-            png = (ROOT / "docs" / "images" / f"{figure}.png").read_bytes()
+            assert len(sentences[prefix + figure].split()) > 5, figure
+            png = (ROOT / "docs" / "images" / f"{prefix}{figure}.png").read_bytes()
             assert png.startswith(b"\x89PNG") and len(png) < 300_000, figure
 
 
-def load_statistics() -> dict[str, Any]:
+def load(name: str) -> dict[str, Any]:
+    """What a script of the documentation defines."""
     import importlib.util
 
-    spec = importlib.util.spec_from_file_location("stats", ROOT / "docs" / "stats.py")
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -159,7 +165,7 @@ def test_a_card_is_complete_and_its_statistics_are_those_of_the_data(folder: Pat
     for part in ("| what |", "| who |", "| licence |", "| shape |", "| units |", "## Checks", "## Known leaks"):
         assert part in text, f"{folder.name}: the card lacks {part!r}"
     written = yaml.safe_load((folder / "stats.yaml").read_text(encoding="utf-8"))
-    computed = load_statistics()["STATS"][folder.name]()
+    computed = load("stats")["STATS"][folder.name]()
     assert written.keys() == computed.keys()
     for name, value in computed.items():
         # 1e-4: stored to 4 significant digits or more; sums in another order differ by 1e-7 at most
@@ -173,7 +179,7 @@ def test_the_forms_of_the_digits_are_where_the_card_says() -> None:
 
     labels = "".join(map(str, load_digits().target))
     starts = yaml.safe_load((ROOT / "datasets" / "digits" / "card.yaml").read_text(encoding="utf-8"))["form_starts"]
-    assert tuple(starts) == load_statistics()["FORM_STARTS"]
+    assert tuple(starts) == load("stats")["FORM_STARTS"]
     marks = [match.start() for match in re.finditer("(?=9556509898)", labels)]
     lost = [start + 31 - mark for start, mark in zip(starts, marks, strict=True)]
     assert all(0 <= digits <= 3 for digits in lost), "a few digits of a form may be missing, none can be added"
@@ -203,6 +209,11 @@ def test_the_plugin_of_the_page_is_an_operator(tmp_path: Path) -> None:
     done = run(sys.executable, "-c", program, cwd=tmp_path, package=f"{ROOT}:{tmp_path}")  # type: ignore[arg-type]
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 1e-14  # double precision, 64 numbers
+
+
+def test_the_run_file_of_the_imaging_page_is_in_order() -> None:
+    (text,) = blocks(ROOT / "docs" / "imaging.md", "yaml")
+    assert config.parse(yaml.safe_load(text), "imaging.md").domain == "imaging"
 
 
 @pytest.mark.slow

@@ -106,6 +106,17 @@ def test_an_unreadable_model_is_found(place: Place) -> None:
     assert outcome.text.startswith("error: run.yaml: mine.pt: cannot be read as a model (File is not a zip file).")
 
 
+def test_a_grid_that_the_schedule_of_a_model_does_not_have_is_found(place: Place, built: Place) -> None:
+    """The schedule is known from the file alone."""
+    (place.folder / "mine.pt").write_bytes((built.results("imaging") / "model.pt").read_bytes())
+    content = {"train": {"kind": "checkpoint", "path": "mine.pt"}}
+    assert place.sciflow("check", place.write(change(IMAGING, content))).status == 0
+    backwards = {**content, "sample.times.ratio_max": 0.01, "sample.times.ratio_min": 0.1}
+    outcome = place.sciflow("check", place.write(change(IMAGING, backwards)))
+    assert outcome.status == 2
+    assert outcome.text.startswith("error: run.yaml: sample.times: times must hold at least two increasing numbers")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_a_device_that_is_not_there_is_found_when_asked_for(place: Place) -> None:
     file = place.write({**IMAGING, "resources": {"train": {"gpu": 1}}})

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sciflow import cli, config, source
+from sciflow import cli, config, journal, source
 from sciflow.runs import STAGES, assign
 from sciflow.yamlfile import text
 
@@ -64,6 +64,114 @@ ANALYTIC: dict[str, Any] = {
             "SMC N=32": {"kind": "twisted_smc", "n_particles": 32},
         },
         "times": {"kind": "karras", "n_steps": 5},
+        "n_samples": 16,
+        "precision": "float64",
+    },
+    "evaluate": {},
+    "report": {},
+}
+
+SEEN = {"kind": "sensors", "stride": 4}
+PDE: dict[str, Any] = {
+    "domain": "pde",
+    "seed": 2,
+    "dataset": {
+        "kind": "evolving",
+        "size": 16,
+        "waves": 2,
+        "duration": 0.1,
+        "step": 0.005,
+        "n_samples": 40,
+        "n_observations": 2,
+        "n_exact": 4,
+        "test": 0.1,
+        "validation": 0.1,
+        "observation": {"operator": SEEN, "noise": {"kind": "gaussian", "sigma": 0.1}},
+    },
+    "train": {"kind": "closed_form"},
+    "sample": {
+        "likelihood": {"kind": "gaussian", "operator": SEEN, "sigma": 0.1},
+        "posteriors": {"PiGDM": {"kind": "guided", "guidance": {"kind": "pigdm"}}},
+        "times": {"kind": "karras", "n_steps": 4},
+        "n_samples": 4,
+        "tile": 4,
+    },
+    "evaluate": {},
+    "report": {},
+}
+MOLECULES: dict[str, Any] = {
+    "domain": "molecules",
+    "seed": 2,
+    "dataset": {
+        "kind": "boltzmann",
+        "potential": {"kind": "double_well", "curvature": -2.0},
+        "n_samples": 512,
+        "n_repeats": 2,
+        "cells": 8,
+        "reference": {"n_chains": 128, "n_islands": 4, "n_moves": 1, "share": 0.8},
+    },
+    "train": {"kind": "closed_form"},
+    "sample": {
+        "posteriors": {"flow": {"kind": "unguided", "solver": {"kind": "eabm", "order": 2}}},
+        "times": {"kind": "karras", "n_steps": 4},
+        "n_samples": 64,
+        "tile": 64,
+    },
+    "evaluate": {},
+    "report": {},
+}
+GIVEN = {"kind": "sensors", "stride": 1}
+FORECAST: dict[str, Any] = {
+    "domain": "pde",
+    "seed": 2,
+    "dataset": {
+        "kind": "kicked",
+        "equation": {"kind": "burgers", "viscosity": 0.5},
+        "size": 16,
+        "gust_width": 0.8,
+        "n_times": 3,
+        "spin_up": 1.0,
+        "n_samples": 40,
+        "n_observations": 3,
+        "n_exact": 4,
+        "test": 0.1,
+        "validation": 0.1,
+    },
+    "train": {
+        "kind": "forecast",
+        "network": {"kind": "unet", "channels": [4, 8], "padding": "circular"},
+        "forecasters": {
+            "mean": {"kind": "regression", "n_steps": 2},
+            "law": {"kind": "conditional_diffusion", "schedule": {"kind": "follmer"}, "loss": {"kind": "velocity"}},
+        },
+        "optimisation": {"n_steps": 3, "batch_size": 16, "validate_every": 2},
+    },
+    "sample": {
+        "likelihood": {"kind": "gaussian", "operator": GIVEN, "sigma": 0.1},
+        "posteriors": {
+            "ensemble": {"kind": "rollout", "forecaster": "law"},
+            "twin": {"kind": "rollout", "forecaster": "mean"},
+        },
+        "times": {"kind": "karras", "n_steps": 3, "ratio_max": 20.0, "ratio_min": 0.02},
+        "n_samples": 6,
+        "tile": 4,
+    },
+    "evaluate": {},
+    "report": {},
+}
+PATHS: dict[str, Any] = {
+    "domain": "analytic",
+    "seed": 2,
+    "dataset": {"kind": "lorenz96", "n_times": 5, "n_problems": 3, "n_samples": 20},
+    "train": {"kind": "dynamics", "n_substeps": 4},
+    "sample": {
+        "likelihood": {"kind": "gaussian", "operator": {"kind": "inpainting"}, "sigma": 1.0},
+        "posteriors": {
+            "reference": {"kind": "particle_filter", "n_particles": 256, "proposal": "guided"},
+            "smoother": {"kind": "particle_filter", "n_particles": 64, "law": "smoothing"},
+            "EnKF": {"kind": "ensemble_kalman", "n_members": 32},
+        },
+        "times": {"kind": "karras", "n_steps": 3},
         "n_samples": 16,
         "precision": "float64",
     },
@@ -134,16 +242,19 @@ class Place:
         return self.folder / "results" / name
 
     def files(self) -> dict[Path, bytes]:
-        """Everything on disk here, temporary files and locks apart."""
-        return {file: file.read_bytes() for file in sorted(self.folder.rglob("*")) if file.is_file()}
+        """Everything on disk here, journals apart, in which every command leaves a line."""
+        files = [file for file in sorted(self.folder.rglob("*")) if file.is_file() and file.name != journal.FILE]
+        return {file: file.read_bytes() for file in files}
 
 
 @contextlib.contextmanager
 def restored_tables() -> Iterator[None]:
     """Take out of the public tables what plugins put in."""
     from sciflow.listing import tables
+    from sciflow.metrics import METRICS
 
-    before = [(table, dict(table)) for table in [*tables().values(), *config.SLOTS.values(), *_domain_tables()]]
+    known = [METRICS, *tables().values(), *config.SLOTS.values(), *_domain_tables()]
+    before = [(table, dict(table)) for table in known]
     try:
         yield
     finally:

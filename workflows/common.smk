@@ -9,6 +9,7 @@ from snakemake.exceptions import WorkflowError
 
 from sciflow.catalogue import Catalogue
 from sciflow.errors import InputError
+from sciflow.memory import megabytes
 from sciflow.runs import ARTEFACTS
 from sciflow.source import digest
 
@@ -20,6 +21,7 @@ wildcard_constraints:
 
 
 RESULTS = workflow.pathvars.get("results")
+RETRIES = 0 if workflow.remote_exec else 3  # Snakemake inside a job of a cluster would try again in what time is left
 
 if shutil.which("sciflow") is None:  # snakemake was called by its path, from an environment that is not activated
     os.environ.update(PATH=os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)]))
@@ -73,6 +75,61 @@ def domain(wildcards):
 def resource(stage, key, default=0):
     """A number from the run's own `resources:`."""
     return lambda wildcards: run_of(wildcards.run).resource(stage, key, default)
+
+
+def memory(stage):
+    """Megabytes: more in a retry if the attempt before was killed, as for want of memory, and not otherwise."""
+
+    def answer(wildcards, attempt):
+        shard = getattr(wildcards, "shard", None)
+        name = stage if shard is None or wildcards.shards == "1" else f"{stage}.part{shard}of{wildcards.shards}"
+        asked = run_of(wildcards.run).resource(stage, "mem_mb", 2000)
+        return megabytes(asked, Path(RESULTS, wildcards.run, ".state", name), attempt)
+
+    return answer
+
+
+def ranks(run):
+    """How many processes train on each node, and on how many nodes."""
+    return run.resource("train", "ranks") or run.resource("train", "gpu") or 1, run.resource("train", "nodes", 1)
+
+
+def spread():
+    """What training asks of SLURM: processes on one node start one another, on several nodes `srun` does."""
+
+    def only_on_several(value):
+        def answer(wildcards):
+            run = run_of(wildcards.run)
+            per_node, n_nodes = ranks(run)
+            return value(run.resource("train", "gpu"), per_node, n_nodes) if n_nodes > 1 else None
+
+        return answer
+
+    return {
+        "gpu": lambda wildcards: (
+            0 if ranks(run_of(wildcards.run))[1] > 1 else run_of(wildcards.run).resource("train", "gpu")
+        ),
+        "nodes": only_on_several(lambda gpu, per_node, n_nodes: n_nodes),
+        "tasks": only_on_several(lambda gpu, per_node, n_nodes: per_node * n_nodes),
+        "mpi": only_on_several(lambda gpu, per_node, n_nodes: "srun"),
+        "slurm_extra": only_on_several(lambda gpu, per_node, n_nodes: f"--gpus-per-node={gpu}" if gpu else None),
+    }
+
+
+def train_threads(wildcards):
+    """Of the process that SLURM starts: one rank, or all ranks of its node."""
+    run = run_of(wildcards.run)
+    per_node, n_nodes = ranks(run)
+    return run.resource("train", "threads", 1) * (1 if n_nodes > 1 else per_node)
+
+
+def launch(wildcards, output):
+    """What stands before the training command where it runs on several nodes."""
+    per_node, n_nodes = ranks(run_of(wildcards.run))
+    srun = f"MASTER_ADDR=$(hostname) srun --nodes={n_nodes} --ntasks-per-node={per_node} --kill-on-bad-exit=1"
+    return (
+        srun if n_nodes > 1 else ""
+    )  # the job starts on its first node, whose name in SLURM may be known to SLURM alone
 
 
 def section(stage):

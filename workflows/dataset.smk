@@ -12,6 +12,7 @@ rule dataset:
     threads: resource("dataset", "threads", 1)
     resources:
         gpu=resource("dataset", "gpu"),
+        local_gpu=resource("dataset", "gpu"),
         mem_mb=resource("dataset", "mem_mb"),
         runtime=resource("dataset", "runtime"),
     params:

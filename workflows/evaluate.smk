@@ -15,6 +15,7 @@ rule evaluate:
     threads: resource("evaluate", "threads", 1)
     resources:
         gpu=resource("evaluate", "gpu"),
+        local_gpu=resource("evaluate", "gpu"),
         mem_mb=resource("evaluate", "mem_mb"),
         runtime=resource("evaluate", "runtime"),
     params:

@@ -10,13 +10,14 @@ rule sample_part:
         "<logs>/{run}/sample.part{shard}of{shards}.log",
     benchmark:
         "<benchmarks>/{run}/sample.part{shard}of{shards}.tsv"
-    retries: 3
+    retries: RETRIES
     conda:
         "envs/sciflow.yaml"
     threads: resource("sample", "threads", 1)
     resources:
         gpu=resource("sample", "gpu"),
-        mem_mb=resource("sample", "mem_mb"),
+        local_gpu=resource("sample", "gpu"),
+        mem_mb=memory("sample"),
         runtime=resource("sample", "runtime"),
     params:
         section=section("sample"),

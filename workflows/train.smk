@@ -8,13 +8,14 @@ rule train:
         "<logs>/{run}/train.log",
     benchmark:
         "<benchmarks>/{run}/train.tsv"
-    retries: 3
+    retries: RETRIES
     conda:
         "envs/sciflow.yaml"
-    threads: resource("train", "threads", 1)
+    threads: train_threads
     resources:
-        gpu=resource("train", "gpu"),
-        mem_mb=resource("train", "mem_mb"),
+        **spread(),
+        local_gpu=resource("train", "gpu"),
+        mem_mb=memory("train"),
         runtime=resource("train", "runtime"),
     params:
         section=section("train"),
@@ -22,6 +23,7 @@ rule train:
         write=write_run,
         yaml=run_yaml,
         state=state,
+        launch=launch,
     shell:
-        "{params.write} && sciflow train {params.yaml:q} --data {input.data:q} --out {output.model:q}"
+        "{params.write} && {params.launch} sciflow train {params.yaml:q} --data {input.data:q} --out {output.model:q}"
         " --state {params.state:q} --time-limit {resources.runtime} --source {params.source} 2>&1 | tee {log:q}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from sciflow.data.arrays import from_xarray, to_xarray
 from sciflow.data.formats import FORMATS, format_of
+from sciflow.data.layouts import LAYOUTS, Simulations, layout_of
 from sciflow.data.schema import Schema, Variable, check
 from sciflow.data.split import split
 from sciflow.data.state import State, state_key
@@ -23,14 +24,17 @@ from sciflow.data.store import (
 
 __all__ = [
     "FORMATS",
+    "LAYOUTS",
     "Header",
     "Schema",
+    "Simulations",
     "State",
     "Variable",
     "atomic_path",
     "check",
     "format_of",
     "from_xarray",
+    "layout_of",
     "open_dataset",
     "read_header",
     "read_provenance",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sciflow.data.ensemble import UNITS, Ensemble, attributes, variables
 from sciflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,16 +17,16 @@ if TYPE_CHECKING:
 
 
 def to_xarray(
-    values: Mapping[str, torch.Tensor | ArrayLike],
-    dims: Mapping[str, Sequence[str]],
+    values: Mapping[str, torch.Tensor | ArrayLike] | Ensemble,
+    dims: Mapping[str, Sequence[str]] | Sequence[str] | None = None,
     coords: Mapping[str, ArrayLike | tuple[Sequence[str], ArrayLike]] | None = None,
     units: Mapping[str, str] | None = None,
 ) -> xr.Dataset:
-    """Name the dims of tensors.
+    """Name the dims of tensors, or those of a weighted ensemble with its weights, founders, traces and evidence.
 
     Args:
-        values: name -> tensor or array; bfloat16 and float16 become float32.
-        dims: name -> dims, one for each axis of that value.
+        values: name -> tensor or array; bfloat16 and float16 become float32. Or `Particles`.
+        dims: name -> dims, one for each axis of that value. Of particles: names of the axes of an event.
         coords: name -> values along the dim of that name, or (dims, values).
         units: name -> text of the `units` attribute.
 
@@ -34,6 +35,12 @@ def to_xarray(
     """
     import xarray as xr
 
+    facts: Mapping[str, Any] = {}
+    if not isinstance(values, Mapping):
+        facts, units = attributes(values), {**UNITS, **(units or {})}
+        values, dims = variables(values, dims if not isinstance(dims, Mapping) else dims["x"])
+    if not isinstance(dims, Mapping):
+        raise InputError("named values need a name -> dims mapping. Give the dims of each.")
     units = units or {}
     arrays = {}
     for name, value in values.items():
@@ -43,7 +50,7 @@ def to_xarray(
                 f"{name!r} has shape {array.shape} and dims {tuple(dims.get(name, ()))}. Give one dim for each axis."
             )
         arrays[name] = xr.Variable(tuple(dims[name]), array, {"units": units[name]} if name in units else None)
-    return xr.Dataset(arrays, coords=dict(coords or {}))
+    return xr.Dataset(arrays, coords=dict(coords or {}), attrs=dict(facts))
 
 
 def from_xarray(
@@ -73,6 +80,22 @@ def _numpy(value: torch.Tensor | ArrayLike) -> np.ndarray:
         return np.asarray(value)
     value = value.detach().cpu()
     return value.float().numpy() if value.dtype.is_floating_point and value.dtype.itemsize < 4 else value.numpy()
+
+
+def evened(parts: Sequence[xr.Dataset], dim: str) -> list[xr.Dataset]:
+    """Parts that are equally long along a dim without coordinates, with NaN where a part is shorter or has nothing."""
+    longest = max((int(part.sizes.get(dim, 0)) for part in parts), default=0)
+    models = {name: array for part in parts for name, array in part.data_vars.items() if dim in array.dims}
+    found = []
+    for part in parts:
+        if dim in part.dims:
+            part = part.pad({dim: (0, longest - part.sizes[dim])}, keep_attrs=True)
+        for name, array in models.items():
+            if name not in part:
+                shape = [longest if axis == dim else part.sizes[axis] for axis in array.dims]
+                part = part.assign({name: (array.dims, np.full(shape, np.nan), array.attrs)})
+        found.append(part)
+    return found
 
 
 def concatenate(parts: Sequence[xr.Dataset], dim: str) -> xr.Dataset:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sciflow.data.arrays import to_xarray
+from sciflow.data.formats.mapping import check_declared, check_size
+from sciflow.data.formats.npz import BROKEN, member
+from sciflow.data.formats.scans import read_scan, top
 from sciflow.errors import InputError
 
 if TYPE_CHECKING:
     import xarray as xr
 
 PREFIX = "operator_"
+SCANS = (".h5", ".hdf5")
+MOST_GIGABYTES = 8.0  # of one array
 
 
 def read_measured(path: str | Path, shape: tuple[int, ...]) -> xr.Dataset:
-    """Observations from a netCDF or NPZ file.
+    """Observations from a netCDF or NPZ file, or from HDF5 as fastMRI and LoDoPaB-CT lay it out.
 
     Either `measured` (measurement,) or (observation, measurement) with what the operator needs beside it as
     `operator_<name>`, which has the axis `observation` where `measured` has it; or `image` (*event) or
@@ -31,6 +37,11 @@ def read_measured(path: str | Path, shape: tuple[int, ...]) -> xr.Dataset:
         InputError: neither is there, shapes do not fit, or values that should be finite are not.
     """
     path = Path(path)
+    if path.suffix.lower() in SCANS and path.is_file() and not {"measured", "image"} & set(top(path)):
+        scanned, facts = read_scan(path, shape, MOST_GIGABYTES)
+        if not np.isfinite(scanned["measured"]).all():
+            raise InputError(f"{path}: the measurement has NaN or infinite values. Leave those slices out.")
+        return _named(scanned).assign_attrs(facts)
     arrays = _arrays(path)
     if "image" in arrays:
         return _from_image(path, _numbers(path, "image", arrays), shape)
@@ -51,6 +62,10 @@ def read_measured(path: str | Path, shape: tuple[int, ...]) -> xr.Dataset:
                     f"{path}: {name} has shape {value.shape}, but `measured` has shape {measured.shape}. Give one "
                     f"{name} for each observation."
                 )
+    return _named(values)
+
+
+def _named(values: dict[str, Any]) -> xr.Dataset:
     dims = {name: ("observation", *(f"{name}_{axis}" for axis in range(v.ndim - 1))) for name, v in values.items()}
     return to_xarray(values, dims)
 
@@ -70,11 +85,17 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path}: there is no such file. Check the path; it starts at the working directory.")
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                return dict(archive)
+            with zipfile.ZipFile(path) as archive:
+                names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+                return {name: member(path, archive, name, MOST_GIGABYTES) for name in names}
+        check_declared(path, None, MOST_GIGABYTES)
         with xr.open_dataset(path) as opened:
+            for variable in opened.variables.values():
+                check_size(path, variable.nbytes, MOST_GIGABYTES)
             return {str(name): variable.to_numpy() for name, variable in opened.variables.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, *BROKEN) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"{path}: is no readable NPZ or netCDF file ({reason}). Write it again.") from error
 

@@ -1,7 +1,9 @@
 """What survives a failed job: checkpoints, log and failures in a directory that no rule declares, under a lock.
 
 directory/lock                  held by the one process that works here
-directory/holder                who that is
+directory/holder                who that is; left behind by one that was killed, or had no memory left
+directory/killed                how many that were, one after another
+directory/refused               touched by whoever found the lock taken
 directory/log                   appended by every attempt
 directory/<key>/<name>          what the next attempt continues from
 directory/<key>/failed.json     why every attempt must fail
@@ -35,6 +37,13 @@ PERMANENT = (InputError, NonFiniteError)
 
 RETRY_VARIABLE = "SCIFLOW_RETRY_FAILED"
 """Environment variable that, set to anything, forgets recorded failures."""
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether this machine, not a device, had no memory left."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch's words
+    )
 
 
 def state_key(section: str, source: str, inputs: Mapping[str, str]) -> str:
@@ -73,10 +82,12 @@ class State:
             self._lock.acquire(timeout=0)
         except Timeout:
             who = holder.read_text() if holder.is_file() else "another process"
+            (self.directory / "refused").touch()
             raise InputError(
                 f"{self.directory} is in use by {who}. Wait for it to end, or stop it, and run the same command again."
             ) from None
         try:
+            self._count_kills(holder)
             holder.write_text(f"process {os.getpid()} on {platform.node()}")
             self._remove_stale()
             self._repeat_failure()
@@ -93,7 +104,8 @@ class State:
                     self.log(f"{type(error).__name__}: {error}")
                 if isinstance(error, PERMANENT):
                     self.fail(str(error))
-                (self.directory / "holder").unlink(missing_ok=True)
+                if not is_out_of_memory(error):
+                    (self.directory / "holder").unlink(missing_ok=True)
         finally:
             self._lock.release()
 
@@ -122,6 +134,7 @@ class State:
     def clear(self) -> None:
         """Forget everything but the log: the stage is done."""
         shutil.rmtree(self._folder, ignore_errors=True)
+        (self.directory / "killed").unlink(missing_ok=True)
         self._folder.mkdir(exist_ok=True)
 
     def log(self, line: str) -> None:
@@ -134,11 +147,19 @@ class State:
         """Record that every attempt with this key must fail: the next one repeats the message at once."""
         self.save("failed.json", json.dumps({"message": message}).encode())
 
+    def _count_kills(self, holder: Path) -> None:
+        """Whoever left its name here did not come to an end of its own (`sciflow.memory` reads the count)."""
+        if holder.is_file():
+            count = self.directory / "killed"
+            count.write_text(str(int(count.read_text()) + 1 if count.is_file() else 1))
+            self.log(f"{holder.read_text()} was killed, or had no memory left")
+
     def _remove_stale(self) -> None:
         """Delete the states of other keys: a changed run never resumes old weights."""
         for folder in self.directory.iterdir():
             if folder.is_dir() and folder.name != self.key and KEY.fullmatch(folder.name):
                 shutil.rmtree(folder)
+                (self.directory / "killed").unlink(missing_ok=True)
 
     def _repeat_failure(self) -> None:
         recorded = self.load("failed.json")

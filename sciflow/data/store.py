@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any
 from sciflow.errors import InputError
 
 if TYPE_CHECKING:
+    import h5py
     import xarray as xr
 
 SCHEMA_VERSION = 1
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+INFLATION, HARMLESS = 100, 256 * 2**20  # bytes declared for a byte of file, and bytes that are never too many
 
 
 @dataclass(frozen=True)
@@ -213,7 +215,8 @@ def _readable(path: str | Path) -> Iterator[None]:
         if file.read(len(HDF5_SIGNATURE)) != HDF5_SIGNATURE:
             raise InputError(f"{path} is no netCDF4 file. Give a file that was written by its stage, or convert it.")
     try:
-        h5py.File(path, "r").close()
+        with h5py.File(path, "r") as content:
+            _check_declared(path, content)
         yield
     except InputError:
         raise
@@ -222,10 +225,46 @@ def _readable(path: str | Path) -> Iterator[None]:
         raise InputError(f"{path} is truncated or damaged ({reason}). Delete it and run its stage again.") from error
 
 
+def _check_declared(path: Path, content: h5py.File) -> None:
+    """Refuse a small file that declares large arrays, which would fill the memory; artefacts are not compressed."""
+    import h5py
+
+    declared: list[int] = []
+
+    def count(_: str, item: object) -> None:
+        if isinstance(item, h5py.Dataset) and item.shape is not None:
+            declared.append(item.size * item.dtype.itemsize)
+
+    content.visititems(count)
+    total, size = sum(declared), path.stat().st_size
+    if total > max(HARMLESS, INFLATION * size):
+        raise InputError(
+            f"{path} declares {total / 1e9:.3g} GB in a file of {size / 1e6:.3g} MB, more than {INFLATION} times its "
+            "size. Give a file that was written by its stage, or one that is compressed less."
+        )
+
+
 def sha256(path: str | Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checked_sha256(path: str | Path) -> str:
+    """SHA-256 of an artefact, compared with the one that its stage wrote beside it, if it did.
+
+    Raises:
+        InputError: they differ: a bad disk, a broken copy, or another hand. HDF5 itself notices only what breaks its
+            structure, not a number that changed.
+    """
+    found, written = sha256(path), read_provenance(path).get("sha256")
+    if written is not None and written != found:
+        raise InputError(
+            f"{path} is not the file that its stage wrote: its SHA-256 is {found[:12]}…, {provenance_path(path).name} "
+            f"says {str(written)[:12]}…. It was damaged, edited or replaced. Delete it and run its stage again; "
+            "deleting the latter alone takes it as it is."
+        )
+    return found
 
 
 def provenance_path(path: str | Path) -> Path:

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from sciflow.diffusion.denoiser import Counted, Denoiser, FromView, Tiled, noise, score, velocity
+from sciflow.diffusion.chart import Charted, GeometricBrownian, Logarithm, MeanReverting, Recentred
+from sciflow.diffusion.denoiser import Converted, Counted, Denoiser, FromView, Tiled, noise, score, velocity
+from sciflow.diffusion.density import (
+    LogLikelihood,
+    bits_per_dimension,
+    change_of_variables,
+    dequantise,
+    log_likelihood,
+)
+from sciflow.diffusion.discrete import MaskedModel, TableDenoiser, TokenDenoiser, decoded, markov_table
+from sciflow.diffusion.divergence import ExactDivergence, Hutchinson, HutchPlusPlus
 from sciflow.diffusion.flow import probability_flow, reverse_sde
+from sciflow.diffusion.fokker_planck import FokkerPlanck
+from sciflow.diffusion.forecast import FORECASTERS, ConditionalDiffusion, Forecasts, Regression
+from sciflow.diffusion.framed import FrameFlow, framed_adjoint
 from sciflow.diffusion.interpolant import interpolant
+from sciflow.diffusion.ito import ItoDensity, PathDensity
 from sciflow.diffusion.loss import Denoising, Velocity
 from sciflow.diffusion.mixture import EmpiricalDenoiser, GaussianDenoiser, GaussianMixture, MixtureDenoiser
 from sciflow.diffusion.model import load
+from sciflow.diffusion.nested import KarrasPower
 from sciflow.diffusion.network import NetworkDenoiser
+from sciflow.diffusion.paths import Follmer, KineticOptimal, SubVariancePreserving, data_separation
+from sciflow.diffusion.poisson_flow import PoissonFlow, PoissonFlowDenoiser, PoissonFlowPrior
 from sciflow.diffusion.schedule import (
     EDM,
     Cosine,
@@ -19,51 +36,105 @@ from sciflow.diffusion.schedule import (
     VarianceExploding,
     VariancePreserving,
 )
+from sciflow.diffusion.subspace import SubspaceDenoiser, SubspaceMixture
 from sciflow.diffusion.times import Karras, LogSNR, Uniform
+from sciflow.diffusion.two_sided import MixtureTwoSided, RegressedTwoSided, TwoSided, transport, transport_sde
 
 SCHEDULES: dict[str, type] = {
     "variance_preserving": VariancePreserving,
+    "sub_variance_preserving": SubVariancePreserving,
     "cosine": Cosine,
     "variance_exploding": VarianceExploding,
     "edm": EDM,
     "linear": Linear,
     "trigonometric": Trigonometric,
+    "kinetic_optimal": KineticOptimal,
+    "follmer": Follmer,
 }
-TIMES: dict[str, type] = {"karras": Karras, "log_snr": LogSNR, "uniform": Uniform}
-LOSSES: dict[str, type] = {"denoising": Denoising, "velocity": Velocity}
+TIMES: dict[str, type] = {"karras": Karras, "log_snr": LogSNR, "uniform": Uniform, "karras_power": KarrasPower}
+LOSSES: dict[str, type] = {
+    "denoising": Denoising,
+    "velocity": Velocity,
+    "poisson_flow": PoissonFlow,
+    "fokker_planck": FokkerPlanck,
+}
 DENOISERS: dict[str, type] = {
     "mixture": MixtureDenoiser,
     "empirical": EmpiricalDenoiser,
+    "poisson_flow": PoissonFlowDenoiser,
+    "subspace_mixture": SubspaceDenoiser,
     "network": NetworkDenoiser,
 }
 
 __all__ = [
     "DENOISERS",
     "EDM",
+    "FORECASTERS",
     "LOSSES",
     "SCHEDULES",
     "TIMES",
+    "Charted",
+    "ConditionalDiffusion",
+    "Converted",
     "Cosine",
     "Counted",
     "Denoiser",
     "EmpiricalDenoiser",
+    "ExactDivergence",
+    "FokkerPlanck",
+    "Follmer",
+    "Forecasts",
+    "FrameFlow",
     "FromView",
     "GaussianDenoiser",
     "GaussianMixture",
+    "GeometricBrownian",
+    "HutchPlusPlus",
+    "Hutchinson",
+    "ItoDensity",
+    "KineticOptimal",
     "Linear",
+    "LogLikelihood",
+    "Logarithm",
+    "MaskedModel",
+    "MeanReverting",
     "MixtureDenoiser",
+    "MixtureTwoSided",
     "NetworkDenoiser",
+    "PathDensity",
+    "PoissonFlow",
+    "PoissonFlowDenoiser",
+    "PoissonFlowPrior",
+    "Recentred",
+    "RegressedTwoSided",
+    "Regression",
     "Scaled",
     "Schedule",
+    "SubVariancePreserving",
+    "SubspaceDenoiser",
+    "SubspaceMixture",
+    "TableDenoiser",
     "Tiled",
+    "TokenDenoiser",
     "Trigonometric",
+    "TwoSided",
     "VarianceExploding",
     "VariancePreserving",
+    "bits_per_dimension",
+    "change_of_variables",
+    "data_separation",
+    "decoded",
+    "dequantise",
+    "framed_adjoint",
     "interpolant",
     "load",
+    "log_likelihood",
+    "markov_table",
     "noise",
     "probability_flow",
     "reverse_sde",
     "score",
+    "transport",
+    "transport_sde",
     "velocity",
 ]

@@ -6,7 +6,9 @@ posterior mean therefore serves every solver and every guidance.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -18,6 +20,9 @@ from sciflow.random import Stream
 from sciflow.types import Time, broadcast
 
 View = Literal["data", "noise", "score", "velocity"]
+
+_PADDING: ContextVar[int] = ContextVar("padding", default=0)
+"""Rows at the end of the present call that only fill a tile."""
 
 
 @runtime_checkable
@@ -126,6 +131,58 @@ class FromView:
         return white(self, t, n, stream, dtype)
 
 
+@dataclass(frozen=True)
+class Converted:
+    """A model that was trained with one schedule, under another one: no retraining, the same law, the same curves.
+
+        D'(x, t') = D(x r/r', t),   λ(t) = λ'(t'),   r = √(α² + σ²)
+
+    Two schedules differ by a change of time, at equal noise ratio u = σ/α, and a rescaling of the state. In (x/α, u)
+    they are one process; so any velocity field, once it is a denoiser (`FromView(v, "velocity", schedule)`), gives
+    deterministic and stochastic samplers for every schedule.
+
+    Args:
+        denoiser: the model.
+        schedule: noise levels to sample under. A model is asked for u beyond what its own schedule reaches if this
+            one goes further; log u is kept within ±30.
+    Source: Karras et al. (2022), section 2; Albergo et al. (2023), Stochastic interpolants, for velocities.
+    """
+
+    denoiser: Denoiser
+    schedule: Schedule
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.denoiser.shape
+
+    def _own(self, t: Time) -> tuple[Tensor, Tensor]:
+        """The model's time for time t, and r/r'."""
+        own = self.denoiser.schedule
+        time = own.time(self.schedule.log_snr(t).clamp(-30, 30))
+        alpha, sigma = (level(t) for level in (self.schedule.alpha, self.schedule.sigma))
+        return time, torch.hypot(own.alpha(time), own.sigma(time)) / torch.hypot(alpha, sigma)
+
+    def __call__(self, x: Tensor, t: Time) -> Tensor:
+        time, ratio = self._own(t)
+        return self.denoiser(x * broadcast(ratio, x), time)
+
+    def initial(self, t: float, n: int, stream: Stream, dtype: torch.dtype = torch.float32) -> Tensor:
+        time, ratio = self._own(t)
+        return self.denoiser.initial(float(time), n, stream, dtype) / float(ratio)
+
+    def __getattr__(self, name: str) -> Any:
+        """`covariance`, where the model has one: it does not change, but for the state it is asked at."""
+        if name != "covariance":
+            raise AttributeError(f"{type(self).__name__} has no {name!r}")
+        covariance = self.denoiser.covariance  # type: ignore[attr-defined]
+
+        def converted(x: Tensor, t: Time) -> Tensor:
+            time, ratio = self._own(t)
+            return covariance(x * broadcast(ratio, x), time)
+
+        return converted
+
+
 def white(denoiser: Denoiser, t: float, n: int, stream: Stream, dtype: torch.dtype) -> Tensor:
     """σ_t x₀ with x₀ standard normal: the law of x_t as far as α_t is negligible."""
     return float(denoiser.schedule.sigma(t)) * stream.normal(n, denoiser.shape, dtype=dtype)
@@ -135,12 +192,16 @@ def white(denoiser: Denoiser, t: float, n: int, stream: Stream, dtype: torch.dty
 class Counted:
     """A denoiser that counts the states it was asked for: what `NFE` reports.
 
+    Rows with which `Tiled` fills its last tile are nobody's state and do not count.
+
     Args:
         denoiser: the denoiser to count.
+        also: counts what this one counts besides: the tally of a sampler that calls several models.
     """
 
     denoiser: Denoiser
     rows: int = 0
+    also: Counted | None = None
 
     @property
     def schedule(self) -> Schedule:
@@ -154,7 +215,10 @@ class Counted:
         return self.denoiser.initial(t, n, stream, dtype)
 
     def __call__(self, x: Tensor, t: Time) -> Tensor:
-        self.rows += len(x)
+        rows = len(x) - _PADDING.get()
+        self.rows += rows
+        if self.also is not None:
+            self.also.rows += rows
         return self.denoiser(x, t)
 
     def __getattr__(self, name: str) -> Any:
@@ -200,7 +264,18 @@ class Tiled:
         rows = torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])])
         if isinstance(t, Tensor) and t.ndim:
             t = torch.cat([t, t[-1:].expand(missing)])
-        return self.denoiser(rows, t)[: self.tile - missing]
+        with padded(missing):
+            return self.denoiser(rows, t)[: self.tile - missing]
+
+
+@contextlib.contextmanager
+def padded(missing: int) -> Iterator[None]:
+    """Calls whose last rows only fill a tile."""
+    token = _PADDING.set(missing)
+    try:
+        yield
+    finally:
+        _PADDING.reset(token)
 
 
 def _rows(t: Time, index: int, tile: int) -> Time:

@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from sciflow.diffusion.denoiser import Denoiser
+from sciflow.diffusion.forecast import DiffusionModel, Forecasts, RegressionModel, Scale
+from sciflow.diffusion.known import KnownDynamics
 from sciflow.diffusion.mixture import EmpiricalDenoiser, GaussianMixture, MixtureDenoiser
 from sciflow.diffusion.network import NetworkDenoiser
 from sciflow.diffusion.schedule import Scaled, Schedule
+from sciflow.diffusion.subspace import SubspaceDenoiser, SubspaceMixture
 from sciflow.errors import InputError
+from sciflow.solvers.state_space import StateSpace
 
 FORMAT = 1
 
@@ -26,8 +31,9 @@ def _table(slot: str) -> Mapping[str, type]:
     """A public table, read when it is needed: it lists modules that import this one."""
     from sciflow.diffusion import SCHEDULES
     from sciflow.networks import NETWORKS
+    from sciflow.solvers import CHAOTIC, SOLVERS
 
-    return {"schedule": SCHEDULES, "network": NETWORKS}[slot]
+    return {"schedule": SCHEDULES, "network": NETWORKS, "equation": CHAOTIC, "solver": SOLVERS}[slot]
 
 
 def _pack_schedule(schedule: Schedule) -> dict[str, Any]:
@@ -39,8 +45,64 @@ def _pack_schedule(schedule: Schedule) -> dict[str, Any]:
 def _unpack_schedule(fields: Mapping[str, Any]) -> Schedule:
     options = dict(fields)
     std, kind = options.pop("std", None), options.pop("kind")
-    base = _table("schedule")[kind](**options)
+    known = _table("schedule")
+    if kind not in known:
+        raise InputError(f"its schedule {kind!r} is not known, only {sorted(known)}. Load the plugin that defines it.")
+    base = known[kind](**options)
     return base if std is None else Scaled(base, std)
+
+
+NUMBERS = ("std", "noise", "n_substeps", "spin_up")  # of a state space
+
+
+def _pack_space(space: StateSpace) -> dict[str, Any]:
+    equation = {"kind": _kind("equation", space.dynamics), **asdict(space.dynamics)}  # type: ignore[call-overload]
+    solver = {"kind": _kind("solver", space.solver), **asdict(space.solver)}  # type: ignore[call-overload]
+    numbers = {name: getattr(space, name) for name in NUMBERS}
+    return {"equation": equation, "solver": solver, "grid": list(space.grid), "mean": space.mean, **numbers}
+
+
+def _unpack_space(fields: Mapping[str, Any]) -> StateSpace:
+    parts = {}
+    for slot in ("equation", "solver"):
+        options = dict(fields[slot])
+        parts[slot] = _table(slot)[options.pop("kind")](**options)
+    numbers = {name: fields[name] for name in NUMBERS}
+    return StateSpace(parts["equation"], tuple(fields["grid"]), fields["mean"], solver=parts["solver"], **numbers)
+
+
+def _pack_forecasts(forecasts: Forecasts, network: Any) -> dict[str, Any]:
+    """Every forecaster with the entry of NETWORKS that built its module."""
+    models = {}
+    for name, model in forecasts.models.items():
+        common = {"weights": model.module.state_dict(), "shape": list(model.shape), "n_given": model.n_given}
+        own = {"spectrum": model.spectrum} if isinstance(model, RegressionModel) else _pack_schedule(model.schedule)
+        models[name] = {**common, "scale": asdict(model.scale), "own": own}
+    spec = {"kind": _kind("network", network), **asdict(network)}
+    return {"models": models, "network": spec, "interval": forecasts.interval}
+
+
+def _unpack_forecasts(fields: Mapping[str, Any]) -> Forecasts:
+    options, models = dict(fields["network"]), {}
+    spec = _table("network")[options.pop("kind")](**options)
+    for name, stored in fields["models"].items():
+        shape, n_given, own = tuple(stored["shape"]), stored["n_given"], stored["own"]
+        is_regression = "spectrum" in own
+        channels = (n_given if is_regression else n_given + 1) * shape[0]
+        module = _restored(spec.build((channels, *shape[1:])), stored["weights"])
+        common = (module, shape, n_given, Scale(**stored["scale"]))
+        models[name] = (
+            RegressionModel(*common, own["spectrum"])
+            if is_regression
+            else DiffusionModel(*common, _unpack_schedule(own))
+        )
+    return Forecasts(models, tuple(fields["shape"]), fields["interval"])
+
+
+def _restored(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> nn.Module:
+    """The module with stored weights, where they are, ready to be called."""
+    module.load_state_dict(weights)
+    return module.to(next(iter(weights.values())).device).eval().requires_grad_(False)
 
 
 def pack(denoiser: Denoiser, network: Any = None) -> dict[str, Any]:
@@ -48,7 +110,7 @@ def pack(denoiser: Denoiser, network: Any = None) -> dict[str, Any]:
 
     Args:
         denoiser: what to store.
-        network: for a `NetworkDenoiser`, the entry of `NETWORKS` that built its module.
+        network: for a `NetworkDenoiser` or `Forecasts`, the entry of `NETWORKS` that built its module.
 
     Raises:
         TypeError: a denoiser that has no stored form.
@@ -61,8 +123,17 @@ def pack(denoiser: Denoiser, network: Any = None) -> dict[str, Any]:
         mixture = denoiser.mixture
         tensors = {"weights": mixture.weights, "means": mixture.means, "covariances": mixture.covariances}
         return {**common, "kind": "mixture", **tensors}
+    if isinstance(denoiser, SubspaceDenoiser):
+        law, mixture = denoiser.law, denoiser.law.mixture
+        tensors = {"weights": mixture.weights, "means": mixture.means, "covariances": mixture.covariances}
+        outside = {"basis": law.basis, "centre": law.centre, "width": law.width}
+        return {**common, "kind": "subspace_mixture", **tensors, **outside}
     if isinstance(denoiser, EmpiricalDenoiser):
         return {**common, "kind": "empirical", "points": denoiser.points, "width": denoiser.width}
+    if isinstance(denoiser, Forecasts):
+        return {**common, "kind": "forecasts", **_pack_forecasts(denoiser, network)}
+    if isinstance(denoiser, KnownDynamics):
+        return {**common, "kind": "dynamics", **_pack_space(denoiser.space)}
     raise TypeError(f"a {type(denoiser).__name__} has no stored form. Store the denoiser it wraps.")
 
 
@@ -70,32 +141,41 @@ def unpack(fields: Mapping[str, Any]) -> Denoiser:
     """The denoiser that `pack` stored.
 
     Raises:
-        KeyError: a kind that no table knows (a plugin that is not loaded).
+        InputError: a schedule that no table knows (a plugin that is not loaded).
+        KeyError: a network that no table knows.
     """
     schedule, shape = _unpack_schedule(fields["schedule"]), tuple(fields["shape"])
     if fields["kind"] == "mixture":
         return MixtureDenoiser(GaussianMixture(fields["weights"], fields["means"], fields["covariances"]), schedule)
+    if fields["kind"] == "subspace_mixture":
+        mixture = GaussianMixture(fields["weights"], fields["means"], fields["covariances"])
+        law = SubspaceMixture(fields["basis"], mixture, fields["centre"], fields["width"])
+        return SubspaceDenoiser(law, schedule, shape)
     if fields["kind"] == "empirical":
         return EmpiricalDenoiser(fields["points"], schedule, fields["width"])
+    if fields["kind"] == "dynamics":
+        return KnownDynamics(_unpack_space(fields), schedule)
+    if fields["kind"] == "forecasts":
+        return _unpack_forecasts(fields)
     options = dict(fields["network"])
-    module = _table("network")[options.pop("kind")](**options).build(shape)
-    module.load_state_dict(fields["weights"])
-    module.to(next(iter(fields["weights"].values())).device)
+    module = _restored(_table("network")[options.pop("kind")](**options).build(shape), fields["weights"])
     assert isinstance(schedule, Scaled), "a network's schedule is scaled by the standard deviation of its data"
-    return NetworkDenoiser(module.eval().requires_grad_(False), schedule, shape, fields["mean"])
+    return NetworkDenoiser(module, schedule, shape, fields["mean"])
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> Denoiser:
     """The denoiser in a `model.pt`, on the device where it is to be called.
 
     Raises:
-        InputError: the file is missing, truncated, of another kind, or names a network that is not known.
+        InputError: the file is missing, truncated, of another kind, or names a network or schedule that is not known.
     """
     try:
         fields = torch.load(path, map_location=device, weights_only=True)
         return unpack(fields)
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such model. Run `sciflow train` first, or check train.path.") from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise InputError(

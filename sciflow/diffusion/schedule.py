@@ -13,7 +13,6 @@ from typing import Annotated, Protocol, runtime_checkable
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from sciflow.types import Time
 
@@ -46,9 +45,24 @@ class _LogRatio:
         return self.alpha(t).log() - self.sigma(t).log()  # type: ignore[attr-defined]
 
 
+def _power(base: Tensor, exponent: float) -> Tensor:
+    """base^exponent for base ≥ 0, the same bits wherever a number stands in a tensor, unlike torch's power function."""
+    if exponent in (0.0, 1.0, 2.0):  # products, which are that already
+        return base**exponent
+    return torch.exp(exponent * base.log())
+
+
+def _logistic(y: Tensor) -> Tensor:
+    """1/(1 + e^{−y}), the same bits wherever a number stands in a tensor, which those of torch's sigmoid are not."""
+    return 1 / (1 + torch.exp(-y))
+
+
 def _variance_preserving_log_alpha(log_snr: Tensor) -> Tensor:
-    """log α when α² + σ² = 1, from λ: α² = sigmoid(2λ)."""
-    return -0.5 * softplus(-2 * log_snr)
+    """log α when α² + σ² = 1, from λ: α² = sigmoid(2λ).
+
+    Not by softplus: that of torch differs in its last bit with the place of a number in a vector.
+    """
+    return -0.5 * (torch.exp(-2 * log_snr.abs()).log1p() - 2 * log_snr.clamp_max(0))
 
 
 @dataclass(frozen=True)
@@ -89,7 +103,9 @@ class VariancePreserving(_LogRatio):
         return -(self.alpha(t) ** 2) * self._log_alpha_rate(t) / self.sigma(t)
 
     def time(self, log_snr: Time) -> Tensor:
-        log_alpha = _variance_preserving_log_alpha(_tensor(log_snr))
+        return self._time_of(_variance_preserving_log_alpha(_tensor(log_snr)))
+
+    def _time_of(self, log_alpha: Tensor) -> Tensor:
         quarter, half = (self.beta_max - self.beta_min) / 4, self.beta_min / 2
         return 1 + 2 * log_alpha / (half + (half**2 - 4 * quarter * log_alpha).sqrt())
 
@@ -211,14 +227,14 @@ class EDM(_LogRatio):
         return torch.ones_like(_tensor(t))
 
     def sigma(self, t: Time) -> Tensor:
-        return self._root(t) ** self.rho
+        return _power(self._root(t), self.rho)
 
     def alpha_rate(self, t: Time) -> Tensor:
         return torch.zeros_like(_tensor(t))
 
     def sigma_rate(self, t: Time) -> Tensor:
         low, high = self._roots
-        return self.rho * self._root(t) ** (self.rho - 1) * (low - high)
+        return self.rho * _power(self._root(t), self.rho - 1) * (low - high)
 
     def time(self, log_snr: Time) -> Tensor:
         low, high = self._roots
@@ -250,7 +266,7 @@ class Linear(_LogRatio):
         return -torch.ones_like(_tensor(t))
 
     def time(self, log_snr: Time) -> Tensor:
-        return torch.sigmoid(_tensor(log_snr))
+        return _logistic(_tensor(log_snr))
 
 
 @dataclass(frozen=True)

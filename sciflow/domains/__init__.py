@@ -7,6 +7,8 @@ import importlib
 DOMAINS: dict[str, str] = {
     "analytic": "problems whose posterior is known in closed form",
     "imaging": "images, and what was measured of them",
+    "molecules": "potentials, their Boltzmann laws, and models that sample and simulate them",
+    "pde": "fields that obey an equation, and what sensors saw of them",
 }
 
 DATASETS: dict[str, type] = {

@@ -1,4 +1,4 @@
-"""Are the credible intervals right? Coverage against level, and the histogram of ranks."""
+"""Are the credible intervals right? Coverage against level, ranks and their functions."""
 
 from __future__ import annotations
 
@@ -83,3 +83,41 @@ def rank_histogram(
         "U shape: draws too narrow; dome: too wide; slope: shifted"
     )
     return style.dress(ax, title, note, "relative rank of the truth", "frequency (1 = calibrated)")
+
+
+def rank_functions(
+    points: ArrayLike,
+    functions: Mapping[str, ArrayLike],
+    low: ArrayLike,
+    high: ArrayLike,
+    *,
+    title: str = "Ranks of test quantities",
+    ax: Axes | None = None,
+) -> Axes:
+    """Distribution function of the rank of the truth less that of a uniform one, for each test quantity.
+
+    Exactness: draws the numbers it is given; the band holds all of one function at once
+    Cost: one line for each quantity
+    Bias: none
+
+    Args:
+        points: z on [0, 1], (point,).
+        functions: name -> share of observations whose relative rank is below z, (point,).
+        low, high: ends of the band for such a share, (point,).
+        title: heading.
+        ax: where to draw; None makes a Figure.
+    """
+    ax = style.axes(ax)
+    points, ends = np.asarray(points, dtype=float), [np.asarray(end, dtype=float) for end in (low, high)]
+    ax.fill_between(points, ends[0] - points, ends[1] - points, color=style.INK, alpha=0.12, linewidth=0)
+    ax.axhline(0, color=style.INK, linewidth=1, linestyle=(0, (4, 3)))
+    largest = max(float(np.abs(end - points).max()) for end in ends)
+    for index, (name, values) in enumerate(functions.items()):
+        apart = np.asarray(values, dtype=float) - points
+        largest = max(largest, float(np.abs(apart).max()))
+        ax.plot(points, apart, color=style.colour(index), linewidth=1.5, label=name)
+    ax.set(xlim=(0, 1), ylim=(-1.15 * largest, 1.75 * largest))
+    note = "grey: where 95 % of calibrated functions stay, all along\nabove 0: truths below their draws; S shape: width"
+    style.dress(ax, title, note, "relative rank of the truth", "share below it less its expectation")
+    style.legend(ax, loc="upper center", ncols=2)
+    return ax

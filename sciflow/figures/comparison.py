@@ -23,6 +23,8 @@ def sampler_comparison(
     unit: str = "1",
     cost: str = "network calls per sample (NFE)",
     is_log: bool = True,
+    goal: str = "",
+    truth: float | None = None,
     title: str = "Error of each sampler against its cost",
     ax: Axes | None = None,
 ) -> Axes:
@@ -39,6 +41,8 @@ def sampler_comparison(
         unit: its unit.
         cost: what the horizontal axis counts; e.g. "particles".
         is_log: logarithmic error axis; use False for a signed error.
+        goal: what is good, for the note; empty is a smaller error. With a goal of its own a value has no zero line.
+        truth: where on the horizontal axis the truth lies.
         title: heading.
         ax: where to draw; None makes a Figure.
     """
@@ -57,10 +61,12 @@ def sampler_comparison(
         ax.errorbar(x, value, **bars, **look, label=name)
     if is_log:
         ax.set_yscale("log", nonpositive="clip")
-    else:
+    elif not goal:
         ax.axhline(0, color=style.FAINT, linewidth=0.8)
+    if truth is not None:
+        ax.axvline(truth, color=style.FAINT, linewidth=1.2, linestyle=(0, (4, 3)), label="truth", zorder=0)
     _cost_axis(ax, [np.atleast_1d(curve[0]) for curve in curves.values()])
-    goal = "lower left is better" if is_log else "nearer to 0 is better"
+    goal = goal or ("lower left is better" if is_log else "nearer to 0 is better")
     style.dress(ax, title, f"bars: ± {style.ERRORS} standard errors; {goal}", cost, style.label(quantity, unit))
     style.legend(ax, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
     return ax
@@ -88,6 +94,6 @@ def _cost_axis(ax: Axes, costs: list[np.ndarray]) -> None:
         for place in places:
             if place > gap * ticks[-1]:
                 ticks.append(place)
-        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.set_xticks(ticks, [f"{float(f'{tick:.3g}'):g}" for tick in ticks])
         ax.xaxis.set_minor_formatter(NullFormatter())
         ax.xaxis.set_minor_locator(NullLocator())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ def posterior_gallery(
     samples: ArrayLike,
     *,
     unit: str = "1",
+    others: Mapping[str, ArrayLike] | None = None,
     n_rows: int = 5,
     n_members: int = 4,
     title: str = "What was measured, and what the posterior makes of it",
@@ -40,22 +42,26 @@ def posterior_gallery(
 
     Args:
         truth: (observation, [channel,] y, x), in `unit`; None leaves the column out.
-        observation: (observation, [channel,] y, x), NaN where nothing was measured; may have a grid of its own.
+        observation: (observation, [channel,] y, x), NaN where nothing was measured; with a grid of its own it has a
+            grey scale of its own, and is stretched to a tile.
         samples: (observation, member, [channel,] y, x), in `unit`. Several channels are shown as their mean.
         unit: unit of the values.
+        others: heading -> reconstructions (observation, [channel,] y, x), shown before the mean.
         n_rows: at most so many observations.
         n_members: at most so many single draws.
         title: heading.
         ax: where to draw; None makes a Figure.
     """
     draws = np.asarray(samples, dtype=float)[:n_rows]
-    columns = _columns(truth, observation, draws, n_members)
+    columns = _columns(truth, observation, draws, n_members, others or {})
     ratio = columns["mean"].shape[1] / columns["mean"].shape[2]
     step = np.array([1 + GAP, ratio + GAP])
     width, height = step * (len(columns), len(draws)) - GAP
     ax = style.axes(ax, TILE * width + 0.2, TILE * (height + FOOT) + 0.65)
     shown = columns.get("truth", columns["mean"])
     scales = {name: Normalize(np.nanmin(shown), np.nanmax(shown)) for name in columns}
+    if observation is not None and columns["observed"].shape[1:] != columns["mean"].shape[1:]:
+        scales["observed"] = Normalize(np.nanmin(columns["observed"]), np.nanmax(columns["observed"]))
     scales["std. dev."] = Normalize(0, max(float(columns["std. dev."].max()), 1e-12))
     images = {}
     for column, (name, tiles) in enumerate(columns.items()):
@@ -74,13 +80,18 @@ def posterior_gallery(
 
 
 def _columns(
-    truth: ArrayLike | None, observation: ArrayLike | None, draws: np.ndarray, n_members: int
+    truth: ArrayLike | None,
+    observation: ArrayLike | None,
+    draws: np.ndarray,
+    n_members: int,
+    others: Mapping[str, ArrayLike],
 ) -> dict[str, np.ndarray]:
     """Heading -> pictures (row, y, x), from left to right."""
     n, members = draws.shape[:2]
     columns = {} if truth is None else {"truth": _pictures(truth, n)}
     if observation is not None:
         columns["observed"] = _pictures(observation, n)
+    columns |= {name: _pictures(images, n) for name, images in others.items()}
     columns["mean"] = _pictures(draws.mean(1), n)
     columns["std. dev."] = _pictures(draws.std(1, ddof=min(1, members - 1)), n)
     return columns | {f"draw {m + 1}": _pictures(draws[:, m], n) for m in range(min(n_members, members))}

@@ -47,7 +47,7 @@ def posterior_scatter(
         title: heading.
         ax: where to draw; None makes a Figure.
     """
-    ax = style.axes(ax, 4.4, 4.4)
+    ax = style.axes(ax, 4.4, 5.0)
     _regions(ax, np.asarray(x), np.asarray(y), np.asarray(log_density, dtype=float))
     dots = np.asarray(samples, dtype=float)[:n_shown]
     area = np.full(len(dots), 6.0)
@@ -57,12 +57,13 @@ def posterior_scatter(
     ax.scatter(dots[:, 0], dots[:, 1], s=area, color=style.colour(0), alpha=0.5, linewidths=0)
     if truth is not None:
         look: dict[str, Any] = {"s": 90, "marker": "*", "color": style.colour(1), "edgecolors": "white"}
-        ax.scatter(*np.asarray(truth, dtype=float), **look, label="truth")
+        across, along = np.asarray(truth, dtype=float)
+        ax.scatter(across, along, **look)
+        ax.annotate("truth", (across, along), (6, 6), textcoords="offset points", fontsize=8.5, color=style.colour(1))
     ax.set(xlim=(np.min(x), np.max(x)), ylim=(np.min(y), np.max(y)), aspect="equal")
     outside = np.mean((dots < [np.min(x), np.min(y)]).any(1) | (dots > [np.max(x), np.max(y)]).any(1))
-    note = "grey: 50, 90, 99 % of the exact probability" + (f"; {outside:.1%} of dots off the map" if outside else "")
+    note = "grey: 50, 90, 99 % of the exact probability" + (f"\n{outside:.1%} of dots off the map" if outside else "")
     style.dress(ax, title, note, style.label(names[0], unit), style.label(names[1], unit))
-    style.legend(ax, loc="upper right")
     return ax
 
 

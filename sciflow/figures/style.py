@@ -12,7 +12,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 INK, FAINT, BAND = "#222222", "#7a7a7a", "#dcdcdc"
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-VALUES, SPREAD = "gray", "magma"
+VALUES, SPREAD, SIGNED = "gray", "magma", "RdBu_r"
 DPI = 150
 ERRORS = 2
 """Half-width of every band and bar, in standard errors: about 95 %."""
@@ -20,9 +20,15 @@ ERRORS = 2
 
 def panels(n: int = 1, width: float = 5.2, height: float = 3.6) -> list[Axes]:
     """`n` Axes of width × height inches each, side by side in one new Figure with constrained layout."""
+    return grid(1, n, width, height)
+
+
+def grid(n_rows: int, n_columns: int, width: float = 5.2, height: float = 3.6) -> list[Axes]:
+    """Axes of width × height inches each in one new Figure, row by row."""
     layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
-    figure = Figure(figsize=(n * width, height), dpi=DPI, layout=layout, facecolor="white")
-    return list(figure.subplots(1, n, squeeze=False)[0])
+    size = (n_columns * width, n_rows * height)
+    figure = Figure(figsize=size, dpi=DPI, layout=layout, facecolor="white")
+    return list(figure.subplots(n_rows, n_columns, squeeze=False).flat)
 
 
 def axes(ax: Axes | None, width: float = 5.2, height: float = 3.6) -> Axes:

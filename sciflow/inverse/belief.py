@@ -1,4 +1,4 @@
-"""What is believed about the data x₁ at a noisy state, N(D, C), before and after the observation.
+"""What is believed about the data x₁ at a noisy state, N(D, C), before and after y: guides of twisted SMC.
 
 A step of the prior's chain is x_b = (affine in x_a) + k x₁ + s z. A belief averages x₁ out of it, and so gives the two
 kernels of twisted SMC, centred at the same affine part:
@@ -9,47 +9,28 @@ kernels of twisted SMC, centred at the same affine part:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from sciflow.diffusion.denoiser import Denoiser
+from sciflow.diffusion.schedule import Schedule
 from sciflow.inverse.likelihood import GaussianLikelihood
 from sciflow.inverse.moments import (
     Conditioned,
     condition,
+    condition_isotropic,
     isotropic_variance,
     jacobian_scale,
     measured,
     pullback,
 )
 from sciflow.particles.feynman_kac import State
-
-
-class Belief(Protocol):
-    """A rule for C and for the twist h(x) ≈ p(y | x_t = x); events are flattened to (n, d)."""
-
-    def look(self, x: Tensor, t: float, probe: Tensor) -> State:
-        """What the state at time t says: `data` D and `shift` D_y − D, (n, d), `log_twist` log h, (n,), and more.
-
-        Args:
-            x: states, (n, *shape).
-            t: time.
-            probe: standard normal numbers like x, for estimates of traces.
-        """
-        ...
-
-    def propose(self, state: State, s: float, k: float, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """A draw of m minus the mean of p, (n, d), and its log p − log m, (n,); s > 0, noise standard normal (n, d)."""
-        ...
-
-    def conclude(self, state: State, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """x₁ drawn given y, (n, d), and log p(x₁ | x) + log p(y | x₁) − log m(x₁ | x) − log h(x), (n,)."""
-        ...
+from sciflow.random import Stream
+from sciflow.steering.twisted import Move, normal
+from sciflow.types import Time
 
 
 @dataclass(frozen=True)
@@ -68,14 +49,15 @@ class FullBelief:
     prior: Denoiser
     likelihood: GaussianLikelihood
 
-    def look(self, x: Tensor, t: float, probe: Tensor) -> State:
+    def look(self, x: Tensor, t: float, stream: Stream) -> State:
         data, covariance = self.prior(x, t), self.prior.covariance(x, t)  # type: ignore[attr-defined]
         cross, inner = measured(covariance, self.likelihood.operator)
         given = condition(self.likelihood.residual(data), cross, inner, self.likelihood.sigma, covariance)
         assert given.covariance is not None
         return {**_ahead(data, given), "covariance": covariance, "conditional": given.covariance}
 
-    def propose(self, state: State, s: float, k: float, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def propose(self, state: State, move: Move, stream: Stream) -> tuple[Tensor, Tensor]:
+        noise, s, k = normal(state["x"], stream.child("noise")), move.s, move.pull
         floor = s**2 * torch.eye(noise.shape[1], dtype=noise.dtype, device=noise.device)
         reference, proposal = (
             torch.linalg.cholesky(floor + k**2 * state[name]) for name in ("covariance", "conditional")
@@ -83,10 +65,11 @@ class FullBelief:
         deviation = k * state["shift"] + torch.einsum("nij,nj->ni", proposal, noise)
         white = torch.linalg.solve_triangular(reference, deviation[..., None], upper=False)[..., 0]
         shrink = proposal.diagonal(dim1=1, dim2=2) / reference.diagonal(dim1=1, dim2=2)
-        return deviation, shrink.log().sum(1) + 0.5 * ((noise**2).sum(1) - (white**2).sum(1))
+        return move.mean + deviation, shrink.log().sum(1) + 0.5 * ((noise**2).sum(1) - (white**2).sum(1))
 
-    def conclude(self, state: State, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def conclude(self, state: State, stream: Stream) -> tuple[Tensor, Tensor]:
         """x₁ ~ N(D_y, C_y). The ratio is 0: h is exactly the likelihood averaged over N(D, C)."""
+        noise = normal(state["x"], stream.child("noise"))
         values, vectors = torch.linalg.eigh(state["conditional"])
         root = vectors * values.clamp_min(0).sqrt()[:, None]
         x1 = state["data"] + state["shift"] + torch.einsum("nij,nj->ni", root, noise)
@@ -121,7 +104,8 @@ class IsotropicBelief:
     project: bool = False
     variance: float | None = None
 
-    def look(self, x: Tensor, t: float, probe: Tensor) -> State:
+    def look(self, x: Tensor, t: float, stream: Stream) -> State:
+        probe = normal(x, stream.child("probe")).reshape(x.shape)
         data, pull = pullback(self.prior, x, t)
         scale = jacobian_scale(self.prior.schedule, x, t)
 
@@ -144,23 +128,60 @@ class IsotropicBelief:
         return condition(self.likelihood.residual(data), cross, inner, self.likelihood.sigma)
 
     def _isotropic(self, data: Tensor, spread: Callable[[Tensor], Tensor], t: float) -> Conditioned:
-        operator, noise = self.likelihood.operator, self.likelihood.sigma**2
         residual = self.likelihood.residual(data)
         width = isotropic_variance(self.prior.schedule, residual, t, self.variance)
-        solved = operator.gram_solve(residual, noise, width)
-        variances = width * operator.gram_spectrum.to(data.device, data.dtype) + noise
-        log_prob = -0.5 * ((residual * solved).sum(1) + (2 * math.pi * variances).log().sum(-1))
-        return Conditioned(spread(operator.adjoint(solved)).flatten(1), log_prob, None)
+        solved, log_prob = condition_isotropic(self.likelihood, residual, width)
+        return Conditioned(spread(self.likelihood.operator.adjoint(solved)).flatten(1), log_prob, None)
 
-    def propose(self, state: State, s: float, k: float, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def propose(self, state: State, move: Move, stream: Stream) -> tuple[Tensor, Tensor]:
+        noise, s, k = normal(state["x"], stream.child("noise")), move.s, move.pull
         width = (s**2 + k**2 * state["variance"]).sqrt()[:, None]
         jump = k * state["shift"] / width
-        return width * (jump + noise), -(jump * (noise + 0.5 * jump)).sum(1)
+        return move.mean + width * (jump + noise), -(jump * (noise + 0.5 * jump)).sum(1)
 
-    def conclude(self, state: State, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def conclude(self, state: State, stream: Stream) -> tuple[Tensor, Tensor]:
         """x₁ = D: the discretised prior is the law of D at the end of the chain."""
         x1 = state["data"].reshape(-1, *self.likelihood.operator.shape)
         return state["data"], self.likelihood.log_prob(x1) - state["log_twist"]
+
+
+@dataclass(frozen=True)
+class Differentiated:
+    """A denoiser that offers `covariance`, from its own Jacobian: what `FullBelief` needs of a network.
+
+        Cov[x₁ | x_t = x] = (σ²/α) ∂D/∂x,   symmetrised; directions in which a network's is negative count as zero
+
+    Exactness: exact for an exact denoiser.
+    Cost: one denoiser call with d backward passes for each covariance.
+    Bias: none of its own.
+    Args:
+        denoiser: the model.
+    Source: Robbins (1956), differentiated; Boys et al. (2024), Tweedie moment projected diffusions.
+    """
+
+    denoiser: Denoiser
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.denoiser.schedule
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.denoiser.shape
+
+    def initial(self, t: float, n: int, stream: Stream, dtype: torch.dtype = torch.float32) -> Tensor:
+        return self.denoiser.initial(t, n, stream, dtype)
+
+    def __call__(self, x: Tensor, t: Time) -> Tensor:
+        return self.denoiser(x, t)
+
+    def covariance(self, x: Tensor, t: Time) -> Tensor:
+        data, pull = pullback(self.denoiser, x, t)
+        units = torch.eye(data[0].numel(), dtype=x.dtype, device=x.device).reshape(-1, *x.shape[1:])
+        rows = torch.stack([pull(unit.expand_as(x)).flatten(1) for unit in units], dim=1)
+        rows = rows * jacobian_scale(self.denoiser.schedule, rows, t)
+        values, vectors = torch.linalg.eigh(0.5 * (rows + rows.transpose(1, 2)))
+        return (vectors * values.clamp_min(0)[:, None]) @ vectors.transpose(1, 2)
 
 
 def _ahead(data: Tensor, given: Conditioned) -> State:

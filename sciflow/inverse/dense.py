@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sciflow.errors import InputError
 from sciflow.inverse.operator import LinearOperator
+from sciflow.inverse.singular import SingularSystem
 from sciflow.random import Stream
 
 
@@ -90,6 +91,10 @@ class Dense(LinearOperator):
     def gram_spectrum(self) -> Tensor:
         singular = self._factors[1]
         return torch.cat([singular**2, singular.new_zeros(self.n_measurements - len(singular))])
+
+    @cached_property
+    def singular_system(self) -> SingularSystem:
+        return SingularSystem.of_gram(self.gram_spectrum, self._factors[0])
 
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(1) @ self.matrix.to(x.device, x.dtype).T

@@ -56,6 +56,20 @@ def condition(
     return Conditioned(shift.to(residual.dtype), log_prob.to(residual.dtype), left)
 
 
+def condition_isotropic(likelihood: GaussianLikelihood, residual: Tensor, width: Time) -> tuple[Tensor, Tensor]:
+    """S⁻¹ (y − A D) (n, m) and log N(y; A D, S) (n,) of a belief N(D, width I), S = width A Aᵀ + σ_y² I.
+
+    Args:
+        likelihood: linear, Gaussian, bound.
+        residual: y − A D, (n, m).
+        width: variance of the belief, a number or shaped to multiply `residual`.
+    """
+    operator, noise = likelihood.operator, likelihood.sigma**2
+    solved = operator.gram_solve(residual, noise, width)
+    variances = width * operator.gram_spectrum.to(residual.device, residual.dtype) + noise
+    return solved, -0.5 * ((residual * solved).sum(1) + (2 * math.pi * variances).log().sum(-1))
+
+
 def measured(covariance: Tensor, operator: LinearOperator) -> tuple[Tensor, Tensor]:
     """C Aᵀ (n, d, m) and A C Aᵀ (n, m, m) of covariances C (n, d, d) over the flattened event."""
     n, d, _ = covariance.shape
@@ -107,19 +121,45 @@ def isotropic_variance(schedule: Schedule, like: Tensor, t: Time, variance: floa
         schedule: noise levels; a `Scaled` one knows the standard deviation of the data.
         like: tensor with one row per state.
         t: time, a number or one per row.
-        variance: v; None takes it from the schedule, or 1 where the schedule does not say.
+        variance: v; None takes it from the schedule, or 1 where the schedule does not say; ∞ leaves σ²/α².
     """
     v = getattr(schedule, "std", 1.0) ** 2 if variance is None else variance
     alpha, sigma = float64(schedule.alpha(t)), float64(schedule.sigma(t))
-    return broadcast(v * sigma**2 / (sigma**2 + alpha**2 * v), like)
+    return broadcast((sigma / alpha) ** 2 if v == math.inf else v * sigma**2 / (sigma**2 + alpha**2 * v), like)
+
+
+def conditioned_draw(
+    likelihood: GaussianLikelihood, x: Tensor, width: float, measurement_noise: Tensor | float = 0.0
+) -> Tensor:
+    """A draw of a belief N(D, width I) given y, from a draw x of the belief itself.
+
+        x + width Aᵀ (width A Aᵀ + σ_y² I)⁻¹ (y + σ_y n − A x)
+
+    Exact for x = D + √width z and standard normal z, n; for x = D and n = 0 it is the mean.
+
+    Args:
+        likelihood: linear, Gaussian, bound.
+        x: draw of the belief, or its mean, (n, *shape).
+        width: variance of the belief, ≥ 0.
+        measurement_noise: n, (n, m).
+    Source: Hoffman and Ribak (1991), Constrained realizations of Gaussian fields.
+    """
+    residual = likelihood.residual(x) + likelihood.sigma * measurement_noise
+    solved = likelihood.operator.gram_solve(residual, likelihood.sigma**2, width)
+    return x + width * likelihood.operator.adjoint(solved)
 
 
 def linear_gaussian(likelihood: Likelihood, shape: tuple[int, ...], user: str) -> GaussianLikelihood:
-    """The likelihood on events of `shape`, if it is a linear measurement with Gaussian noise.
+    """The likelihood on events of `shape`, if it is a linear measurement with Gaussian noise or is near to one.
+
+    A likelihood that is not Gaussian may offer `gaussian()`, what it tends to for many counts.
 
     Raises:
         InputError: it is not, or does not fit the shape.
     """
-    if not isinstance(likelihood, GaussianLikelihood):
+    bound = likelihood.on(shape) if isinstance(likelihood, Likelihood) else likelihood
+    near = getattr(bound, "gaussian", None)
+    found = bound if near is None else near()
+    if not isinstance(found, GaussianLikelihood):
         raise InputError(f"{user} needs a GaussianLikelihood, got {type(likelihood).__name__}.")
-    return likelihood.on(shape)
+    return found

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sciflow.inverse.inpainting import Inpainting
 from sciflow.inverse.likelihood import GaussianNoise, Likelihood, LikelihoodModel, NoiseModel
-from sciflow.inverse.operator import LinearOperator
+from sciflow.inverse.operator import Operator, check_users
 from sciflow.random import Stream
 
 PREFIX = "operator_"
@@ -27,8 +27,12 @@ class Observation:
         noise: what is added to A x.
     """
 
-    operator: LinearOperator = field(default_factory=Inpainting)
+    operator: Operator = field(default_factory=Inpainting)
     noise: NoiseModel = field(default_factory=GaussianNoise)
+
+    def range_shape(self, shape: tuple[int, ...], stream: Stream) -> tuple[int, ...]:
+        """Shape of the first measurement of events of `shape`, as an array."""
+        return tuple(self.operator.draw(tuple(shape), stream.child(0, "operator")).range_shape)
 
     def record(self, truth: Tensor, stream: Stream) -> dict[str, Tensor]:
         """Observe each event of `truth` (observation, *event).
@@ -39,6 +43,8 @@ class Observation:
         records: list[dict[str, Tensor]] = []
         for i, event in enumerate(truth):
             operator = self.operator.draw(tuple(event.shape), stream.child(i, "operator"))
+            if i == 0:
+                check_users(operator)
             y = self.noise.sample(operator(event[None]), stream.child(i, "noise"))
             drawn = {PREFIX + name: value for name, value in operator.parameters().items()}
             records.append({"measured": y[0], **drawn})
@@ -60,4 +66,8 @@ def recorded(
         InputError: the assumed operator does not fit the recorded observation.
     """
     drawn = {name.removeprefix(PREFIX): value for name, value in parameters.items()}
-    return model(observation=observation).bind(drawn, shape)
+    bound = model(observation=observation).bind(drawn, shape)
+    operator = getattr(bound, "operator", None)
+    if operator is not None:
+        check_users(operator)
+    return bound

@@ -1,4 +1,4 @@
-"""Linear measurement maps A: x ↦ y, their transposes, and the solves that posteriors need.
+"""Measurement maps A: x ↦ y; of linear ones the transposes, and the solves that posteriors need.
 
 An operator comes in two states. As written in a run file it is a recipe (`Inpainting(missing=0.5)`); `draw` gives it an
 event shape and draws what differs between observations (which pixels are missing), `bind` restores what was drawn.
@@ -19,16 +19,17 @@ from torch import Tensor
 
 from sciflow.errors import InputError
 from sciflow.inverse.conjugate_gradient import conjugate_gradient
+from sciflow.inverse.singular import SingularSystem
 from sciflow.random import Stream
 
 PRECISION = 0.75
 """Iterative solves stop at a relative residual of (machine epsilon)^PRECISION: 2e-12 in float64, 6e-6 in float32."""
 
 
-class LinearOperator:
-    """A linear map; a new one needs `forward` only, and gains in speed from each method it overrides.
+class Operator:
+    """A measurement map; a new one needs `forward` only.
 
-        y = A x,   ⟨A x, v⟩ = ⟨x, Aᵀ v⟩
+        y = A(x)
 
     Attributes:
         shape: event shape that it is bound to; () is a recipe.
@@ -38,14 +39,8 @@ class LinearOperator:
     shape: tuple[int, ...] = ()
 
     def forward(self, x: Tensor) -> Tensor:
-        """A x for a bound operator, (batch, *shape) → (batch, m)."""
+        """A(x) for a bound operator, (batch, *shape) → (batch, m)."""
         raise TypeError(f"{type(self).__name__} has no `forward`. Define it: (batch, *shape) → (batch, m).")
-
-    def backward(self, y: Tensor) -> Tensor:
-        """Aᵀ y for a bound operator, (batch, m) → (batch, *shape). By autograd unless overridden, so exact."""
-        with torch.inference_mode(False), torch.enable_grad():
-            x = torch.zeros((len(y), *self.shape), dtype=y.dtype, device=y.device, requires_grad=True)
-            return torch.autograd.grad(self.forward(x), x, y.clone(), create_graph=y.requires_grad)[0]
 
     def sample_parameters(self, shape: tuple[int, ...], stream: Stream) -> dict[str, Tensor]:
         """What differs between observations, drawn; nothing by default."""
@@ -58,7 +53,7 @@ class LinearOperator:
     @property
     def is_random(self) -> bool:
         """Whether something is still to be drawn: the operator cannot be used before."""
-        return not self.shape and type(self).sample_parameters is not LinearOperator.sample_parameters
+        return not self.shape and type(self).sample_parameters is not Operator.sample_parameters
 
     def check(self, shape: tuple[int, ...], parameters: Mapping[str, Tensor]) -> None:
         """Raise InputError where the operator does not fit events of this shape, or parameters do not fit it."""
@@ -117,8 +112,21 @@ class LinearOperator:
         return self
 
     def __call__(self, x: Tensor) -> Tensor:
-        """A x, (batch, *shape) → (batch, m)."""
+        """A(x), (batch, *shape) → (batch, m)."""
         return self.on(tuple(x.shape[1:])).forward(x)
+
+
+class LinearOperator(Operator):
+    """A linear map; a new one needs `forward` only, and gains in speed from each method it overrides.
+
+    y = A x,   ⟨A x, v⟩ = ⟨x, Aᵀ v⟩
+    """
+
+    def backward(self, y: Tensor) -> Tensor:
+        """Aᵀ y for a bound operator, (batch, m) → (batch, *shape). By autograd unless overridden, so exact."""
+        with torch.inference_mode(False), torch.enable_grad():
+            x = torch.zeros((len(y), *self.shape), dtype=y.dtype, device=y.device, requires_grad=True)
+            return torch.autograd.grad(self.forward(x), x, y.clone(), create_graph=y.requires_grad)[0]
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Aᵀ y, (batch, m) → (batch, *shape)."""
@@ -138,6 +146,18 @@ class LinearOperator:
         """Eigenvalues of A Aᵀ, float64, (m,)."""
         matrix = self.gram(torch.eye(self.n_measurements, dtype=torch.float64))
         return torch.linalg.eigvalsh(0.5 * (matrix + matrix.T)).clamp_min(0)
+
+    @cached_property
+    def gram_basis(self) -> tuple[Tensor, Tensor]:
+        """g (m,) and U (m, m) of A Aᵀ = U diag(g) Uᵀ, float64; O(m³), once."""
+        matrix = self.gram(torch.eye(self.n_measurements, dtype=torch.float64))
+        values, vectors = torch.linalg.eigh(0.5 * (matrix + matrix.T))
+        return values.clamp_min(0), vectors
+
+    @cached_property
+    def singular_system(self) -> SingularSystem:
+        """S and U of A = U S Vᵀ; from `gram_basis` unless an operator knows better."""
+        return SingularSystem.of_gram(*self.gram_basis)
 
     def gram_solve(self, v: Tensor, ridge: float | Tensor, scale: float | Tensor = 1.0) -> Tensor:
         """(scale A Aᵀ + ridge I)⁻¹ v, (batch, m) → (batch, m); conjugate gradients unless overridden.
@@ -159,8 +179,23 @@ class LinearOperator:
         return Composition(self, inner)
 
 
+class OrthonormalRows(LinearOperator):
+    """What operators share whose A Aᵀ is the identity: they choose coordinates and change none."""
+
+    @property
+    def gram_spectrum(self) -> Tensor:
+        return torch.ones(self.n_measurements, dtype=torch.float64)
+
+    @cached_property
+    def singular_system(self) -> SingularSystem:
+        return SingularSystem(self.gram_spectrum, torch.clone, torch.clone)
+
+    def gram_solve(self, v: Tensor, ridge: float | Tensor, scale: float | Tensor = 1.0) -> Tensor:
+        return v / (scale + ridge)
+
+
 @dataclass(frozen=True)
-class Identity(LinearOperator):
+class Identity(OrthonormalRows):
     """Every number is observed.
 
         y = x
@@ -181,13 +216,6 @@ class Identity(LinearOperator):
     def backward(self, y: Tensor) -> Tensor:
         return y.reshape(-1, *self.shape)
 
-    @property
-    def gram_spectrum(self) -> Tensor:
-        return torch.ones(self.n_measurements, dtype=torch.float64)
-
-    def gram_solve(self, v: Tensor, ridge: float | Tensor, scale: float | Tensor = 1.0) -> Tensor:
-        return v / (scale + ridge)
-
 
 @dataclass(frozen=True)
 class Composition(LinearOperator):
@@ -206,6 +234,10 @@ class Composition(LinearOperator):
 
     outer: LinearOperator = field(default_factory=Identity)
     inner: LinearOperator = field(default_factory=Identity)
+
+    def __post_init__(self) -> None:
+        check_linear(self.outer, "a composition")
+        check_linear(self.inner, "a composition")
 
     @property
     def is_random(self) -> bool:
@@ -237,6 +269,16 @@ class Composition(LinearOperator):
         return self.inner.backward(self.outer.backward(y).flatten(1))
 
 
+def check_linear(operator: object, user: str) -> None:
+    """Raise InputError if an operator is not linear."""
+    if not isinstance(operator, LinearOperator):
+        raise InputError(
+            f"{user} needs a linear operator, got {type(operator).__name__}. For another take the likelihood "
+            "nonlinear_gaussian, and a posterior that asks for its value or gradient alone: das, tds with twist "
+            "'denoised', fk_steering, svdd or tempered."
+        )
+
+
 def _drawn(operator: LinearOperator, shape: tuple[int, ...], stream: Stream) -> LinearOperator:
     """A part of a composition: what is bound already stays as it is."""
     return operator.on(shape) if operator.shape else operator.draw(shape, stream)
@@ -262,3 +304,24 @@ def check_adjoint(operator: LinearOperator, shape: tuple[int, ...], stream: Stre
     difference = (measured * v).sum() - (x * returned).sum()
     size = torch.maximum(measured.norm() * v.norm(), x.norm() * returned.norm())
     return float(difference.abs() / size.clamp_min(1e-300))
+
+
+LARGEST_MISMATCH = 1e-5
+"""Of an operator from its transpose: an operator that works in float32 inside is within 1e-6."""
+
+
+def check_users(operator: Operator) -> None:
+    """Hold an operator that is not of this package against its own transpose, before anything is sampled with it.
+
+    Raises:
+        InputError: it is not linear, or its `backward` is not the transpose of its `forward`; with the mismatch.
+    """
+    if type(operator).__module__.startswith("sciflow.") or not isinstance(operator, LinearOperator):
+        return
+    mismatch = check_adjoint(operator, operator.shape)
+    if not mismatch <= LARGEST_MISMATCH:
+        raise InputError(
+            f"{type(operator).__name__} does not match its adjoint: |⟨A x, v⟩ − ⟨x, Aᵀ v⟩| is {mismatch:.2g} of "
+            f"‖A x‖ ‖v‖, more than {LARGEST_MISMATCH:g}. Make `forward` linear, and mend `backward` or leave it out: "
+            "it is then derived from `forward`."
+        )

@@ -1,15 +1,16 @@
-"""Are the credible intervals right? Ranks of the truth among its draws: coverage, rank histogram, and their curves."""
+"""Are the credible intervals right? Ranks of the truth among its draws: coverage, rank histogram, SBC, TARP, curves."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sciflow.metrics.score import Ensemble, Score, checked, ratio
+from sciflow.metrics.score import Ensemble, Score, average, checked, ratio
+from sciflow.metrics.uniformity import LEVEL, Band, band, bonferroni, distribution, uniform_p_value
 from sciflow.random import Stream
 
 LEVELS = (0.5, 0.9)
@@ -222,3 +223,144 @@ def _distance(counts: Tensor) -> Score:
     left_out = pairs(moments[0] - excess, moments[1] - excess**2, moments[2] - sizes, moments[3] - sizes**2)
     stderr = math.sqrt((k - 1) / k) * float((left_out - left_out.mean()).norm())
     return Score(value, stderr, k, "1", f"{n_bins} bins; 0 is flat")
+
+
+@dataclass(frozen=True)
+class RankFunctions:
+    """Distribution functions of the rank of the truth, one for each test quantity, with their band.
+
+    Args:
+        names: of the test quantities.
+        functions: share of observations whose relative rank is below each point, (quantity, point).
+        band: where one of them lies, at all points at once, for a calibrated posterior.
+        p_values: of each.
+    """
+
+    names: tuple[str, ...]
+    functions: Tensor
+    band: Band
+    p_values: tuple[float, ...]
+
+
+N_PROJECTIONS = 2
+QUANTITIES = ("mean", "mean square", *(f"projection {k + 1}" for k in range(N_PROJECTIONS)))
+DISTANCE = "distance"
+UNIFORM_SPREAD = 1 / math.sqrt(12)  # standard deviation of a p-value when there is nothing to be found
+
+
+def quantities(data: Ensemble, stream: Stream) -> dict[str, tuple[Tensor, Tensor]]:
+    """What is ranked of an event: mean, mean square, projections on random directions; over the elements that count."""
+    count = data.mask.double().sum(1).clamp_min(1)
+    directions = stream.child("directions").normal(N_PROJECTIONS, (data.truth.shape[1],), dtype=torch.float64)
+
+    def measured(x: Tensor) -> list[Tensor]:
+        mask, each = (data.mask, count) if x.ndim == 2 else (data.mask[:, None], count[:, None])
+        kept = x * mask
+        return [kept.sum(-1) / each, kept.square().sum(-1) / each, *(kept @ directions.T).unbind(-1)]
+
+    return dict(zip(QUANTITIES, zip(measured(data.truth), measured(data.samples), strict=True), strict=True))
+
+
+def distances(data: Ensemble, reference: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Distances of truth (observation,) and draws (observation, member) from a reference; by default the first draw.
+
+    Exchangeable for a calibrated posterior given any reference that does not depend on the truth.
+    """
+    first = data.samples[:, 0] if reference is None else reference.flatten(1).double()
+    drawn = data.samples[:, 1:] if reference is None else data.samples
+    return ((data.truth - first) * data.mask).norm(dim=1), ((drawn - first[:, None]) * data.mask[:, None]).norm(dim=2)
+
+
+def _ranked(truth: Tensor, samples: Tensor, stream: Stream) -> Tensor:
+    """Relative ranks of one quantity, (observation,)."""
+    return relative_rank(checked(truth[:, None], samples[..., None]), stream)[:, 0]
+
+
+def rank_functions(
+    truth: Tensor,
+    samples: Tensor,
+    *,
+    mask: Tensor | None = None,
+    stream: Stream | None = None,
+    reference: Tensor | None = None,
+    more: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+) -> RankFunctions:
+    """Ranks of test quantities and of the distance from a reference (TARP), for the figure and its numbers.
+
+    Args:
+        truth, samples, mask, stream: as in `coverage`.
+        reference: made of the observation, shaped like `truth`: without one that looks at y, or a quantity that does,
+            draws of the prior pass for a posterior.
+        more: further quantities, name → (of the truth (observation,), of the draws (observation, member)).
+    Source: Talts et al. (2018); Modrák et al. (2023) for quantities that look at the data; Lemos et al. (2023).
+    """
+    data, stream = checked(truth, samples, mask, 2), stream or Stream(0, ("sbc",))
+    ranked = {**quantities(data, stream), **(more or {}), DISTANCE: distances(data, reference)}
+    ranks = [_ranked(*pair, stream.child("ties", name)) for name, pair in ranked.items()]
+    functions = torch.stack([distribution(u) for u in ranks])
+    return RankFunctions(tuple(ranked), functions, band(len(ranks[0])), tuple(uniform_p_value(u) for u in ranks))
+
+
+def sbc(
+    truth: Tensor, samples: Tensor, *, mask: Tensor | None = None, stream: Stream | None = None, unit: str = "1"
+) -> dict[str, Score]:
+    """Simulation-based calibration: whether ranks of the truth are uniform over observations.
+
+        p = q · min over q test quantities of P(a uniform sample departs as far),   at most 1
+
+    The quantities are mean, mean square and two random projections of the event.
+
+    Exactness: P(p ≤ a) ≤ a for exchangeable draws, any number of members and observations, ties included
+    Cost: O(members × elements), and O(observations^{3/2}) for the exact probability
+    Bias: conservative; none of these quantities looks at the observation, so that draws of the prior pass
+
+    Args:
+        truth: (observation, *event), drawn from the prior: as many independent cases as there are observations.
+        samples: (observation, member, *event).
+        mask: (observation, *event), true where an element counts.
+        stream: of the projections and the random places among ties.
+        unit: not used; part of the common signature.
+
+    Returns:
+        `sbc_p`; its standard error is the spread of a p-value when there is nothing to be found.
+
+    Source: Talts et al. (2018), Validating Bayesian inference algorithms with simulation-based calibration; Säilynoja,
+        Bürkner and Vehtari (2022), Graphical test for discrete uniformity, for the band.
+    """
+    data, stream = checked(truth, samples, mask, 2), stream or Stream(0, ("sbc",))
+    ranked = quantities(data, stream)
+    values = {name: uniform_p_value(_ranked(*pair, stream.child("ties", name))) for name, pair in ranked.items()}
+    worst, p = min(values, key=lambda name: values[name]), bonferroni(list(values.values()))
+    note = "ranks are uniform as far as can be seen" if p > 1 - LEVEL else f"ranks of the {worst} are not uniform"
+    return {"sbc_p": Score(p, UNIFORM_SPREAD, len(data.truth), "1", note)}
+
+
+def tarp(
+    truth: Tensor, samples: Tensor, *, mask: Tensor | None = None, stream: Stream | None = None, unit: str = "1"
+) -> dict[str, Score]:
+    """Tests of accuracy with random points: whether the truth is as far from a reference as its draws are.
+
+        f = share of the draws that are nearer to the reference than the truth
+        ATC = ∫_{1/2}^1 (P(f < a) − a) da,   above 0: too wide, below 0: too narrow
+
+    The reference of each observation is one of its own draws, which is then left out.
+
+    Exactness: expectation 0 for exchangeable draws, any number of members, ties included
+    Cost: O(members × elements)
+    Bias: none; the reference does not look at the observation, so that draws of the prior pass
+
+    Args:
+        truth: (observation, *event).
+        samples: (observation, member, *event), at least two members.
+        mask: (observation, *event), true where an element counts.
+        stream: of the random places among ties.
+        unit: not used; part of the common signature.
+
+    Returns:
+        `tarp_atc`, dimensionless.
+
+    Source: Lemos et al. (2023), Sampling-based accuracy testing of posterior estimators for general inference.
+    """
+    data = checked(truth, samples, mask, 2)
+    u = _ranked(*distances(data), stream or Stream(0, ("tarp",)))
+    return {"tarp_atc": average(1 - u.clamp_min(0.5) - 3 / 8, note="above 0: too wide, below 0: too narrow")}

@@ -1,4 +1,4 @@
-"""Scores of the posterior mean against the truth: RMSE, PSNR, SSIM."""
+"""Scores of the posterior mean against the truth: RMSE, its relative forms, PSNR, SSIM."""
 
 from __future__ import annotations
 
@@ -42,6 +42,75 @@ def rmse(
     squared = data.mean((data.samples.mean(1) - data.truth) ** 2)
     root = math.sqrt(squared.value)
     return {"rmse": Score(root, squared.stderr / (2 * root) if root else 0.0, squared.n, unit, "posterior mean")}
+
+
+def nrmse(
+    truth: Tensor, samples: Tensor, *, mask: Tensor | None = None, stream: Stream | None = None, unit: str = "1"
+) -> dict[str, Score]:
+    """Error of the posterior mean over the size of the truth, averaged over observations.
+
+        mean over observations of ‖x̄ − y‖/‖y‖
+
+    Exactness: a fixed function of its input
+    Cost: O(members × elements)
+    Bias: as `rmse`; small truths count most
+
+    Args:
+        truth: (observation, *event), in `unit`.
+        samples: (observation, member, *event), in `unit`.
+        mask: (observation, *event), true where an element counts.
+        stream, unit: not used; part of the common signature.
+
+    Returns:
+        `nrmse`, dimensionless.
+
+    Raises:
+        InputError: a truth is zero wherever it counts.
+
+    Source: Takamoto et al. (2022), PDEBench, appendix B.
+    """
+    return {"nrmse": _relative(checked(truth, samples, mask), centred=False)}
+
+
+def vrmse(
+    truth: Tensor, samples: Tensor, *, mask: Tensor | None = None, stream: Stream | None = None, unit: str = "1"
+) -> dict[str, Score]:
+    """Error of the posterior mean over the spread of the truth in space, averaged over observations.
+
+        mean over observations of √(<(x̄ − y)²>/<(y − <y>)²>);   the mean of the truth itself scores 1
+
+    Exactness: a fixed function of its input
+    Cost: O(members × elements)
+    Bias: as `rmse`; smooth truths count most
+
+    Args:
+        truth: (observation, *event), in `unit`.
+        samples: (observation, member, *event), in `unit`.
+        mask: (observation, *event), true where an element counts.
+        stream, unit: not used; part of the common signature.
+
+    Returns:
+        `vrmse`, dimensionless.
+
+    Raises:
+        InputError: a truth is constant wherever it counts.
+
+    Source: Ohana et al. (2024), The Well, section 4.
+    """
+    return {"vrmse": _relative(checked(truth, samples, mask), centred=True)}
+
+
+def _relative(data: Ensemble, centred: bool) -> Score:
+    """Root of the squared error over that of the truth, or of the truth less its mean, averaged over observations."""
+    counted = data.mask.any(1)
+    error = data.sum((data.samples.mean(1) - data.truth) ** 2)[counted]
+    n = data.mask.sum(1, keepdim=True).clamp_min(1)
+    centre = data.sum(data.truth)[:, None] / n if centred else torch.zeros(())
+    size = data.sum((data.truth - centre) ** 2)[counted]
+    if not bool((size > 0).all()):
+        name, what = ("vrmse", "constant") if centred else ("nrmse", "zero")
+        raise InputError(f"a truth is {what} wherever it counts: {name} divides by its size. Use rmse.")
+    return average((error / size).sqrt(), "1", "posterior mean")
 
 
 def psnr(

@@ -56,7 +56,9 @@ def sliced_w2(
         sets["sliced_w2_floor"] = _flat("fresh", fresh, exact), _weights(fresh, None)
     found = {}
     for name, (values, log_values) in sets.items():
-        distances = [_sliced(x, y, w, directions) for x, y, w in zip(reference, values, log_values, strict=True)]
+        distances = [
+            sliced_distance(x, y, w, directions) for x, y, w in zip(reference, values, log_values, strict=True)
+        ]
         note = f"{values.shape[1]} against {reference.shape[1]} exact samples"
         found[name] = average(torch.stack(distances), unit, note)
     return found
@@ -83,7 +85,7 @@ def _weights(samples: Tensor, log_weights: Tensor | None) -> Tensor:
     return weights.detach().to("cpu", torch.float64)
 
 
-def _sliced(x: Tensor, y: Tensor, log_weights: Tensor, directions: Tensor) -> Tensor:
+def sliced_distance(x: Tensor, y: Tensor, log_weights: Tensor, directions: Tensor) -> Tensor:
     """Sliced W2 between equally weighted x (n, dimension) and weighted y (m, dimension)."""
     projected_x, _ = (directions @ x.T).sort(dim=1)
     projected_y, order = (directions @ y.T).sort(dim=1)
@@ -173,6 +175,33 @@ def evidence_error(exact: Tensor, estimate: Tensor, *, stderr: Tensor | None = N
         z = error / torch.as_tensor(stderr).to("cpu", torch.float64)
         found["evidence_z"] = _rms(z, "1", "rms error over claimed standard error; 1 is honest")
     return found
+
+
+def log_evidence(estimate: Tensor, stderr: Tensor) -> dict[str, Score]:
+    """Log-evidence of all observations together: what models of the measurement are compared by.
+
+        log Ẑ = Σ_i log Ẑ_i,    se² = Σ_i se_i²
+
+    The error is that of sampling alone: models are compared on the same observations.
+
+    Exactness: a sum
+    Cost: O(observations)
+    Bias: an unbiased Ẑ_i makes log Ẑ_i low by half its variance
+
+    Args:
+        estimate: log Ẑ_i, (observation,), nats.
+        stderr: its standard error from one run, (observation,), nats.
+
+    Returns:
+        `log_evidence`, nats; nothing where a sampler gives no evidence.
+
+    Source: Kass and Raftery (1995), Bayes factors.
+    """
+    estimate, stderr = (torch.as_tensor(values).to("cpu", torch.float64) for values in (estimate, stderr))
+    if not bool(estimate.isfinite().all()):
+        return {}
+    note = "sum over observations; error of sampling alone"
+    return {"log_evidence": Score(float(estimate.sum()), float(stderr.norm()), len(estimate), "nat", note)}
 
 
 def _rms(values: Tensor, unit: str, note: str) -> Score:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from sciflow.networks.energy import EnergyMLP
+from sciflow.networks.fourier import FNO
 from sciflow.networks.mlp import MLP, Network
 from sciflow.networks.unet import UNet
 
-NETWORKS = {"mlp": MLP, "unet": UNet}
+NETWORKS = {"fno": FNO, "mlp": MLP, "unet": UNet, "energy_mlp": EnergyMLP}
 
-__all__ = ["MLP", "NETWORKS", "Network", "UNet"]
+__all__ = ["FNO", "MLP", "NETWORKS", "EnergyMLP", "Network", "UNet"]

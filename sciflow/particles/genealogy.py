@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sciflow.particles.slots import folded
+
 
 @dataclass(frozen=True)
 class Genealogy:
@@ -42,16 +44,12 @@ class Genealogy:
         """Founders: everyone is their own Eve."""
         return cls(torch.arange(n, device=device), torch.zeros(n, dtype=torch.float64, device=device), 0, n)
 
-    def _families(self, members: Tensor, eve: Tensor) -> Tensor:
-        """Sum over each family, (n,)."""
-        return torch.zeros_like(self.luck).index_add_(0, eve, members)
-
     def resampled(self, ancestors: Tensor, log_weights: Tensor) -> Genealogy:
-        """The genealogy after one resampling from normalised weights."""
-        n, eve = len(self.eve), self.eve[ancestors]
-        copies = self._families(torch.full_like(self.luck, 1 / n), eve)
-        luck = self.luck + copies - self._families(log_weights.exp(), self.eve)
-        n_parents = int((torch.bincount(ancestors, minlength=n) > 0).sum())
+        """The genealogy after one resampling from normalised weights, for sorted ancestors."""
+        luck = self.luck.index_add(0, self.eve, log_weights.exp().neg_())
+        eve = self.eve[ancestors]
+        luck.scatter_add_(0, eve, luck.new_full((1,), 1 / len(eve)).expand_as(luck))
+        n_parents = 1 + int((ancestors[1:] != ancestors[:-1]).count_nonzero())
         return Genealogy(eve, luck, self.generations + 1, n_parents)
 
     def stderr(self, log_weights: Tensor) -> float:
@@ -59,5 +57,5 @@ class Genealogy:
         n = len(self.eve)
         if n < 2:
             return math.nan
-        share = self._families(log_weights.exp(), self.eve) - 1 / n - self.luck
-        return math.sqrt(n / (n - 1) * float((share**2).sum()))
+        contribution = (-1 / n - self.luck).index_add_(0, self.eve, log_weights.exp())
+        return math.sqrt(n / (n - 1) * float(folded(contribution.square_())))

@@ -9,8 +9,17 @@ import torch
 from torch import Tensor
 
 from sciflow.errors import InputError
+from sciflow.particles.ranks import Ranks
 from sciflow.particles.resampling import ess, systematic
 from sciflow.random import Stream
+
+
+def _no_numbers() -> Tensor:
+    return torch.empty(0, dtype=torch.float64)
+
+
+def _no_indices() -> Tensor:
+    return torch.empty(0, dtype=torch.int64)
 
 
 @dataclass(frozen=True)
@@ -23,11 +32,15 @@ class Particles:
         x: the particles, (n, *shape).
         log_weights: log w_i, normalised, float64, (n,).
         log_evidence: log Ẑ; NaN where the sampler gives none.
-        log_evidence_stderr: its standard error from this run alone (see `Genealogy`); NaN where there is none.
+        log_evidence_stderr: its standard error from the genealogy of this run (see `Genealogy`); NaN without.
+        log_evidence_stderr_islands: its standard error from the spread of independent islands; NaN for a single one.
+        log_evidence_interval: 95 % interval of log Z, from islands where there are 4 or more, else from the genealogy.
+        island_log_evidence: log Ẑ of each island.
         ess_trace: effective sample size after the start and after each step, before resampling.
         parents_trace: distinct particles that were kept at each of those points (n: no resampling).
+        evidence_trace: log Ẑ at each of those points.
         eve: founder of each particle, (n,).
-        n_resampled: number of resamplings.
+        n_resampled: number of resamplings, over all islands.
         events: what a reader should know, e.g. particles of weight zero; counted, never mended.
     """
 
@@ -35,11 +48,15 @@ class Particles:
     log_weights: Tensor
     log_evidence: float = math.nan
     log_evidence_stderr: float = math.nan
-    ess_trace: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
-    parents_trace: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
-    eve: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    ess_trace: Tensor = field(default_factory=_no_numbers)
+    parents_trace: Tensor = field(default_factory=_no_indices)
+    eve: Tensor = field(default_factory=_no_indices)
     n_resampled: int = 0
     events: tuple[str, ...] = ()
+    log_evidence_stderr_islands: float = math.nan
+    log_evidence_interval: tuple[float, float] = (math.nan, math.nan)
+    island_log_evidence: Tensor = field(default_factory=_no_numbers)
+    evidence_trace: Tensor = field(default_factory=_no_numbers)
 
     @classmethod
     def equal(cls, x: Tensor, events: tuple[str, ...] = ()) -> Particles:
@@ -65,14 +82,23 @@ class Particles:
         """Effective sample size of the final weights; says nothing of duplicates, `n_families` does."""
         return float(ess(self.log_weights))
 
+    @property
+    def ess_min(self) -> float:
+        """Smallest effective sample size on the way; NaN for a sampler that has no way."""
+        return float(self.ess_trace.min()) if len(self.ess_trace) else math.nan
+
     def mean(self) -> Tensor:
-        """Σ_i w_i x_i, (*shape)."""
-        return torch.tensordot(self.weights, self.x.double(), 1).to(self.x.dtype)
+        """Σ_i w_i x_i, (*shape); float64 for states that are whole numbers."""
+        return torch.tensordot(self.weights, self.x.double(), 1).to(self._real)
 
     def var(self) -> Tensor:
         """Σ_i w_i (x_i − mean)², (*shape)."""
         centred = self.x.double() - torch.tensordot(self.weights, self.x.double(), 1)
-        return torch.tensordot(self.weights, centred**2, 1).to(self.x.dtype)
+        return torch.tensordot(self.weights, centred**2, 1).to(self._real)
+
+    @property
+    def _real(self) -> torch.dtype:
+        return self.x.dtype if self.x.is_floating_point() else torch.float64
 
     def quantile(self, q: float) -> Tensor:
         """The smallest x whose cumulative weight reaches q in each coordinate, (*shape).
@@ -86,6 +112,12 @@ class Particles:
         reached = self.weights[order].cumsum(0) < q * (1 - 1e-12)  # rounding must not skip the particle that reaches q
         index = reached.sum(0, keepdim=True).clamp_max(len(self) - 1)
         return values.gather(0, index).reshape(self.x.shape[1:])
+
+    def gathered(self, ranks: Ranks) -> Particles:
+        """The whole ensemble on every rank, from the part that each has."""
+        lengths = ranks.gathered(torch.tensor([len(self)]), [1] * ranks.size).tolist()
+        x, log_weights, eve = (ranks.gathered(part, lengths) for part in (self.x, self.log_weights, self.eve))
+        return replace(self, x=x, log_weights=log_weights, eve=eve)
 
     def resample(self, n: int, stream: Stream) -> Particles:
         """n equally weighted particles, in random order; particles that are equal and n already are left as they are.

@@ -1,13 +1,16 @@
-"""Log-weights and the four schemes that turn weighted particles into equally weighted ones.
+"""Log-weights and the six schemes that turn weighted particles into equally weighted ones.
 
 Every scheme is a function `(log_weights, n, stream) -> ancestors` with E[copies of i] = n w_i. Weights need not be
 normalised; cumulative sums are in float64 (float32 misplaces whole particles beyond 10⁶), and ancestors come sorted.
+Their conditional forms, which keep one particle for certain, are in `sciflow.particles.conditional`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +19,8 @@ from sciflow.errors import InputError
 from sciflow.random import Stream
 
 Resampler = Callable[[Tensor, int, Stream], Tensor]
+Scheme = Literal["multinomial", "stratified", "systematic", "residual", "ssp", "killing"]
+"""The names of `RESAMPLERS`, for options of run files."""
 
 
 def log_mean_exp(values: Tensor) -> Tensor:
@@ -33,15 +38,15 @@ def ess(log_weights: Tensor) -> Tensor:
 
 
 def normalised(log_weights: Tensor) -> Tensor:
-    """Weights that sum to one, in float64.
+    """Weights that sum to one, in float64, new memory; ancestors have no gradient.
 
     Raises:
         InputError: not one weight per particle, NaN or +inf among them, or none above zero.
     """
     if log_weights.ndim != 1 or len(log_weights) == 0:
         raise InputError(f"log_weights must have shape (n,) with n > 0, got {tuple(log_weights.shape)}.")
-    weights = log_weights.double().softmax(0)
-    if not bool(weights.isfinite().all()):
+    weights = log_weights.detach().double().softmax(0)
+    if not bool(weights.sum().isfinite()):  # one bad number makes all weights NaN
         raise InputError(
             f"log_weights hold NaN or +inf, or are all −inf (largest: {float(log_weights.max())}). "
             "Mend the potential: a particle may weigh nothing, but not all of them."
@@ -49,20 +54,45 @@ def normalised(log_weights: Tensor) -> Tensor:
     return weights
 
 
-def _uniform(n: int, stream: Stream, like: Tensor) -> Tensor:
+def uniform(n: int, stream: Stream, like: Tensor) -> Tensor:
     """n uniform numbers of one joint draw: no number belongs to a row."""
     return torch.rand(n, generator=stream.generator(device=like.device), dtype=torch.float64, device=like.device)
 
 
-def _inverse(weights: Tensor, points: Tensor) -> Tensor:
+def inverse(weights: Tensor, points: Tensor) -> Tensor:
     """The smallest i with w_0 + … + w_i > point, never a particle of weight zero."""
     cumulative = weights.cumsum(0)
-    return torch.searchsorted(cumulative, points * cumulative[-1], right=True).clamp_max(_last(weights))
+    return torch.searchsorted(cumulative, points * cumulative[-1], right=True).clamp_max(_last(cumulative))
 
 
-def _last(weights: Tensor) -> Tensor:
-    """Index of the last particle with weight above zero: where rounding at the end must not step over."""
-    return weights.shape[0] - 1 - (weights.flip(0) > 0).to(torch.uint8).argmax()
+def _last(cumulative: Tensor) -> Tensor:
+    """Index of the last particle that adds to the sum: where rounding at the end must not step over."""
+    return torch.searchsorted(cumulative, cumulative[-1:])[0]
+
+
+def repeated(copies: Tensor, n: int) -> Tensor:
+    """The sorted ancestors of n slots: i as often as copies[i] says."""
+    return _ancestors(copies.cumsum(0), n)
+
+
+def _ancestors(ends: Tensor, n: int) -> Tensor:
+    """Slot j descends from the first i whose slots end after j. Counts beat a search by ten."""
+    starts = torch.zeros(n + 2, dtype=torch.int64, device=ends.device)  # rounding may let a slot end at n + 1
+    return starts.scatter_add_(0, ends, torch.ones_like(ends))[:n].cumsum_(0)
+
+
+def combed(weights: Tensor, n: int, offset: Tensor) -> Tensor:
+    """Ancestors of the n points (j + offset)/n: copies of i = ⌈n F_i − offset⌉ − ⌈n F_{i−1} − offset⌉.
+
+    Overwrites the weights: at 10⁶ particles every array counts.
+    """
+    weights.cumsum_(0)
+    last = _last(weights)
+    torch.addcmul(-offset, weights, n / weights[-1], out=weights).ceil_()
+    weights[last:] = n
+    ends = weights.long()
+    del weights
+    return _ancestors(ends, n)
 
 
 def multinomial(log_weights: Tensor, n: int, stream: Stream) -> Tensor:
@@ -70,12 +100,12 @@ def multinomial(log_weights: Tensor, n: int, stream: Stream) -> Tensor:
 
         ancestor_i = F⁻¹(u_i),   u_i independent uniform on [0, 1)
 
-    Exactness: E[copies of i] = n w_i; Var = n w_i (1 − w_i), the largest of the four.
+    Exactness: E[copies of i] = n w_i; Var = n w_i (1 − w_i), the largest of all here.
     Cost: O(n log n), one sort.
     Bias: none.
     Source: Gordon, Salmond and Smith (1993), Novel approach to nonlinear/non-Gaussian Bayesian state estimation.
     """
-    return _inverse(normalised(log_weights), _uniform(n, stream, log_weights).sort().values)
+    return inverse(normalised(log_weights), uniform(n, stream, log_weights).sort().values)
 
 
 def stratified(log_weights: Tensor, n: int, stream: Stream) -> Tensor:
@@ -90,7 +120,7 @@ def stratified(log_weights: Tensor, n: int, stream: Stream) -> Tensor:
     """
     weights = normalised(log_weights)
     offsets = torch.arange(n, dtype=torch.float64, device=weights.device)
-    return _inverse(weights, (offsets + _uniform(n, stream, log_weights)) / n)
+    return inverse(weights, (offsets + uniform(n, stream, log_weights)) / n)
 
 
 def systematic(log_weights: Tensor, n: int, stream: Stream) -> Tensor:
@@ -99,16 +129,18 @@ def systematic(log_weights: Tensor, n: int, stream: Stream) -> Tensor:
         copies of i = ⌈n F_i − u⌉ − ⌈n F_{i−1} − u⌉,   u uniform on [0, 1)
 
     Exactness: E[copies of i] = n w_i; |copies of i − n w_i| < 1.
-    Cost: O(n); 10⁶ particles in a few hundredths of a second.
+    Cost: O(n); 10⁶ particles in about a hundredth of a second.
     Bias: none; copies depend on the order of the particles, so no central limit theorem holds for every order.
     Source: Carpenter, Clifford and Fearnhead (1999), Improved particle filter for nonlinear problems.
     """
-    weights = normalised(log_weights)
-    cumulative = weights.cumsum(0) * (n / weights.sum())
-    below = (cumulative - _uniform(1, stream, log_weights)).ceil_().clamp_(0, n)
-    below[_last(weights) :] = n
-    copies = below.diff(prepend=below.new_zeros(1)).long()
-    return torch.repeat_interleave(copies, output_size=n)
+    return combed(normalised(log_weights), n, uniform(1, stream, log_weights))
+
+
+def split(weights: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """⌊n w_i⌋ and what is left of n w_i, both float64; n · (1/n) counts as one although 1/n is rounded."""
+    expected = weights * n
+    certain = (expected + 1e-9).floor()
+    return certain, (expected - certain).clamp_min(0)
 
 
 def residual(log_weights: Tensor, n: int, stream: Stream) -> Tensor:
@@ -121,14 +153,104 @@ def residual(log_weights: Tensor, n: int, stream: Stream) -> Tensor:
     Bias: none.
     Source: Liu and Chen (1998), Sequential Monte Carlo methods for dynamic systems.
     """
-    expected = normalised(log_weights) * n
-    certain = (expected + 1e-9).floor()  # equal weights are 1/n up to rounding: n · (1/n) must count as one
+    certain, left = split(normalised(log_weights), n)
     rest = n - int(certain.sum())
     copies = certain.long()
     if rest:
-        drawn = multinomial((expected - certain).clamp_min(0).log(), rest, stream)
-        copies = copies + torch.bincount(drawn, minlength=len(copies))
-    return torch.repeat_interleave(copies, output_size=n)
+        copies += torch.bincount(multinomial(left.log(), rest, stream), minlength=len(copies))
+    return repeated(copies, n)
+
+
+@dataclass(frozen=True)
+class Tournament:
+    """What `ssp` plays for: particle after particle meets the carrier of all fractions before it.
+
+    With fraction f carried and fraction p arriving: if f + p < 1, one of the two carries f + p on and the other leaves
+    with nothing; else one of them wins a copy and the other carries f + p − 1 on. What is carried is therefore the
+    fractional part of a cumulative sum, only who carries it is random, and all matches are played at once.
+
+    Args:
+        carried: f before each match.
+        arriving: p.
+        wins: the matches after which somebody has won a copy.
+        passes: probability that the arriving particle carries on.
+    """
+
+    carried: Tensor
+    arriving: Tensor
+    wins: Tensor
+    passes: Tensor
+
+    @classmethod
+    def of(cls, fractions: Tensor, n_copies: int) -> Tournament:
+        """The matches for fractions that sum to a whole number of copies."""
+        total = fractions.cumsum(0).clamp_max(n_copies)
+        total[_last(total) :] = n_copies
+        whole = total.floor()
+        before = torch.cat([total.new_zeros(1), total[:-1]])
+        carried, arriving = before - before.floor(), total - before
+        wins = whole > before.floor()
+        passes = torch.where(wins, (1 - arriving) / (2 - carried - arriving), arriving / (carried + arriving))
+        return cls(carried, arriving, wins, passes.nan_to_num(0.0))  # 0/0: nothing carried, nothing arrives
+
+    def winners(self, passed: Tensor) -> Tensor:
+        """1 for each particle that wins a copy, given in which matches the arriving particle carries on."""
+        index = torch.arange(len(passed), device=passed.device)
+        carrier = torch.where(passed, index, 0).cummax(0).values  # after each match; particle 0 carries first
+        before = torch.cat([carrier.new_zeros(1), carrier[:-1]])
+        return torch.zeros_like(index).scatter_add_(0, torch.where(passed, before, index), self.wins.long())
+
+
+def ssp(log_weights: Tensor, n: int, stream: Stream) -> Tensor:
+    """⌊n w_i⌋ or ⌈n w_i⌉ copies, by the Srinivasan sampling process: fractions meet in pairs until each is 0 or 1.
+
+        (f, p) → (f + p, 0) or (0, f + p) if f + p < 1, else (1, f + p − 1) or (f + p − 1, 1), each mean kept
+
+    Exactness: E[copies of i] = n w_i; |copies of i − n w_i| < 1; copies are negatively associated, so unlike
+        `systematic` it is consistent for any order of the particles.
+    Cost: O(n); the host reads one number.
+    Bias: none.
+    Source: Gerber, Chopin and Whiteley (2019), Negative association, ordering and convergence of resampling methods.
+    """
+    certain, left = split(normalised(log_weights), n)
+    rest = n - int(certain.sum())
+    copies = certain.long()
+    if rest:
+        matches = Tournament.of(left, rest)
+        copies += matches.winners(uniform(len(left), stream, left) < matches.passes)
+    return repeated(copies, n)
+
+
+def candidates(n_weights: int, n: int, stream: Stream, device: torch.device, one: int | None = None) -> Tensor:
+    """Which particles may survive in n slots: all, or as many as there are slots, at random, with `one` if named."""
+    if n >= n_weights:
+        return torch.ones(n_weights, dtype=torch.bool, device=device)
+    chosen = torch.randperm(n_weights, generator=stream.child("candidates").generator(device=device), device=device)
+    if one is not None:
+        chosen = torch.cat([chosen.new_full((1,), one), chosen[chosen != one]])
+    return torch.zeros(n_weights, dtype=torch.bool, device=device).index_fill_(0, chosen[:n], True)
+
+
+def killing(log_weights: Tensor, n: int, stream: Stream) -> Tensor:
+    """Each particle survives with a probability in proportion to its weight; the killed are replaced by draws.
+
+        i survives with probability w_i/max w;   each empty slot: an independent draw from the weights
+
+    With n other than the number of particles, at most n of them, chosen at random, may survive.
+
+    Exactness: E[copies of i] = n w_i; the only scheme that changes nothing when weights are nearly equal.
+    Cost: O(n log n); the host reads how many were killed.
+    Bias: none.
+    Source: Del Moral (2004), Feynman–Kac formulae, for ε = 1/max w.
+    """
+    weights = normalised(log_weights)
+    alive = candidates(len(weights), n, stream, weights.device)
+    alive &= uniform(len(weights), stream.child("survival"), weights) < weights / weights.max()
+    copies = alive.long()
+    rest = n - int(copies.sum())
+    if rest:
+        copies += torch.bincount(multinomial(log_weights, rest, stream), minlength=len(copies))
+    return repeated(copies, n)
 
 
 RESAMPLERS: dict[str, Resampler] = {
@@ -136,4 +258,6 @@ RESAMPLERS: dict[str, Resampler] = {
     "stratified": stratified,
     "systematic": systematic,
     "residual": residual,
+    "ssp": ssp,
+    "killing": killing,
 }

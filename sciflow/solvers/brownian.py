@@ -53,7 +53,7 @@ class TorchSDE(_OneStep):
 
     def plan(self, dynamics: Dynamics, times: Sequence[float], past: Sequence[float] = ()) -> list[tuple[float, float]]:
         if dynamics.noise == "none":
-            raise ValueError("TorchSDE solves SDEs, got dynamics without noise. Use Dopri5() or another ODE solver.")
+            raise ValueError("TorchSDE solves SDEs, got dynamics without noise. Use Dopri5(), or set noise_level.")
         return list(itertools.pairwise(times))
 
     def step(self, dynamics: Dynamics, coefficients: tuple[float, float], state: Tensor, noise: StepNoise) -> Tensor:

@@ -7,7 +7,8 @@ interpolated by a polynomial.
 
 from __future__ import annotations
 
-import itertools
+import functools
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
@@ -15,6 +16,9 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 import torch
 from torch import Tensor
+
+from sciflow.solvers.phi import lagrange_integrals
+from sciflow.types import Time
 
 Coefficient = float | Tensor
 Noise = Literal["none", "scalar", "diagonal"]
@@ -45,6 +49,35 @@ class Split(Protocol):
         ...
 
 
+@runtime_checkable
+class ModelSplit(Split, Protocol):
+    """A split of the probability flow of a model x_t = α x₁ + σ x₀: what solvers that are written in α and σ ask for.
+
+    In the frame "data" its remainder is the denoiser D(x, t) itself.
+    """
+
+    def levels(self, t: float) -> tuple[float, float]:
+        """α and σ at t, in float64."""
+        ...
+
+    def time(self, log_snr: Time) -> Time:
+        """The time with this λ = log(α/σ), in float64; for a tensor, the times of each of its numbers."""
+        ...
+
+
+@runtime_checkable
+class NoisySplit(Split, Protocol):
+    """A split with a family of SDEs that have the laws of its ODE: the noise of a step, too, has a closed form."""
+
+    def noisy(self, eta: float) -> NoisySplit:
+        """The split of the member of noise level η; 0 is the ODE."""
+        ...
+
+    def spread(self, a: float, b: float) -> float:
+        """Standard deviation of the noise that a step adds."""
+        ...
+
+
 class Dynamics(Protocol):
     """dx = drift(t, x) dt + diffusion(t, x) dW.
 
@@ -64,14 +97,38 @@ class Dynamics(Protocol):
     def split(self, frame: str) -> Split: ...
 
 
+def model_split(solver: object, dynamics: Dynamics, frame: str = "data") -> ModelSplit:
+    """The frame of a diffusion or flow model, for a solver that is written in α and σ.
+
+    Raises:
+        ValueError: dynamics with noise of its own, or of no such model.
+    """
+    name = type(solver).__name__
+    if dynamics.noise != "none":
+        raise ValueError(
+            f"{name} takes the probability flow and adds its own noise, got dynamics with {dynamics.noise} noise. "
+            "Use probability_flow(model)."
+        )
+    split = dynamics.split(frame)
+    if not isinstance(split, ModelSplit):
+        raise ValueError(
+            f"{name} needs the noise levels α and σ of a diffusion or flow model, got an equation without them. "
+            "Use EABM() or a Runge–Kutta method."
+        )
+    return split
+
+
 def lagrange(nodes: Sequence[float] | np.ndarray, at: np.ndarray) -> np.ndarray:
     """Values of the Lagrange basis ℓ_j at points, shape (len(nodes), *at.shape); products, so no cancellation."""
-    rows = np.ones((len(nodes), *at.shape))
+    gaps, rows = [at - node for node in nodes], np.empty((len(nodes), *at.shape))
     for j, own in enumerate(nodes):
-        for m, other in enumerate(nodes):
-            if m != j:
-                rows[j] *= (at - other) / (own - other)
+        others = [m for m in range(len(nodes)) if m != j]
+        rows[j] = _product([gaps[m] for m in others]) / _product([own - nodes[m] for m in others])
     return rows
+
+
+def _product(factors: Sequence[np.ndarray]) -> np.ndarray | float:
+    return functools.reduce(operator.mul, factors) if factors else 1.0
 
 
 def quadrature(a: float | np.ndarray, b: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -106,36 +163,37 @@ class LinearSplit:
 
         P = e^{hL},   W_j = ∫_a^b e^{(b−τ)L} ℓ_j(τ) dτ,   h = b − a
 
-    The integrals are done by Gauss–Legendre quadrature on (b − τ) split at the boundary layer of the stiff modes, so
-    no φ-function loses its digits for small |hL| or overflows for large.
+    The integrals are combinations of φ-functions, exact for stiff (Re hL ≪ 0) and for dispersive (imaginary L) modes.
+    Steps of equal length share their coefficients: a uniform grid holds one set, whatever its number of steps.
 
     Args:
         rate: L, a number or a tensor that broadcasts with the state [1/time]. Real part ≤ 0 for stiff problems.
         nonlinear: N(t, x).
+    Source: Cox and Matthews (2002), Exponential time differencing for stiff systems, section 2.
     """
 
     rate: Coefficient
     nonlinear: Callable[[float, Tensor], Tensor]
+    _made: dict[tuple[float, ...], list[Coefficient]] = field(default_factory=dict, repr=False, compare=False)
 
     def _rate(self) -> Tensor:
         rate = self.rate if isinstance(self.rate, Tensor) else torch.tensor(self.rate, dtype=torch.float64)
         return rate.to(torch.complex128 if rate.is_complex() else torch.float64)
 
     def propagator(self, a: float, b: float) -> Coefficient:
-        return _plain(torch.exp((b - a) * self._rate()))
+        return self._once(b - a, (), lambda: [torch.exp((b - a) * self._rate())])[0]
 
     def weights(self, a: float, b: float, nodes: Sequence[float]) -> list[Coefficient]:
-        rate, h = self._rate(), b - a
-        edges = h * np.array([0.0, *2.0 ** np.arange(-20, 1)])  # dyadic panels towards τ = b
-        totals = [torch.zeros_like(rate) for _ in nodes]
-        for low, high in itertools.pairwise(edges):
-            distance, weights = quadrature(low, high)  # distance = b − τ
-            basis = lagrange(nodes, b - distance)
-            for point, weight, column in zip(distance, weights, basis.T, strict=True):
-                kernel = weight * torch.exp(point * rate)
-                for total, value in zip(totals, column, strict=True):
-                    total += kernel * value
-        return [_plain(total) for total in totals]
+        h = b - a
+        places = [(node - a) / h for node in nodes]
+        return self._once(h, places, lambda: [h * w for w in lagrange_integrals(h * self._rate(), places)])
+
+    def _once(self, h: float, places: Sequence[float], make: Callable[[], list[Tensor]]) -> list[Coefficient]:
+        """Coefficients by the length of the step and where its nodes lie, to 12 digits: grids are equal to rounding."""
+        key = tuple(float(f"{number:.11e}") for number in (h, *places))
+        if key not in self._made:
+            self._made[key] = [_plain(value) for value in make()]
+        return self._made[key]
 
     def remainder(self, t: float, x: Tensor) -> Tensor:
         return self.nonlinear(t, x)

@@ -11,27 +11,47 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple, Protocol
+from typing import Annotated, Literal, NamedTuple
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from sciflow.solvers.dynamics import Coefficient, Dynamics, Split
+from sciflow.solvers.single_step import SingleStep, advance, single_steps
 from sciflow.solvers.solve import Past, StepNoise
-
-Window = tuple[float, ...]  # a step as its times (a, b, newest node, older nodes …)
+from sciflow.solvers.weights import (
+    NodeVariable,
+    as_means,
+    combine,
+    corrections_of,
+    noisy,
+    over,
+    prepared,
+    require_ode,
+    weights_of,
+)
 
 
 class Step(NamedTuple):
-    """Float64 coefficients of one step from a to b; weights are newest node first."""
+    """Float64 coefficients of one step from a to b; weights are newest node first.
+
+    Without a propagator they are nested means, x ← (1 − W_j) x + W_j F_j for each j; see `as_means`.
+    """
 
     a: float
     b: float
     split: Split
-    propagator: Coefficient
+    propagator: Coefficient | None
     weights: tuple[Coefficient, ...]
     corrector: tuple[Coefficient, ...]  # added to the prediction; the first weight belongs to b; empty: no correction
+    spread: float  # standard deviation of the noise added to the prediction
+
+
+class Start(NamedTuple):
+    """Coefficients of a step that lacks history: single steps, and whether F at its end is part of the history."""
+
+    step: SingleStep
+    evaluated: bool
 
 
 class State(NamedTuple):
@@ -41,61 +61,28 @@ class State(NamedTuple):
     history: tuple[Tensor, ...]
 
 
-class TableSplit(Split, Protocol):
-    """A split that knows a shorter way to the coefficients of many steps than one call each."""
+def multistep(split: Split, known: Sequence[float], orders: Sequence[int], corrected: Sequence[int] = ()) -> list[Step]:
+    """Plans the last steps of a grid, each with at most its own number of nodes.
 
-    def tabulate(self, times: Sequence[float]) -> TableSplit:
-        """The same split, prepared for these times."""
-        ...
-
-    def table(self, windows: Sequence[Window]) -> Sequence[Sequence[Coefficient]]:
-        """The weights of steps that have equally many nodes."""
-        ...
-
-
-def _prepared(split: Split, times: Sequence[float]) -> Split:
-    return split.tabulate(times) if hasattr(split, "tabulate") else split
-
-
-def _weights(split: Split, windows: Sequence[Window]) -> list[tuple[Coefficient, ...]]:
-    """The weights of each step, all steps with equally many nodes at once where the split can."""
-    if not hasattr(split, "table"):
-        return [tuple(split.weights(a, b, nodes)) for a, b, *nodes in windows]
-    return [tuple(row) for _, alike in itertools.groupby(windows, len) for row in split.table(list(alike))]
-
-
-def _corrections(
-    split: Split, windows: Sequence[Window], weights: Sequence[Sequence[Coefficient]]
-) -> list[tuple[Coefficient, ...]]:
-    """What a correction adds to the prediction: W* of the new node, and W*_j − W_j."""
-    better = _weights(split, [(a, b, b, *nodes) for a, b, *nodes in windows])
+    Args:
+        split: the frame, prepared for these times.
+        known: the times where F will be known, in increasing order, and the last end.
+        orders: how many nodes each prediction has.
+        corrected: how many old nodes each correction has, at most those of its prediction; the last step has none.
+    """
+    ends = enumerate(orders, start=len(known) - 1 - len(orders))
+    windows = [(known[k], known[k + 1], *known[max(k + 1 - order, 0) : k + 1][::-1]) for k, order in ends]
+    propagators = [split.propagator(a, b) for a, b, *_ in windows]
+    weights = weights_of(split, windows)
+    corrections: list[tuple[Coefficient, ...]] = [()] * len(windows)
+    if corrected:
+        corrections[:-1] = corrections_of(split, windows[:-1], weights[:-1], corrected[:-1])
+    spread = getattr(split, "spread", None)
+    spreads = [spread(a, b) if spread else 0.0 for a, b, *_ in windows]
     return [
-        (new, *(w - v for w, v in zip(old, used, strict=True)))
-        for (new, *old), used in zip(better, weights, strict=True)
+        Step(a, b, split, *as_means(p, w), c, s)
+        for (a, b, *_), p, w, c, s in zip(windows, propagators, weights, corrections, spreads, strict=True)
     ]
-
-
-def _combine(x: Tensor, propagator: Coefficient, weights: Sequence[Coefficient], values: Sequence[Tensor]) -> Tensor:
-    """P x + Σ W_j F_j, in the buffer of x when autograd is off."""
-    in_place = not torch.is_grad_enabled()
-    if not isinstance(propagator, Tensor):
-        x = (x.mul_(propagator) if in_place else x * propagator) if propagator != 1.0 else x
-    else:
-        x = x * propagator.to(x.device, x.dtype)
-    for weight, value in zip(weights, values, strict=True):
-        if isinstance(weight, Tensor):
-            x = x + weight.to(x.device, x.dtype) * value
-        else:
-            x = x.add_(value, alpha=weight) if in_place else x.add(value, alpha=weight)
-    return x
-
-
-def _require_ode(solver: object, dynamics: Dynamics) -> None:
-    if dynamics.noise != "none":
-        raise ValueError(
-            f"{type(solver).__name__} solves ODEs, got dynamics with {dynamics.noise} noise. "
-            "Use EulerMaruyama(), or the probability flow of the same model."
-        )
 
 
 @dataclass(frozen=True)
@@ -119,18 +106,19 @@ class ExponentialEuler:
     convergence = 1
 
     def plan(self, dynamics: Dynamics, times: Sequence[float], past: Sequence[float] = ()) -> list[tuple]:
-        _require_ode(self, dynamics)
-        split = _prepared(dynamics.split(self.frame), times)
+        require_ode(self, dynamics)
+        split = prepared(dynamics.split(self.frame), times)
         windows = [(a, b, a) for a, b in itertools.pairwise(times)]
         propagators = [split.propagator(a, b) for a, b, _ in windows]
-        return [(a, split, p, w) for (a, *_), p, w in zip(windows, propagators, _weights(split, windows), strict=True)]
+        steps = zip(windows, propagators, weights_of(split, windows), strict=True)
+        return [(a, split, *as_means(p, w)) for (a, *_), p, w in steps]
 
     def init(self, dynamics: Dynamics, times: Sequence[float], x: Tensor, past: Past = ()) -> Tensor:
         return x
 
     def step(self, dynamics: Dynamics, coefficients: tuple, state: Tensor, noise: StepNoise) -> Tensor:
         a, split, propagator, weights = coefficients
-        return _combine(state, propagator, weights, [split.remainder(a, state)])
+        return combine(state, propagator, weights, [split.remainder(a, state)])
 
     def value(self, state: Tensor) -> Tensor:
         return state
@@ -145,18 +133,28 @@ class EABM:
                       = x₁ᵖ + W* F(t₁, x₁ᵖ) + Σ_{j<p} (W*_j − W_j) F(t_{−j})
 
     The corrector reuses its evaluation as the next step's newest node, so it is free; the last step is not corrected.
-    The first steps have as many nodes as there are, which caps the global order at 2 unless `past` states are given.
 
-    Order: p without corrector, p + 1 with it (with exact starting values).
-    Cost: 1 drift call per step.
+    Order: q = p without corrector, q = p + 1 with it, given exact `past` states or start "single_step"; the ramp caps
+        it at 2, with corrector at 3; a `final` other than "full" has one last error of O(h²). With η > 0 strong order
+        1, weak order min(p, 2).
+    Cost: 1 drift call per step; a single-step start of order 2, 3 or 4 takes 1, 2 or 5 more for each missing value.
     Bias: O(h^p).
     Args:
         order: p, the number of nodes of the predictor.
         frame: "noise", "data" or "velocity" for a diffusion or flow model, "linear" for a semilinear equation,
             "time" for the classical Adams methods.
         corrector: whether to correct each predicted state.
+        start: the first p − 1 steps: "ramp" has as many nodes as there are, "single_step" takes exponential
+            Runge–Kutta steps of order q − 1, at least 2.
+        final: order at the end of the grid: "full", "lower" falls to p − 1, …, 1 over the last steps, "first" makes the
+            last step alone of order 1. The last two can end at σ = 0.
+        eta: η of the reverse SDE that is followed, in the noise or the data frame; its noise is integrated exactly. 1
+            is the time reversal of the noising process: at order 1 in the data frame ancestral sampling (DDPM).
+        nodes: variable of the polynomials: "log_snr" λ, "ratio" u, "angle" θ or "time" t; null is the usual one of the
+            frame, λ for noise and data and θ for velocity.
     Raises:
-        ValueError: dynamics with noise, or without the frame.
+        ValueError: η > 0 with corrector, single-step start or in another frame; dynamics with noise, or without the
+            frame; an order above 1 where the node variable is infinite.
     Source: Hochbruck and Ostermann (2010), Exponential integrators, section 2.5; Zhang and Chen (2023), DEIS, eq. 15;
         Zhao et al. (2023), UniPC, theorem 3.1 (whose B(h) cancels here).
     """
@@ -164,39 +162,75 @@ class EABM:
     order: Annotated[int, Field(ge=1, le=6)] = 3
     frame: str = "noise"
     corrector: bool = False
+    start: Literal["ramp", "single_step"] = "ramp"
+    final: Literal["full", "lower", "first"] = "full"
+    eta: Annotated[float, Field(ge=0)] = 0.0
+    nodes: NodeVariable | None = None
+
+    def __post_init__(self) -> None:
+        if self.eta and (self.corrector or self.start == "single_step" or self.frame == "velocity"):
+            raise ValueError(
+                f"EABM with eta = {self.eta:g} takes frame 'data' or 'noise', no corrector and start 'ramp', got "
+                f"{self.frame!r}, corrector = {self.corrector}, {self.start!r}. Use eta = 0 with these."
+            )
 
     @property
     def convergence(self) -> int:
-        return self.order + self.corrector
+        return min(self.order, 2) if self.eta else self.order + self.corrector
 
-    def plan(self, dynamics: Dynamics, times: Sequence[float], past: Sequence[float] = ()) -> list[Step]:
-        _require_ode(self, dynamics)
+    def _orders(self, n_steps: int) -> list[int]:
+        """How many nodes each step wants."""
+        if self.final == "lower":
+            return [min(self.order, n_steps - k) for k in range(n_steps)]
+        return [self.order] * (n_steps - 1) + [self.order if self.final == "full" else 1]
+
+    def plan(self, dynamics: Dynamics, times: Sequence[float], past: Sequence[float] = ()) -> list[Step | Start]:
+        require_ode(self, dynamics)
         known = [*past, *times]
-        split = _prepared(dynamics.split(self.frame), known)
-        ends = range(len(past), len(known) - 1)
-        windows = [(known[k], known[k + 1], *known[max(k + 1 - self.order, 0) : k + 1][::-1]) for k in ends]
-        propagators = [split.propagator(a, b) for a, b, *_ in windows]
-        weights = _weights(split, windows)
-        none: list[tuple[Coefficient, ...]] = [()] * len(windows)
-        corrections = [*_corrections(split, windows[:-1], weights[:-1]), ()] if self.corrector else none
-        steps = zip(windows, propagators, weights, corrections, strict=True)
-        return [Step(a, b, split, p, w, c) for (a, b, *_), p, w, c in steps]
+        split = dynamics.split(self.frame)
+        split = over(self, split, self.nodes) if self.nodes else split
+        split = prepared(noisy(self, split, self.eta) if self.eta else split, known)
+        orders = self._orders(len(times) - 1)
+        steps: list[Step | Start] = [*multistep(split, known, orders, orders if self.corrector else ())]
+        if self.start == "single_step":
+            short = sum(k + 1 < order for k, order in enumerate(orders, start=len(past)))
+            order = max(self.convergence - 1, 2)
+            for k, step in enumerate(single_steps(split, list(itertools.pairwise(times))[:short], order)):
+                steps[k] = Start(step, self.corrector and k < len(steps) - 1)
+        return steps
 
     def init(self, dynamics: Dynamics, times: Sequence[float], x: Tensor, past: Past = ()) -> State:
-        remainder = dynamics.split(self.frame).remainder
-        known = [*past[len(past) - min(len(past), self.order - 1) :]]
-        history = [remainder(t, earlier) for t, earlier in reversed(known)]
-        return State(x, (remainder(times[0], x), *history) if self.corrector else tuple(history))
+        return self.begin(dynamics.split(self.frame), times, x, past)
 
-    def step(self, dynamics: Dynamics, coefficients: Step, state: State, noise: StepNoise) -> State:
-        a, b, split, propagator, weights, corrector = coefficients
+    def begin(self, split: Split, times: Sequence[float], x: Tensor, past: Past = ()) -> State:
+        """The state before the first step, in this frame."""
+        known = [*past[len(past) - min(len(past), self.order - 1) :]]
+        history = [split.remainder(t, earlier) for t, earlier in reversed(known)]
+        return State(x, (split.remainder(times[0], x), *history) if self.corrector else tuple(history))
+
+    def step(self, dynamics: Dynamics, coefficients: Step | Start, state: State, noise: StepNoise) -> State:
+        if isinstance(coefficients, Start):
+            return self._start(coefficients, state)
+        a, b, split, propagator, weights, corrector, spread = coefficients
         x, history = state
         if not self.corrector:
             history = (split.remainder(a, x), *history)
-        x = _combine(x, propagator, weights, history)
+        x = combine(x, propagator, weights, history[: len(weights)])
+        if spread:
+            x = combine(x, 1.0, (spread,), (noise(),))
         if corrector:
             history = (split.remainder(b, x), *history)
-            x = _combine(x, 1.0, corrector, history)
+            x = combine(x, 1.0, corrector, history[: len(corrector)])
+        return State(x, history[: self.order - (not self.corrector)])
+
+    def _start(self, coefficients: Start, state: State) -> State:
+        step, evaluated = coefficients
+        x, history = state
+        if not self.corrector:
+            history = (step.split.remainder(step.a, x), *history)
+        x = advance(step, x, history[0])
+        if evaluated:
+            history = (step.split.remainder(step.b, x), *history)
         return State(x, history[: self.order - (not self.corrector)])
 
     def value(self, state: State) -> Tensor:

@@ -18,6 +18,8 @@ Past = Sequence[tuple[float, Tensor]]
 class StepNoise(NamedTuple):
     """The random numbers of one step: call it for standard normals shaped like the state.
 
+    A step that needs several draws numbers them: `noise()`, `noise(1)`, `noise(2)` are independent.
+
     Attributes:
         key: a seed of its own for a library that draws its own numbers.
     """
@@ -36,9 +38,10 @@ class StepNoise(NamedTuple):
     def key(self) -> int:
         return self._given().key(step=self.step)
 
-    def __call__(self) -> Tensor:
+    def __call__(self, draw: int = 0) -> Tensor:
         n, *shape = self.like.shape
-        return self._given().normal(n, shape, step=self.step, dtype=self.like.dtype, device=self.like.device)
+        stream = self._given().child("draw", draw) if draw else self._given()
+        return stream.normal(n, shape, step=self.step, dtype=self.like.dtype, device=self.like.device)
 
 
 @runtime_checkable
@@ -103,8 +106,9 @@ def solve(
         raise ValueError(f"past states must lie before times[0] = {grid[0]}, got {[t for t, _ in past]}.")
     coefficients = solver.plan(dynamics, grid, [t for t, _ in past])
     state = solver.init(dynamics, grid, x if torch.is_grad_enabled() else x.clone(), past)
+    name = type(solver).__name__
     for k, step in enumerate(coefficients):
-        state = solver.step(dynamics, step, state, StepNoise(stream, k, x, type(solver).__name__))
+        state = solver.step(dynamics, step, state, StepNoise(stream, k, x, name))
         if on_step is not None:
             on_step(k, grid[k + 1], solver.value(state))
     return solver.value(state)

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
-from sciflow.stages.train import ClosedForm, FromFile, NetworkTraining
+from sciflow.stages.train import ClosedForm, ForecastTraining, FromFile, KnownEquation, MixtureTraining, NetworkTraining
 
-TRAININGS: dict[str, type] = {"network": NetworkTraining, "closed_form": ClosedForm, "checkpoint": FromFile}
+TRAININGS: dict[str, type] = {
+    "network": NetworkTraining,
+    "closed_form": ClosedForm,
+    "mixture": MixtureTraining,
+    "dynamics": KnownEquation,
+    "forecast": ForecastTraining,
+    "checkpoint": FromFile,
+}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from sciflow.data.state import State, state_key
-from sciflow.data.store import Header, open_dataset, sha256, write_provenance
+from sciflow.data.store import Header, checked_sha256, open_dataset, sha256, write_provenance
 from sciflow.errors import InputError, NonFiniteError, OutOfTime
 from sciflow.random import Stream
 
@@ -67,8 +67,12 @@ class Job:
 
     @functools.cached_property
     def hashes(self) -> dict[str, str]:
-        """SHA-256 of each input."""
-        return {name: sha256(path) for name, path in self.inputs.items()}
+        """SHA-256 of each input.
+
+        Raises:
+            InputError: an input is not what its stage wrote.
+        """
+        return {name: checked_sha256(path) for name, path in self.inputs.items()}
 
     def header(self) -> Header:
         """What the artefact says about its making; nothing in it changes from one execution to the next."""
@@ -82,13 +86,16 @@ class Job:
             inputs=self.hashes,
         )
 
+    def folder(self) -> Path:
+        """Where the state and the journal of this stage (and shard) lie."""
+        if self.state is None:
+            raise ValueError(f"run {self.run}, {self.stage}: this job keeps no state.")
+        index, count = self.part
+        return self.state / (self.stage if count == 1 else f"{self.stage}.part{index}of{count}")
+
     def open_state(self) -> State | None:
         """The state of this stage (and shard), keyed by everything that its result depends on."""
-        if self.state is None:
-            return None
-        index, count = self.part
-        name = self.stage if count == 1 else f"{self.stage}.part{index}of{count}"
-        return State(self.state / name, state_key(self.section, self.source, self.hashes))
+        return None if self.state is None else State(self.folder(), state_key(self.section, self.source, self.hashes))
 
     def open_data(self) -> xr.Dataset:
         """data.nc.
@@ -136,15 +143,27 @@ class Job:
             {
                 "run": self.run,
                 "stage": self.stage,
+                "sha256": sha256(self.out),
                 "source_digest": self.source,
                 "seconds": round(time.monotonic() - self.started, 3),
                 "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 3),
                 "peak_memory_mb": round(usage.ru_maxrss / 1024, 1),
                 "device": torch.cuda.get_device_name() if self.device == "cuda" else platform.processor() or "cpu",
                 "threads": torch.get_num_threads(),
+                **self._device_facts(int(str(facts.get("ranks", 1)))),
                 **facts,
             },
         )
+
+    def _device_facts(self, n: int) -> dict[str, float]:
+        """Seconds for which n devices were held, and the peak memory [MB] of this one; nothing without a device."""
+        if self.device != "cuda":
+            return {}
+        peak = torch.cuda.max_memory_allocated() / 2**20
+        return {
+            "gpu_seconds": round(n * (time.monotonic() - self.started), 3),
+            "peak_gpu_memory_mb": round(peak, 1),
+        }
 
 
 def version(package: str) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,12 +16,13 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from sciflow.data.arrays import concatenate, to_xarray
+from sciflow.data.arrays import concatenate, evened, to_xarray
 from sciflow.data.measured import read_measured
 from sciflow.data.schema import SAMPLES, check
 from sciflow.data.state import State
 from sciflow.data.store import Header, open_dataset, provenance_path, read_header, read_provenance, write_dataset
-from sciflow.diffusion.denoiser import Counted, Denoiser
+from sciflow.diffusion.denoiser import Counted, Denoiser, Tiled
+from sciflow.diffusion.forecast import Forecasts
 from sciflow.diffusion.model import load
 from sciflow.diffusion.network import NetworkDenoiser
 from sciflow.diffusion.times import Karras, Times
@@ -28,13 +30,17 @@ from sciflow.domains.protocol import question
 from sciflow.errors import InputError, NonFiniteError, OutOfTime
 from sciflow.inverse.likelihood import GaussianLikelihood, LikelihoodModel
 from sciflow.inverse.posterior import Guided, Posterior
+from sciflow.particles.particles import Particles
 from sciflow.progress import time_limit, track
+from sciflow.search.reference import Found, Search
+from sciflow.solvers.scheduled import Scheduled
 from sciflow.stages.artefact import Job, device
 from sciflow.training.checkpoint import load as read_checkpoint
 
 if TYPE_CHECKING:
     import xarray as xr
 
+TRACES = ("ess_trace", "parents_trace", "log_evidence_trace")
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -50,6 +56,8 @@ class SampleSection:
         likelihood: what is assumed of the observation; the truth stands in `dataset.observation`.
         posteriors: name → sampler; every one is run on every observation.
         times: grid of noise levels.
+        search: a rule that replaces the inner times by better ones for this prior, once, before sampling; some find
+            what each step does, too, for the posteriors whose solver is `scheduled`.
         n_samples: draws returned for each observation.
         precision: floating-point type of the state.
         tile: rows of one network call; part of the identity of the random numbers.
@@ -58,6 +66,7 @@ class SampleSection:
     likelihood: LikelihoodModel = GaussianLikelihood
     posteriors: dict[str, Posterior] = field(default_factory=_default_posteriors)
     times: Times = field(default_factory=Karras)
+    search: Search | None = None
     n_samples: Annotated[int, Field(gt=0)] = 64
     precision: Literal["float32", "float64"] = "float32"
     tile: Annotated[int, Field(gt=0)] = 64
@@ -73,6 +82,7 @@ class _Draw:
     ess: float
     rows: int
     seconds: float
+    traces: torch.Tensor
 
     def pack(self) -> bytes:
         buffer = io.BytesIO()
@@ -116,12 +126,21 @@ def _sample(job: Job, section: SampleSection, data: xr.Dataset, header: Header |
     work = [(name, i) for name in section.posteriors for i in mine]
     draws: dict[tuple[str, int], _Draw] = {}
     dims = _event_dims(data, prior)
+    found = _found(job, section, prior)
+    section = replace(section, posteriors={n: _with(p, found.solver) for n, p in section.posteriors.items()})
     with job.open_state() or contextlib.nullcontext() as state, job.named(), time_limit(job.deadline) as is_over:
-        for name, i in track(work, "sample"):
-            draws[name, i] = _recall(state, name, i) or _draw(job, section, name, i, prior, likelihoods(i), is_over)
+        for name, i in track(work, "sample", numbers=lambda: {"ess": [*draws.values()][-1].ess}):
+            draws[name, i] = _recall(state, name, i) or _draw(
+                job, section, name, i, prior, found.times, likelihoods(i), is_over
+            )
             if state and not state.path(_place(name, i)):
                 state.save(_place(name, i), draws[name, i].pack())
-        write_dataset(job.out, _assemble(section, mine, draws, dims, data, job.part), header or job.header())
+        arrays = _assemble(section, mine, draws, dims, data, job.part)
+        if section.search:
+            arrays = arrays.assign_attrs(searched_times=found.times.numpy())
+        if found.solver:
+            arrays = arrays.assign_attrs(searched_choices=json.dumps([asdict(step) for step in found.solver.choices]))
+        write_dataset(job.out, arrays, header or job.header())
         job.sign(**_cost(section, draws))
         if state:
             state.clear()
@@ -146,6 +165,8 @@ def _prior(job: Job, section: SampleSection) -> Denoiser:
     prior = load(path, device(job.device))
     if isinstance(prior, NetworkDenoiser):
         prior.module.to(PRECISIONS[section.precision])
+    if isinstance(prior, Forecasts):
+        prior.to(PRECISIONS[section.precision])
     return prior
 
 
@@ -166,6 +187,30 @@ def _likelihoods(
     return made.__getitem__
 
 
+def _found(job: Job, section: SampleSection, prior: Denoiser) -> Found:
+    """The grid of the run, searched on the unguided prior if so wished; the same for every shard and posterior.
+
+    Raises:
+        InputError: a grid that cannot be searched.
+    """
+    times = section.times(prior.schedule)
+    if section.search is None:
+        return Found(times)
+    like = torch.empty(0, dtype=PRECISIONS[section.precision], device=device(job.device))
+    stream = replace(job.stream.child("search"), tile=section.tile)
+    try:
+        found = section.search(Tiled(prior, section.tile), times, stream, like)
+    except ValueError as error:
+        raise InputError(f"sample.search: {error}") from error
+    return found if isinstance(found, Found) else Found(found)
+
+
+def _with(posterior: Posterior, solver: Scheduled | None) -> Posterior:
+    """The posterior with the choices that were found, if its solver waits for some."""
+    waits = solver is not None and isinstance(getattr(posterior, "solver", None), Scheduled)
+    return replace(posterior, solver=solver) if waits else posterior  # type: ignore[type-var]
+
+
 def _place(name: str, i: int) -> str:
     """Where a finished draw is kept: by the name of its posterior, whatever stands beside it in the run file."""
     return f"{hashlib.sha256(name.encode()).hexdigest()[:16]}-{i}.pt"
@@ -177,7 +222,14 @@ def _recall(state: State | None, name: str, i: int) -> _Draw | None:
 
 
 def _draw(
-    job: Job, section: SampleSection, name: str, i: int, prior: Denoiser, likelihood: Any, is_over: Callable[[], bool]
+    job: Job,
+    section: SampleSection,
+    name: str,
+    i: int,
+    prior: Denoiser,
+    times: torch.Tensor,
+    likelihood: Any,
+    is_over: Callable[[], bool],
 ) -> _Draw:
     """Sample one posterior for one observation.
 
@@ -197,9 +249,7 @@ def _draw(
     counted, start = Counted(prior), time.monotonic()
     stream = replace(job.stream.child(name, i), tile=section.tile)
     try:
-        particles = section.posteriors[name](
-            counted, likelihood, section.times(prior.schedule), section.n_samples, stream, on_step=stop
-        )
+        particles = section.posteriors[name](counted, likelihood, times, section.n_samples, stream, on_step=stop)
         drawn = particles.resample(section.n_samples, stream.child("resample")).x
         if not bool(drawn.isfinite().all()):
             bad = int((~drawn.flatten(1).isfinite().all(1)).sum())
@@ -210,8 +260,17 @@ def _draw(
         raise NonFiniteError(f"posterior {name!r}, observation {i}: {error}") from error
     return _Draw(
         drawn.cpu(), float(particles.log_evidence), float(particles.log_evidence_stderr), particles.ess(),
-        counted.rows, time.monotonic() - start,
+        counted.rows, time.monotonic() - start, _traces(particles),
     )  # fmt: skip
+
+
+def _traces(particles: Particles) -> torch.Tensor:
+    """ESS, distinct parents and evidence after each step, (3, step): NaN where the sampler does not say."""
+    rows = (particles.ess_trace, particles.parents_trace, particles.evidence_trace)
+    found = torch.full((len(rows), max(map(len, rows))), torch.nan, dtype=torch.float64)
+    for place, row in zip(found, rows, strict=True):
+        place[: len(row)] = row
+    return found
 
 
 def _assemble(
@@ -233,22 +292,36 @@ def _assemble(
     drawn = [draws[name, i].samples for name in names for i in mine]
     samples = torch.stack(drawn).reshape(size) if drawn else torch.empty(size, dtype=PRECISIONS[section.precision])
     numbers = ("log_evidence", "log_evidence_stderr", "ess")
+    longest = max((draw.traces.shape[1] for draw in draws.values()), default=0)
+    traces = {} if not longest else dict(zip(TRACES, _padded(draws, names, mine, longest), strict=True))
     arrays = to_xarray(
         {
             "samples": samples,
             "log_weights": np.zeros(samples.shape[:3]),
             "nfe": table("rows") / section.n_samples,
             **{name: table(name) for name in numbers},
+            **traces,
         },
         {
             "samples": ("posterior", "observation", "member", *dims),
             "log_weights": ("posterior", "observation", "member"),
             **{name: ("posterior", "observation") for name in (*numbers, "nfe")},
+            **{name: ("posterior", "observation", "smc_step") for name in traces},
         },
         {"posterior": np.array(names), "observation": np.array(mine, dtype=np.int64)},
         {"samples": data["data"].attrs.get("units", "1"), "log_evidence": "nat", "log_evidence_stderr": "nat"},
     )
     return arrays if part == (1, 1) else arrays.assign_attrs(shard=f"{part[0]}/{part[1]}")
+
+
+def _padded(draws: Mapping[tuple[str, int], _Draw], names: Sequence[str], mine: Sequence[int], n: int) -> torch.Tensor:
+    """The traces of all draws, (3, posterior, observation, n), NaN beyond the end of each."""
+    found = torch.full((len(TRACES), len(names), len(mine), n), torch.nan, dtype=torch.float64)
+    for row, name in enumerate(names):
+        for column, i in enumerate(mine):
+            traces = draws[name, i].traces
+            found[:, row, column, : traces.shape[1]] = traces
+    return found
 
 
 def _cost(section: SampleSection, draws: Mapping[tuple[str, int], _Draw]) -> dict[str, Any]:
@@ -277,7 +350,7 @@ def gather(job: Job, parts: Sequence[Path]) -> None:
     shards = sorted(str(part.attrs.pop("shard", "1/1")) for part in opened)
     if shards != sorted(f"{k}/{len(parts)}" for k in range(1, len(parts) + 1)):
         raise InputError(f"the files hold the shards {shards}, not each of {len(parts)} once. Name every shard once.")
-    joined = concatenate(opened, "observation")
+    joined = concatenate(evened(opened, "smc_step"), "observation")
     check(joined, SAMPLES, str(job.out))
     write_dataset(job.out, joined, headers[0])
     job.sign(**_sum([read_provenance(path) for path in parts]))
@@ -286,7 +359,7 @@ def gather(job: Job, parts: Sequence[Path]) -> None:
 
 
 def _sum(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Costs of the shards, added up."""
+    """Costs of the shards: added up, but for the wall time, which is that of the longest."""
 
     def total(key: str) -> Iterator[tuple[str, float]]:
         names = [name for fact in facts for name in fact.get(key, {})]
@@ -295,6 +368,7 @@ def _sum(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     keys = ("posterior_seconds", "posterior_rows")
     peak = max(float(fact.get("peak_memory_mb", 0)) for fact in facts)
-    seconds = sum(float(fact.get("cpu_seconds", 0)) for fact in facts)
-    return {"shards": len(facts), "peak_memory_mb": peak, "cpu_seconds": round(seconds, 3),
+    cpu = sum(float(fact.get("cpu_seconds", 0)) for fact in facts)
+    longest = max(float(fact.get("seconds", 0)) for fact in facts)  # shards run side by side
+    return {"shards": len(facts), "peak_memory_mb": peak, "cpu_seconds": round(cpu, 3), "seconds": longest,
             **{key: dict(total(key)) for key in keys}}  # fmt: skip

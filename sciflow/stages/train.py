@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from sciflow.data.arrays import from_xarray
+from sciflow.data.layouts.simulations import check_uniform
 from sciflow.data.schema import DATA, check
 from sciflow.diffusion.denoiser import Denoiser
+from sciflow.diffusion.forecast import (
+    ConditionalDiffusion,
+    Forecaster,
+    ForecastModel,
+    Forecasts,
+    Regression,
+    Scale,
+)
 from sciflow.diffusion.loss import Denoising, Loss
 from sciflow.diffusion.model import load, pack
 from sciflow.diffusion.network import NetworkDenoiser
 from sciflow.diffusion.schedule import Cosine, Scaled, Schedule
+from sciflow.diffusion.subspace import SubspaceDenoiser
 from sciflow.domains.protocol import question
 from sciflow.errors import InputError
 from sciflow.networks.mlp import Network
@@ -29,8 +43,11 @@ from sciflow.stages.artefact import Job, device
 from sciflow.training.checkpoint import Checkpoint, save
 from sciflow.training.checkpoint import load as read_checkpoint
 from sciflow.training.launch import rank_environment, ranks
-from sciflow.training.loop import fit
+from sciflow.training.loop import Fitted, fit
+from sciflow.training.mixture import fit_mixture
 from sciflow.training.optimisation import Optimisation
+from sciflow.training.ranks import Ranks
+from sciflow.training.windows import Windows
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -102,6 +119,9 @@ class NetworkTraining:
 
     def learn(self, job: Job, data: xr.Dataset, checkpoint: Path | None) -> Learned:
         train, validation = rows(data, "train"), rows(data, "validation")
+        if getattr(self.network, "needs_uniform_grid", False):
+            grid = {str(axis): data[axis].to_numpy() for axis in data["data"].dims[2:] if axis in data.coords}
+            check_uniform(str(job.inputs["data"]), grid, "a Fourier network")
         mean, std = moments(train)
         shape = tuple(train.shape[1:])
         device(job.device)
@@ -117,10 +137,117 @@ class NetworkTraining:
                 untrained.module, loss, train, validation, self.optimisation, job.stream,
                 checkpoint=keep, deadline=job.deadline,
             )  # fmt: skip
+            together = Ranks.here(place)
+            (cpu_seconds,) = together.total(time.process_time())
         denoiser = replace(untrained, module=fitted.module.cpu())
         parameters = sum(p.numel() for p in fitted.module.parameters())
         facts = {"steps": len(fitted.history.loss), "stopped": fitted.stopped, "training_seconds": fitted.seconds}
+        if together.size > 1:
+            facts |= {"ranks": together.size, "cpu_seconds": round(cpu_seconds, 3)}
         return Learned(pack(denoiser, self.network), asdict(fitted.history), {"parameters": parameters, **facts})
+
+
+def trajectories(data: xr.Dataset, split: str) -> Tensor:
+    """The trajectories of one split, float32, (sample, time, channel, *grid).
+
+    Raises:
+        InputError: the events have no axis of time, or the split is empty.
+    """
+    dims = tuple(str(dim) for dim in data["data"].dims[1:])
+    if len(dims) < 2 or dims[0] != "time":
+        raise InputError(f"forecasters learn from trajectories (time, …), but data.nc has events {dims}.")
+    found = rows(data, split)
+    return found if dims[1] == "channel" else found.unsqueeze(2)
+
+
+def interval(data: xr.Dataset) -> float:
+    """Time from one field to the next.
+
+    Raises:
+        InputError: the times are not equidistant.
+    """
+    steps = np.diff(data["time"].to_numpy().astype(float)) if "time" in data.coords else np.ones(1)
+    if not np.allclose(steps, steps[0], rtol=1e-6, atol=0) or not steps[0] > 0:
+        raise InputError(
+            f"one-step forecasters need equidistant times, got steps from {steps.min():g} to {steps.max():g} in "
+            "data.nc. Interpolate the trajectories to equal steps."
+        )
+    return float(steps[0])
+
+
+def _default_forecasters() -> dict[str, Forecaster]:
+    return {"mean": Regression(), "EDM": ConditionalDiffusion()}
+
+
+@dataclass(frozen=True)
+class ForecastTraining:
+    """Train one-step forecasters, each on its own, on successive fields of the training trajectories.
+
+        (u_{t−k+1}, …, u_t) → u_{t+1},   k = n_given
+
+    Exactness: as each forecaster and the network allow; ensemble scores against lead time show it
+    Cost: n_steps × batch_size network calls, forward and backward, for each forecaster
+    Bias: that of the network; errors of one step add up in a rollout
+    Args:
+        network: architecture of all of them; fields enter as channels.
+        forecasters: name → what is learned.
+        n_given: fields that they look back on.
+        optimisation: how; a forecaster may have an n_steps of its own.
+    Source: sciflow.diffusion.forecast.
+    """
+
+    network: Network = field(default_factory=UNet)
+    forecasters: dict[str, Forecaster] = field(default_factory=_default_forecasters)
+    n_given: Annotated[int, Field(gt=0)] = 1
+    optimisation: Optimisation = field(default_factory=Optimisation)
+
+    def learn(self, job: Job, data: xr.Dataset, checkpoint: Path | None) -> Learned:
+        train, validation = (Windows(trajectories(data, name), self.n_given + 1) for name in ("train", "validation"))
+        mean, std = moments(train.trajectories)
+        step = float(train.trajectories.diff(dim=1).square().mean().sqrt())
+        scale, every, models, histories, facts = Scale(mean, std, step), interval(data), {}, {}, {}
+        device(job.device)
+        with ranks(job.device) as place:
+            for name, forecaster in self.forecasters.items():
+                keep = checkpoint and checkpoint.with_stem(hashlib.sha256(name.encode()).hexdigest()[:16])
+                fitted = self._fit(job, name, forecaster, scale, train, validation, keep, place)
+                model = self._model(forecaster, fitted.module.cpu(), train, scale)
+                models[name] = model.finished(validation[torch.arange(len(validation))])
+                histories[name] = asdict(fitted.history)
+                facts[name] = {
+                    "parameters": sum(p.numel() for p in fitted.module.parameters()),
+                    "steps": len(fitted.history.loss), "stopped": fitted.stopped, "training_seconds": fitted.seconds,
+                }  # fmt: skip
+        forecasts = Forecasts(models, tuple(data["data"].shape[1:]), every)
+        return Learned(pack(forecasts, self.network), {"forecasters": histories}, {"forecasters": facts})
+
+    def _model(self, forecaster: Forecaster, module: nn.Module, train: Windows, scale: Scale) -> ForecastModel:
+        return forecaster.model(module, tuple(train.trajectories.shape[2:]), self.n_given, scale)
+
+    def _fit(
+        self,
+        job: Job,
+        name: str,
+        forecaster: Forecaster,
+        scale: Scale,
+        train: Windows,
+        validation: Windows,
+        checkpoint: Path | None,
+        place: torch.device,
+    ) -> Fitted:
+        channels, *grid = train.trajectories.shape[2:]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(job.stream.child("weights", name).key())  # modules draw from the default generator
+            module = self.network.build((forecaster.fields(self.n_given) * channels, *grid)).to(place)
+
+        def loss(module: nn.Module, batch: Tensor, stream: Stream, step: int, first: int = 0) -> Tensor:
+            return self._model(forecaster, module, train, scale).loss(batch, stream, step, first)
+
+        options = replace(self.optimisation, n_steps=forecaster.n_steps or self.optimisation.n_steps)
+        keep = Checkpoint(checkpoint) if checkpoint else None
+        return fit(
+            module, loss, train, validation, options, job.stream.child(name), checkpoint=keep, deadline=job.deadline
+        )
 
 
 @dataclass(frozen=True)
@@ -140,6 +267,70 @@ class ClosedForm:
     def learn(self, job: Job, data: xr.Dataset, checkpoint: Path | None) -> Learned:
         _, std = moments(rows(data, "train"))
         return Learned(pack(question(job.domain, "train").closed_form(data, Scaled(self.schedule, std))))
+
+
+@dataclass(frozen=True)
+class MixtureTraining:
+    """A Gaussian mixture fitted to the training split, whose denoiser is then exact.
+
+        x = U z + c + width (I − U Uᵀ) ε,   z ~ Σ_k w_k N(m_k, C_k),   U the leading principal directions
+
+    Exactness: the denoiser is exact for the fitted law, which is that of the data as far as they are a mixture
+    Cost: one eigendecomposition of the covariance, n_iterations passes over the data
+    Bias: that of the fit; the validation row of its log-density shows it
+    Args:
+        n_components: of the mixture.
+        n_directions: principal directions with full covariances; outside them all directions are alike.
+        n_iterations: most iterations of expectation maximisation.
+        symmetries: also learn from the images turned by quarter turns and mirrored; they must be square.
+        schedule: noise levels, in standard deviations of the data.
+    Source: Zoran and Weiss (2011), From learning models of natural image patches to whole image restoration.
+    """
+
+    n_components: Annotated[int, Field(gt=0)] = 4
+    n_directions: Annotated[int, Field(gt=0)] = 128
+    n_iterations: Annotated[int, Field(gt=0)] = 30
+    symmetries: bool = False
+    schedule: Schedule = field(default_factory=Cosine)
+
+    def learn(self, job: Job, data: xr.Dataset, checkpoint: Path | None) -> Learned:
+        train, held_out = rows(data, "train"), rows(data, "validation")
+        _, std = moments(train)
+        shape = tuple(train.shape[1:])
+        if self.symmetries:
+            if len(shape) < 2 or shape[-1] != shape[-2]:
+                raise InputError(f"train.symmetries needs square images, got events of shape {shape}. Leave it out.")
+            train = torch.cat([torch.rot90(x, k, (-2, -1)) for x in (train, train.flip(-1)) for k in range(4)])
+        seed = job.stream.child("mixture").key()
+        law = fit_mixture(train.flatten(1), self.n_components, self.n_directions, self.n_iterations, seed)
+        sets = {"train": train, "validation": held_out}
+        facts = {f"log_density_{name}": round(float(law.log_prob(x.flatten(1)).mean()), 3) for name, x in sets.items()}
+        return Learned(pack(SubspaceDenoiser(law, Scaled(self.schedule, std), shape)), facts=facts)
+
+
+@dataclass(frozen=True)
+class KnownEquation:
+    """No training: the equation that made the data, for filters that follow it in time.
+
+    What is assumed may differ from what is true, so that a wrong model can be tested.
+
+    Exactness: exact, as far as the solver is and the assumptions are true
+    Cost: none
+    Bias: that of wrong assumptions
+    Args:
+        n_substeps: Runge–Kutta steps between two times; null: as many as the data were made with.
+        model_noise: assumed standard deviation of the noise of one move [data units]; null: that of the data.
+    Source: sciflow.solvers.state_space.
+    """
+
+    n_substeps: Annotated[int, Field(gt=0)] | None = None
+    model_noise: Annotated[float, Field(ge=0)] | None = None
+
+    def learn(self, job: Job, data: xr.Dataset, checkpoint: Path | None) -> Learned:
+        known = getattr(question(job.domain, "train"), "dynamics", None)
+        if known is None:
+            raise InputError(f"domain {job.domain!r} knows no equation of its data. Use another kind of training.")
+        return Learned(pack(known(data, self.n_substeps, self.model_noise)))
 
 
 @dataclass(frozen=True)

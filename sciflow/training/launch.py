@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,6 +10,8 @@ from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
+
+logger = logging.getLogger(__name__)
 
 
 def rank_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -22,7 +25,8 @@ def rank_environment(environment: Mapping[str, str]) -> dict[str, str]:
         "RANK": environment["SLURM_PROCID"],
         "WORLD_SIZE": environment["SLURM_NTASKS"],
         "LOCAL_RANK": environment["SLURM_LOCALID"],
-        "MASTER_ADDR": first_host(environment.get("SLURM_STEP_NODELIST") or environment["SLURM_JOB_NODELIST"]),
+        "MASTER_ADDR": environment.get("MASTER_ADDR")
+        or first_host(environment.get("SLURM_STEP_NODELIST") or environment["SLURM_JOB_NODELIST"]),
         "MASTER_PORT": str(port),
     }
 
@@ -43,6 +47,8 @@ def ranks(kind: str = "cpu") -> Iterator[torch.device]:
         yield device
         return
     os.environ.update(found)
+    if found["RANK"] == "0":
+        logger.info("%s ranks train together", found["WORLD_SIZE"])
     dist.init_process_group("nccl" if is_cuda else "gloo", device_id=device if is_cuda else None)
     try:
         yield device

@@ -29,6 +29,13 @@ rows at this step, and from nowhere else: then pieces of a batch and ranks draw 
 """
 
 
+class Rows(Protocol):
+    """Rows to learn from: a tensor, or what makes a batch of them when it is asked for one."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: Tensor, /) -> Tensor: ...
+
+
 class Checkpointer(Protocol):
     """Keeps the last state: `Checkpoint` in a file, or something of your own."""
 
@@ -72,8 +79,8 @@ class Fitted:
 def fit(
     module: nn.Module,
     loss: Loss,
-    train: Tensor,
-    validation: Tensor | None,
+    train: Rows,
+    validation: Rows | None,
     options: Optimisation,
     stream: Stream,
     *,
@@ -108,7 +115,7 @@ def fit(
         run = _Run(module, loss, train, validation, options, stream, checkpoint)
         show = progress if progress is not None and run.ranks.rank == 0 else _silently
         remaining = range(len(run.history.loss), options.n_steps if not run.stopped else 0)
-        with closing(show(remaining, "train", done=remaining.start, status=run.status)) as steps:
+        with closing(show(remaining, "train", done=remaining.start, status=run.status, numbers=run.numbers)) as steps:
             for step in steps:
                 run.advance(step, is_over)
                 if run.stopped:
@@ -141,8 +148,8 @@ class _Run:
         self,
         module: nn.Module,
         loss: Loss,
-        train: Tensor,
-        validation: Tensor | None,
+        train: Rows,
+        validation: Rows | None,
         options: Optimisation,
         stream: Stream,
         checkpoint: Checkpointer | None,
@@ -261,10 +268,14 @@ class _Run:
         """Wall time spent so far, interruptions left out."""
         return self.before + time.monotonic() - self.started
 
+    def numbers(self) -> dict[str, float]:
+        """For the journal."""
+        recent = self.history.loss[-50:]
+        return {"loss": sum(recent) / len(recent)} if recent else {}
+
     def status(self) -> str:
         """A few words for the progress display."""
-        recent = self.history.loss[-50:]
-        return f"loss {sum(recent) / len(recent):.4g}" if recent else ""
+        return "".join(f"{name} {value:.4g}" for name, value in self.numbers().items())
 
     def save(self) -> None:
         """Keep the state, on the first rank."""

@@ -10,6 +10,7 @@ import pytest
 
 from sciflow.data.state import RETRY_VARIABLE, State, state_key
 from sciflow.errors import InputError, NonFiniteError, OutOfTime
+from sciflow.memory import megabytes
 
 KEY = state_key("train: {n_steps: 10}", "digest", {"data.nc": "00ff"})
 OTHER = state_key("train: {n_steps: 20}", "digest", {"data.nc": "00ff"})
@@ -126,3 +127,41 @@ def test_other_errors_are_logged_and_not_repeated(tmp_path, error):
     with State(tmp_path, KEY) as state:
         assert state.load("failed.json") is None
     assert type(error).__name__ in (tmp_path / "log").read_text()
+
+
+# --- who was killed ---------------------------------------------------------------------------------------------------
+
+
+def attempt(folder: Path, end: str) -> None:
+    """A process that works there and comes to its end in this way."""
+    code = (
+        f"import os, sys\nfrom sciflow.data.state import State\nwith State(sys.argv[1], '{KEY}') as state:\n    {end}\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(folder)], check=False, stderr=subprocess.DEVNULL)
+
+
+def test_only_those_that_were_killed_get_more_memory(tmp_path):
+    def asked(attempt: int) -> int:
+        return megabytes(1000, tmp_path, attempt)
+
+    assert [asked(1), asked(2)] == [1000, 1000]
+    for word in ("raise SystemExit(75)", "raise ValueError", "raise KeyboardInterrupt"):
+        attempt(tmp_path, word)
+    assert asked(4) == 1000
+    attempt(tmp_path, "os.kill(os.getpid(), 9)")
+    assert [asked(n) for n in (1, 2, 3)] == [1000, 2000, 2000]
+    attempt(tmp_path, "raise MemoryError")
+    assert [asked(n) for n in (1, 2, 3, 4)] == [1000, 2000, 4000, 4000]
+    attempt(tmp_path, "raise SystemExit(75)")
+    assert asked(4) == 4000, "what was enough stays"
+    attempt(tmp_path, "state.clear()")
+    assert asked(4) == 1000
+
+
+def test_a_refused_duplicate_asks_for_no_more(tmp_path):
+    command = [sys.executable, "-c", HOLD, str(tmp_path), KEY]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as orphan:
+        assert orphan.stdout.readline() == "held\n"
+        attempt(tmp_path, "pass")
+        assert megabytes(1000, tmp_path, 2) == 1000
+        orphan.kill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,16 @@ import torch
 import xarray as xr
 
 from sciflow.diffusion.schedule import Cosine
+from sciflow.domains.imaging.figures import shown_observation
 from sciflow.domains.imaging.metrics import evaluate, grey_levels, inferred
 from sciflow.domains.imaging.network import closed_form
+from sciflow.domains.imaging.patches import Patches
 from sciflow.domains.imaging.simulate import Digits, File
 from sciflow.errors import InputError
 from sciflow.inverse.inpainting import Inpainting
 from sciflow.inverse.likelihood import GaussianLikelihood, GaussianNoise
 from sciflow.inverse.observe import Observation
+from sciflow.inverse.tomography import ParallelBeam
 from sciflow.random import Stream
 
 STREAM = Stream(0).child("dataset")
@@ -215,3 +219,50 @@ def test_data_without_truth_cannot_be_scored() -> None:
     bare = Digits(n_observations=1).simulate(STREAM).drop_vars("truth")
     with pytest.raises(InputError, match=r"data\.nc holds no `truth`: nothing can be scored"):
         evaluate(("psnr",), bare, bare, GaussianLikelihood, STREAM)
+
+
+def test_pieces_of_a_photograph_share_no_pixel_between_splits_nor_observations() -> None:
+    from skimage.data import gravel
+
+    made = Patches(size=16, stride=8, n_observations=60).simulate(STREAM)
+    photograph = (gravel().astype(np.float64) / 255).astype(np.float32)
+    lefts = {}
+    for k in range(made.sizes["sample"]):  # 7 pieces across a band of 64 pixels, 63 down
+        band, within = divmod(k, 7 * 63)
+        column, row = divmod(within, 63)
+        left, top = 64 * band + 8 * column, 8 * row
+        lefts.setdefault(str(made["split"].values[k]), []).append(left)
+        if k % 97 == 0:
+            assert np.array_equal(made["data"].values[k, 0], photograph[top : top + 16, left : left + 16])
+    columns = {split: {x for left in found for x in range(left, left + 16)} for split, found in lefts.items()}
+    assert len(columns["train"]) + len(columns["test"]) + len(columns["validation"]) == 512
+    assert not (columns["train"] & columns["test"] or columns["train"] & columns["validation"])
+    chosen = made["observed_sample"].values
+    assert all((k % (7 * 63)) // 63 % 2 == 0 and k % 63 % 2 == 0 for k in chosen)  # on the grid of 16 pixels
+    with pytest.raises(InputError, match=r"dataset\.size 65 does not fit the bands of 64 pixels"):
+        Patches(size=65)
+
+
+def test_a_sinogram_is_shown_as_one_and_scored_beside_its_classics() -> None:
+    """Coarse pieces, hardly any noise: both classics come near the truth, and neither claims a spread."""
+    operator = ParallelBeam(30, pixel_size=0.5)
+    made = Patches(
+        size=12, stride=12, reduction=4, n_observations=3, observation=Observation(operator, GaussianNoise(0.01))
+    )
+    data = made.simulate(STREAM)
+    shown = shown_observation(data)
+    assert shown is not None and shown.shape == (3, 1, 30, 17)
+    truth = torch.as_tensor(data["truth"].to_numpy())
+    sums = truth.sum((1, 2, 3)).numpy() * 0.5
+    assert np.allclose(shown.sum((1, 3)), sums[:, None], rtol=0.1)  # each view sees all of the mass; bins and rays
+    draws = truth[:, None] + 0.05 * Stream(1).normal(3 * 8, truth.shape[1:]).reshape(3, 8, *truth.shape[1:])
+    samples = xr.Dataset(
+        {"samples": (("posterior", "observation", "member", "channel", "y", "x"), draws.numpy()[None])},
+        {"posterior": ["draws"]},
+    )
+    model = functools.partial(GaussianLikelihood, operator=operator, sigma=0.01)
+    found = evaluate(["rmse", "coverage"], data, samples, model, STREAM)
+    rows = {(row.posterior, row.metric): row.score for row in found.rows}
+    assert ("draws", "coverage_90") in rows and ("TV", "coverage_90") not in rows
+    assert rows["TV", "rmse"].value < rows["FBP", "rmse"].value < 0.2 and rows["TV", "rmse"].note == "one image"
+    assert found.arrays["baseline_image"].shape == (2, *truth.shape)

@@ -30,15 +30,38 @@ def pictures() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return truth, observation, RNG.random((3, 5, 1, 6, 4))
 
 
+SIZES = np.array([100, 60, 45, 90, 40, 80.0])
+PARENTS = np.array([100, 100, 51, 100, 47, 100])
+
 CALLS = {
     "posterior_gallery": partial(FIGURES["posterior_gallery"], *pictures(), unit="HU"),
     "calibration": partial(FIGURES["calibration"], LEVELS, {"exact": (LEVELS, 0.02 + 0 * LEVELS)}),
     "rank_histogram": partial(FIGURES["rank_histogram"], np.linspace(0, 1, 11), np.ones(10), 0.1 * np.ones(10)),
+    "rank_functions": partial(
+        FIGURES["rank_functions"], LEVELS, {"mean": LEVELS + 0.02, "distance": LEVELS**2}, LEVELS - 0.1, LEVELS + 0.1
+    ),
     "loss_curve": partial(FIGURES["loss_curve"], range(300), np.exp(-LEVELS.repeat(16))[:300], [0, 299], [1, 0.4]),
     "sampler_comparison": partial(
         FIGURES["sampler_comparison"],
         {"SMC": (COSTS, 1 / COSTS, 0.1 / COSTS), "DPS": (100, 0.02, 0.004)},
         floor=(COSTS, 0.5 / COSTS, 0.1 / COSTS),
+    ),
+    "track": partial(FIGURES["track"], LEVELS, LEVELS, LEVELS, 0.1 + 0 * LEVELS, LEVELS + 0.05, unit="K"),
+    "spread_and_error": partial(FIGURES["spread_and_error"], LEVELS, {"EnKF": (LEVELS, 0.9 * LEVELS)}),
+    "field_band": partial(FIGURES["field_band"], LEVELS, RNG.normal(size=(8, 19)), truth=LEVELS, unit="K"),
+    "sweep_map": partial(
+        FIGURES["sweep_map"],
+        *([0.5, 1.0, 2.0], [0.1, 0.2], [[-1.0, 0.0, 3.0], [2.0, -400.0, np.nan]], np.full((2, 3), 0.2)),
+        names=("width", "sigma"),
+        truth=(1.0, 0.2),
+        is_difference=True,
+    ),
+    "error_and_cost": partial(
+        FIGURES["error_and_cost"],
+        {"DPS": [(5, 0.5, 0.1, "5"), (20, 0.3, 0.1, "20")], "SMC": [(50, 0.1, 0.01, "20")]},
+        *([5, 20, 50], [0.5, 0.3, 0.1]),
+        quantity="sliced W2",
+        unit="nm",
     ),
     "posterior_scatter": partial(
         FIGURES["posterior_scatter"],
@@ -48,6 +71,20 @@ CALLS = {
         truth=(0, 0),
         unit="nm",
     ),
+    "mean_force_profile": partial(
+        FIGURES["mean_force_profile"], LEVELS, {"flow": (4 * LEVELS, 0.1 + 0 * LEVELS)}, exact=4 * LEVELS
+    ),
+    "distance_bars": partial(FIGURES["distance_bars"], {"flow": (0.3, 0.02), "one": (0.1, np.nan)}, (0.08, 0.01)),
+    "score_by_lead": partial(
+        FIGURES["score_by_lead"],
+        LEVELS,
+        {"a": (LEVELS, 0.1 * LEVELS), "b": (LEVELS, LEVELS)},
+        reference="b",
+        goal=(0.9, 1.1),
+    ),
+    "spectra": partial(FIGURES["spectra"], {"a": LEVELS[::-1], "b": LEVELS[::-1] ** 2}, LEVELS[::-1], unit="m/s"),
+    "space_time": partial(FIGURES["space_time"], LEVELS, COSTS, RNG.normal(size=(3, 19)), unit="m/s"),
+    "ensemble_traces": partial(FIGURES["ensemble_traces"], SIZES, PARENTS, -np.arange(6.0)),
 }
 
 
@@ -96,6 +133,22 @@ def test_every_figure_states_its_facts(name):
     assert {"summary", "exactness", "cost", "bias"} <= set(facts(FIGURES[name]))
 
 
+def test_traces_show_shares_of_the_particles_and_where_parents_were_lost():
+    ax = CALLS["ensemble_traces"]()
+    sizes, parents = ax.lines
+    assert sizes.get_ydata() == pytest.approx(SIZES / 100)
+    assert parents.get_xdata().tolist() == [2, 4] and parents.get_ydata() == pytest.approx([0.51, 0.47])
+    assert len(FIGURES["ensemble_traces"](SIZES, PARENTS).figure.axes) == 1  # no evidence, no second axis
+
+
+def test_a_bar_is_as_long_as_its_distance_and_the_band_is_the_floor():
+    ax = CALLS["distance_bars"]()
+    bars = [patch for patch in ax.patches if patch.get_zorder() == 2]
+    assert [bar.get_width() for bar in bars] == [0.3, 0.1]
+    band = next(patch for patch in ax.patches if patch.get_zorder() == 0)
+    assert band.get_extents().transformed(ax.transData.inverted()).xmin == pytest.approx(0.08 - 2 * 0.01)
+
+
 def test_units_stand_on_the_labels():
     assert style.label("density", "kg m-3") == "density [kg m-3]"
     assert style.label("ratio", "1") == "ratio"
@@ -141,6 +194,14 @@ def test_the_contours_hold_their_share_of_a_gaussian():
 def test_dots_off_the_map_are_counted():
     ax = FIGURES["posterior_scatter"]([[0, 0], [9, 0]], GRID, GRID, LOG_DENSITY)
     assert any("50.0% of dots off the map" in text.get_text() for text in words(ax))
+
+
+def test_the_truth_is_named_where_it_lies_and_nowhere_else():
+    """A star in a legend inside the map would pass for a second truth."""
+    ax = CALLS["posterior_scatter"]()
+    assert ax.get_legend() is None
+    [named] = [text for text in ax.texts if text.get_text() == "truth"]
+    assert named.xy == pytest.approx((0, 0))
 
 
 def test_costs_that_stand_close_share_a_tick():

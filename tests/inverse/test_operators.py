@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import Tensor
 
 from sciflow.errors import InputError
-from sciflow.inverse import OPERATORS, Composition, Dense, Downsampling, GaussianBlur, Identity, Inpainting
+from sciflow.inverse import (
+    MEASUREMENTS,
+    Bicubic,
+    BoxInpainting,
+    CartesianMRI,
+    Composition,
+    Dense,
+    Downsampling,
+    FanBeam,
+    GaussianBlur,
+    GaussianNoise,
+    Identity,
+    Inpainting,
+    LinearOperator,
+    MotionBlur,
+    ParallelBeam,
+    PhaseRetrieval,
+)
+from sciflow.inverse.observe import Observation
 from sciflow.random import Stream
 
 
@@ -58,6 +79,73 @@ def test_downsampling_takes_block_means() -> None:
     assert torch.allclose(constant[0, 0, :2, :2], torch.ones(2, 2))
 
 
+@pytest.mark.parametrize("factor", [2, 3])
+def test_bicubic_is_that_of_an_image_library(factor: int) -> None:
+    """Pillow's, away from the borders, which it cuts off and we mirror."""
+    x = Stream(0).normal(1, (1, 30, 36))
+    size = (36 // factor, 30 // factor)
+    theirs = np.asarray(Image.fromarray(x[0, 0].numpy()).resize(size, Image.Resampling.BICUBIC))
+    ours = Bicubic(factor)(x).reshape(size[::-1]).numpy()
+    assert np.allclose(ours[2:-2, 2:-2], theirs[2:-2, 2:-2], atol=1e-5)  # float32
+    assert torch.allclose(Bicubic(factor)(torch.ones(1, 1, 30, 36)), torch.ones(1))
+
+
+def test_motion_blur_moves_a_point_along_its_path() -> None:
+    x = torch.zeros(1, 1, 15, 15, dtype=torch.float64)
+    x[0, 0, 7, 7] = 1
+    along = MotionBlur(4.0, 0.0)(x).reshape(15, 15)
+    middle = torch.tensor([0.125, 0.25, 0.25, 0.25, 0.125], dtype=torch.float64)  # pixels as tents, two wide
+    assert torch.allclose(along[7, 5:10], middle, atol=2e-3)  # a path of 8 points a pixel
+    assert float(along.sum()) == pytest.approx(1)
+    assert torch.allclose(MotionBlur(4.0, 90.0)(x).reshape(15, 15), along.T, atol=1e-12)
+    oblique = MotionBlur(6.0, 45.0)(x).reshape(15, 15)
+    assert torch.allclose(oblique, oblique.T, atol=1e-12) and float(oblique[5, 9]) < 1e-9 < float(oblique[9, 9])
+
+
+def test_a_box_is_missing() -> None:
+    masks = [BoxInpainting(0.5, margin=1).draw((3, 8, 10), Stream(seed)).parameters()["mask"] for seed in range(9)]
+    for mask in masks:
+        missing = (mask == 0).nonzero()
+        first, last = missing.amin(0).tolist(), missing.amax(0).tolist()
+        assert (first[0], last[0]) == (0, 2) and len(missing) == 3 * 4 * 5
+        assert (last[1] - first[1], last[2] - first[2]) == (3, 4)  # a full box
+        assert min(first[1:]) >= 1 and last[1] <= 6 and last[2] <= 8
+    assert len({tuple(mask.flatten().tolist()) for mask in masks}) > 4
+
+
+def test_phase_retrieval_does_not_see_mirror_image_and_sign() -> None:
+    x = Stream(0).normal(1, (1, 6, 8), dtype=torch.float64)
+    operator = PhaseRetrieval()
+    assert operator.on((1, 6, 8)).range_shape == (1, 12, 16)
+    assert torch.allclose(operator(x), operator(-x.flip(2, 3)))
+    assert not torch.allclose(operator(x), operator(x.flip(2)))
+    assert float(operator(x).square().sum()) == pytest.approx(float(x.square().sum()))  # the transform is unitary
+
+
+class HalfHearted(LinearOperator):
+    """A user's operator with a transpose that forgets the gain."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 3 * x.flatten(1)
+
+    def backward(self, y: Tensor) -> Tensor:
+        return y.reshape(-1, *self.shape)
+
+
+class NotLinear(LinearOperator):
+    """A user's operator that is no such thing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1).square() + x.flatten(1)
+
+
+@pytest.mark.parametrize("operator", [HalfHearted(), NotLinear()], ids=lambda o: type(o).__name__)
+def test_an_operator_of_your_own_that_does_not_match_its_adjoint_is_refused(operator: LinearOperator) -> None:
+    observation = Observation(operator, GaussianNoise(0.1))
+    with pytest.raises(InputError, match=r"does not match its adjoint: .* is 0\.\d+ of"):
+        observation.record(torch.ones(2, 1, 4, 4), Stream(0))
+
+
 def test_dense_rows() -> None:
     unit = Dense(5, "unit").draw((3, 4), Stream(0))
     assert torch.allclose(unit.matrix.norm(dim=1), torch.ones(5, dtype=torch.float64))
@@ -89,9 +177,9 @@ def test_binding_to_another_shape_forgets_the_first() -> None:
     assert small.n_measurements == 8
 
 
-@pytest.mark.parametrize("kind", OPERATORS)
+@pytest.mark.parametrize("kind", MEASUREMENTS)
 def test_every_kind_works_without_options(kind: str) -> None:
-    operator = OPERATORS[kind]().draw((1, 8, 8), Stream(0))
+    operator = MEASUREMENTS[kind]().draw((1, 8, 8), Stream(0))
     assert operator(torch.zeros(2, 1, 8, 8)).shape == (2, operator.n_measurements)
 
 
@@ -111,6 +199,24 @@ def test_every_kind_works_without_options(kind: str) -> None:
         (lambda: Dense(2, "uniform").draw((8,), Stream(0)), "rows must be"),
         (lambda: Dense.of(torch.zeros(3)), "needs a matrix"),
         (lambda: Dense.of(torch.zeros(3, 4), (5,)), r"shape \(3, 5\)"),
+        (lambda: BoxInpainting(0.9, margin=2).draw((1, 8, 8), Stream(0)), "does not fit the grid"),
+        (lambda: BoxInpainting().bind({}, (1, 8, 8)), "needs the parameter 'mask'"),
+        (lambda: Bicubic(3).on((1, 9, 8)), "bicubic by 3 does not divide"),
+        (lambda: MotionBlur(9.0).on((1, 8, 8)), "1 ≤ length ≤ 8"),
+        (lambda: MotionBlur().on((64,)), "images"),
+        (lambda: ParallelBeam().on((64,)), "images"),
+        (lambda: FanBeam(20_000).on((1, 512, 512)), "may take 594 GB, the limit is 8 GB"),
+        (lambda: ParallelBeam(pixel_size=0.0).on((1, 8, 8)), "pixel_size > 0"),
+        (lambda: CartesianMRI().draw((3, 8, 8), Stream(0)), "complex images as two channels"),
+        (lambda: CartesianMRI(8.0, 0.5).draw((2, 8, 8), Stream(0)), "4 columns in the middle are more than the 1"),
+        (lambda: CartesianMRI().bind({}, (2, 8, 8)), "needs the parameter 'lines'"),
+        (lambda: CartesianMRI().bind({"lines": torch.ones(4)}, (2, 8, 8)), r"`lines` of shape \(8,\)"),
+        (
+            lambda: CartesianMRI().bind({"lines": torch.ones(8), "maps": torch.ones(1, 8, 8) + 0j}, (2, 8, 8)),
+            r"`maps` of shape \(1, 2, 8, 8\) .* of torch.complex64",
+        ),
+        (lambda: PhaseRetrieval().on((64,)), "images"),
+        (lambda: Composition(PhaseRetrieval(), Identity()), "needs a linear operator, got PhaseRetrieval"),
         (lambda: Identity().on((4,))(torch.zeros(1, 5)), r"bound to events of shape \(4,\)"),
         (lambda: Identity().adjoint(torch.zeros(1, 5)), "no event shape yet"),
         (lambda: Identity().on((4,)).adjoint(torch.zeros(1, 5)), r"y of shape \(batch, 4\)"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
+from typing import get_args, get_type_hints
 
 import torch
 from torchdiffeq import odeint
@@ -18,15 +20,20 @@ from sciflow.solvers import SOLVERS
 FINEST = 256  # steps per unit of λ on the reference grid
 START, STOP, HISTORY = -1.5, 1.5, 0.25  # range of λ, and how far before it exact history is kept
 
-AXES = {"order": (1, 2, 3, 4), "frame": FRAMES, "corrector": (False, True)}
+AXES = {"order": (1, 2, 3, 4), "frame": FRAMES, "corrector": (False, True), "eta": (0.0, 1.0), "n_corrections": (0, 1)}
+CHOICES = {"variant", "variable"}  # options with all the values that their type names
 
 
 def variants(table: dict[str, type]) -> list:
-    """Every entry of a table with every combination of the options named in AXES that it has."""
+    """Every entry of a table with every combination of the options named in AXES and CHOICES that it has."""
     found = []
     for cls in table.values():
-        names = [f.name for f in dataclasses.fields(cls) if f.name in AXES]
-        found += [cls(**dict(zip(names, values, strict=True))) for values in itertools.product(*map(AXES.get, names))]
+        names = [f.name for f in dataclasses.fields(cls) if f.name in AXES or f.name in CHOICES]
+        options = [AXES.get(name) or get_args(get_type_hints(cls)[name]) for name in names]
+        for values in itertools.product(*options):
+            with contextlib.suppress(ValueError):  # a combination that the constructor refuses is none of the entry
+                found.append(cls(**dict(zip(names, values, strict=True))))
+    assert {type(entry) for entry in found} == set(table.values())
     return found
 
 

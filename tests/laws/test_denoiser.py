@@ -7,11 +7,13 @@ import torch
 from problems import gaussian, mixture
 
 from sciflow.diffusion import SCHEDULES, EmpiricalDenoiser, MixtureDenoiser, NetworkDenoiser, Scaled, Tiled
-from sciflow.diffusion.denoiser import VIEWS, Counted, FromView, data_from, score
+from sciflow.diffusion.denoiser import VIEWS, Converted, Counted, FromView, data_from, score
+from sciflow.diffusion.flow import probability_flow
 from sciflow.diffusion.loss import regression_error
 from sciflow.diffusion.schedule import EDM, Cosine, Linear
 from sciflow.networks import MLP
 from sciflow.random import Stream
+from sciflow.solvers import EABM, solve
 
 T = 0.55
 
@@ -145,3 +147,47 @@ def test_counting() -> None:
     score(counted, x, T)
     assert counted.rows == 12
     assert counted.covariance(x, T).shape == (6, 2, 2)
+
+
+def test_rows_that_fill_a_tile_are_not_counted() -> None:
+    counted = Counted(MixtureDenoiser(mixture(), Cosine()))
+    x = counted.initial(T, 11, Stream(0), torch.float64)
+    Tiled(counted, tile=4)(x, T)
+    Tiled(counted, tile=64)(x, torch.full((11,), T, dtype=torch.float64))
+    counted(x, T)
+    assert counted.rows == 3 * 11
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_a_velocity_field_is_sampled_under_any_schedule(kind: str) -> None:
+    """Trained on one schedule, run under another: the same denoiser, and the same curves in (x/α, u)."""
+    trained, other = MixtureDenoiser(mixture(), Linear()), SCHEDULES[kind]()
+    field = FromView(lambda x, t: VIEWS["velocity"](trained, x, t), "velocity", Linear(), (2,))
+    converted, exact = Converted(field, other), MixtureDenoiser(mixture(), other)
+    levels = torch.linspace(-2, 3, 6, dtype=torch.float64)
+    own, times = Linear().time(levels), other.time(levels)
+    x = trained.initial(float(own[0]), 16, Stream(0), torch.float64)
+    start = x * other.alpha(times[0]) / Linear().alpha(own[0])
+    assert torch.allclose(converted(start, float(times[0])), exact(start, float(times[0])), rtol=1e-11, atol=1e-11)
+    rows = times[:1].expand(16)
+    assert torch.allclose(converted(start, rows), exact(start, rows), rtol=1e-11, atol=1e-11)
+    ends = [
+        solve(probability_flow(model), begin, grid, EABM(order=2, frame="data")) / model.schedule.alpha(grid[-1])
+        for model, begin, grid in ((trained, x, own), (converted, start, times))
+    ]
+    # five steps of order 2 are far from the solution, and far from it alike: rounding of some hundred operations
+    assert torch.allclose(*ends, rtol=1e-12, atol=1e-12)
+
+
+def test_conversion_keeps_the_covariance_and_the_ends() -> None:
+    model = Converted(MixtureDenoiser(mixture(), EDM()), Linear())
+    exact = MixtureDenoiser(mixture(), Linear())
+    x = exact.initial(T, 4, Stream(0), torch.float64)
+    assert torch.allclose(model.covariance(x, T), exact.covariance(x, T), rtol=1e-10, atol=1e-12)
+    mean = mixture().mean().expand(4, 2)
+    # u = 1e13 in place of ∞, times rounding of x: D is the mean to 1e-12 of the spread
+    assert torch.allclose(model(x, 0.0), mean, rtol=0, atol=1e-10)
+    assert torch.allclose(model(x, 1.0), x, rtol=0, atol=1e-10)
+    assert not hasattr(
+        Converted(NetworkDenoiser(MLP().build((2,)), Scaled(EDM(), 1.0), (2,), 0.0), EDM()), "covariance"
+    )

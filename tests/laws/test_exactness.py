@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -14,8 +15,19 @@ from sciflow.diffusion.flow import FRAMES, FrameSplit, probability_flow, reverse
 from sciflow.diffusion.mixture import MixtureDenoiser
 from sciflow.diffusion.schedule import EDM, Cosine, Linear, VariancePreserving
 from sciflow.random import Stream
-from sciflow.solvers import EABM, Equation, Euler, EulerMaruyama, ExponentialEuler, Heun, linear, solve
+from sciflow.solvers import (
+    EABM,
+    Equation,
+    Euler,
+    EulerMaruyama,
+    ExponentialEuler,
+    ExponentialRungeKutta,
+    Heun,
+    linear,
+    solve,
+)
 from sciflow.solvers.dynamics import LinearSplit, TrivialSplit
+from sciflow.solvers.phi import phis
 
 ROUNDING = 1e-12  # float64 with some ten operations and weights of order one
 
@@ -47,12 +59,12 @@ def test_weights_integrate_polynomials_of_their_node_variable(frame: str, variab
     nodes = log_snr_a - spacing * np.arange(n_nodes)
     a, b, *_ = times = [float(split.denoiser.schedule.time(v)) for v in (log_snr_a, log_snr_b, *nodes)]
     weights = [
-        w / split._normalisation(*split._levels(t))
+        w / split._normalisation(*split.levels(t))
         for w, t in zip(split.weights(a, b, times[2:]), times[2:], strict=True)
     ]
     points, quadrature = np.polynomial.legendre.leggauss(100)
     log_snr = 0.5 * (log_snr_a + log_snr_b) + 0.5 * (log_snr_b - log_snr_a) * points
-    measure = 0.5 * (log_snr_b - log_snr_a) * quadrature * RATES[frame](log_snr) * split._scale(*split._levels(b))
+    measure = 0.5 * (log_snr_b - log_snr_a) * quadrature * RATES[frame](log_snr) * split._scale(*split.levels(b))
     for power in range(n_nodes):
         expected = measure @ (clock(log_snr) - clock(log_snr_a)) ** power
         values = (clock(nodes) - clock(log_snr_a)) ** power
@@ -75,8 +87,32 @@ def test_linear_split_weights_are_phi_functions(rate: float) -> None:
     z = h * rate
     phi_1 = math.expm1(z) / z if z else 1.0
     weight = split.weights(1.0, 1.0 + h, [1.0])[0]
-    assert weight == pytest.approx(h * phi_1, rel=1e-10)  # 21 dyadic panels resolve layers down to h/2²⁰
+    assert weight == pytest.approx(h * phi_1, rel=1e-12)  # (1.0 + h) − 1.0 is h to 1e-15
     assert split.propagator(1.0, 1.0 + h) == pytest.approx(math.exp(z), rel=1e-14)
+
+
+@pytest.mark.parametrize("z", [-1e4, -30.0, -4.0001, -3.9999, -1e-3, 0.0, 0.5, 80j, 4.0001j, -2 + 3j, -1e-6j])
+def test_phi_functions_keep_their_digits(z: complex) -> None:
+    """Against the integrals that define them, in the limit |z| → 0 and at both sides of where the series ends."""
+    points, weights = np.polynomial.legendre.leggauss(60)
+    panels = np.concatenate([[0.0], 2.0 ** np.arange(-20, 1)])  # towards s = 1, where e^{(1−s)z} decays
+    found = phis(torch.tensor([z], dtype=torch.complex128), 7)
+    for k, value in enumerate(found, start=1):
+        exact = 0.0
+        for low, high in itertools.pairwise(panels):
+            left = 0.5 * (low + high) + 0.5 * (high - low) * points  # 1 − s
+            exact += 0.5 * (high - low) * weights @ (np.exp(left * z) * (1 - left) ** (k - 1)) / math.factorial(k - 1)
+        assert complex(value) == pytest.approx(exact, rel=2e-12)  # φ₇ at |z| = 4 has lost three digits of 16
+
+
+def test_steps_of_equal_length_share_their_coefficients() -> None:
+    """A uniform grid in floating point has lengths that differ by rounding: still one set of tensors."""
+    rate = -(torch.arange(8.0, dtype=torch.float64) ** 2)
+    split = LinearSplit(rate, lambda t, x: x)
+    times = torch.linspace(0, 3, 301, dtype=torch.float64).tolist()
+    made = {id(split.weights(a, b, [a])[0]) for a, b in itertools.pairwise(times)}
+    assert len(made) == 1
+    assert torch.allclose(split.propagator(times[7], times[8]), (0.01 * rate).exp(), rtol=1e-13, atol=0)
 
 
 def test_ddim_is_exponential_euler_is_the_exact_ornstein_uhlenbeck_mean() -> None:
@@ -123,6 +159,35 @@ def test_the_data_frame_reaches_sigma_zero_and_the_velocity_frame_starts_at_alph
         solve(probability_flow(denoiser), middle, [0.5, 0.75, 1.0], EABM(2, "data"))
 
 
+@pytest.mark.parametrize("nodes", CLOCKS)
+@pytest.mark.parametrize("method", [EABM, ExponentialRungeKutta])
+def test_the_node_variable_is_a_choice_of_the_solver_too(method: type, nodes: str) -> None:
+    denoiser, grid = model(), [0.3, 0.4, 0.6, 0.7]
+    x = denoiser.initial(0.3, 8, Stream(0), torch.float64)
+    end = solve(probability_flow(denoiser), x, grid, method(3, "noise", nodes=nodes))
+    assert torch.equal(end, solve(probability_flow(denoiser, nodes), x, grid, method(3, "noise")))
+    assert (nodes == "log_snr") == torch.equal(end, solve(probability_flow(denoiser), x, grid, method(3, "noise")))
+    with pytest.raises(ValueError, match="Leave nodes out"):
+        method(3, "time", nodes=nodes).plan(Equation(lambda t, x: -x), [0.0, 1.0])
+
+
+@pytest.mark.parametrize("corrector", [False, True])
+@pytest.mark.parametrize("frame", ["noise", "data"])
+def test_a_last_step_of_order_one_reaches_sigma_zero(frame: str, corrector: bool) -> None:
+    """There DDIM is the denoised state before it: x₁ = D(x, t)."""
+    denoiser, grid = MixtureDenoiser(mixture(), Linear()), [0.4, 0.6, 0.8, 0.9, 1.0]
+    flow, x = probability_flow(denoiser), denoiser.initial(0.4, 8, Stream(0), torch.float64)
+    for final, nodes in (("first", [1, 2, 3, 1]), ("lower", [1, 2, 2, 1])):
+        states: list[torch.Tensor] = []
+        solver = EABM(3, frame, corrector, final=final)
+        end = solve(flow, x, grid, solver, on_step=lambda k, t, x, states=states: states.append(x.clone()))
+        # the corrector's last step knows D at the prediction, not at the corrected state: some 0.05 apart here
+        assert torch.allclose(end, denoiser(states[-2], 0.9), rtol=0, atol=0.2 if corrector else ROUNDING)
+        assert [len(step.weights) for step in solver.plan(flow, grid)] == nodes
+    with pytest.raises(ValueError, match="final: first"):
+        solve(flow, x, grid, EABM(3, frame, corrector))
+
+
 def test_eabm_on_the_trivial_split_is_adams_bashforth() -> None:
     """Order 1 in the frame "time" is Euler to the last bit of the update."""
     flow = probability_flow(model())
@@ -131,31 +196,49 @@ def test_eabm_on_the_trivial_split_is_adams_bashforth() -> None:
     assert torch.allclose(solve(flow, x, grid, EABM(1, "time")), solve(flow, x, grid, Euler()), atol=ROUNDING)
 
 
-def test_solutions_do_not_depend_on_how_the_schedule_labels_noise_levels() -> None:
-    """VP, VE and linear share (y, u) = (x/α, σ/α): the same levels give the same y, for any multistep order."""
+@pytest.mark.parametrize(
+    "solver", [EABM(3, "noise", corrector=True), EABM(1, "data"), EABM(2, "data"), EABM(4, "data")]
+)
+def test_solutions_do_not_depend_on_how_the_schedule_labels_noise_levels(solver: EABM) -> None:
+    """VP, VE and linear share (y, u) = (x/α, σ/α): the same levels give the same y, for any multistep order.
+
+    In the data frame the steps of VE are nested means and those of the others are not.
+    """
     log_snr = torch.linspace(-2, 2, 13, dtype=torch.float64)
     ends = []
     for schedule in (VariancePreserving(), EDM(), Linear()):
         denoiser, grid = MixtureDenoiser(mixture(), schedule), schedule.time(log_snr)
         y = Stream(0).normal(8, (2,), dtype=torch.float64) * math.exp(2)
         x = float(schedule.alpha(grid[0])) * y
-        end = solve(probability_flow(denoiser), x, grid, EABM(3, "noise", corrector=True))
+        end = solve(probability_flow(denoiser), x, grid, solver)
         ends.append(end / float(schedule.alpha(grid[-1])))
     for end in ends[1:]:
-        assert torch.allclose(end, ends[0], rtol=0, atol=1e-11)  # 12 steps, and times found by inverting λ(t)
+        assert torch.allclose(end, ends[0], rtol=0, atol=ROUNDING)
 
 
 def test_steps_that_reuse_buffers_give_the_same_bits_and_leave_the_input_alone() -> None:
     flow, x = probability_flow(model()), model().initial(0.3, 8, Stream(0), torch.float64)
     before, grid = x.clone(), torch.linspace(0.3, 0.9, 8)
-    sde = reverse_sde(model())
-    for solver, dynamics in ((EABM(3), flow), (EABM(2, "data", True), flow), (Heun(), flow), (EulerMaruyama(), sde)):
+    sde, exploding = reverse_sde(model()), probability_flow(MixtureDenoiser(mixture(), EDM()))
+    ways = (EABM(3), flow), (EABM(2, "data", True), flow), (EABM(2, "data"), exploding), (Heun(), flow)
+    for solver, dynamics in (*ways, (EulerMaruyama(), sde)):
         kept = solve(dynamics, x, grid, solver, stream=Stream(1))
         with torch.no_grad():
             reused = solve(dynamics, x, grid, solver, stream=Stream(1))
         # one fused multiply-add more or less: a few units in the last place
         assert torch.allclose(kept, reused, rtol=0, atol=1e-13)
         assert torch.equal(x, before)
+
+
+def test_a_network_of_another_precision_leaves_the_state_in_its_own() -> None:
+    def half_precision(x: torch.Tensor, t: float) -> torch.Tensor:
+        return (0.5 * x).bfloat16()
+
+    for frame, solver in ((frame, EABM(2, frame)) for frame in FRAMES):
+        flow = probability_flow(FromView(half_precision, "data", EDM(), (2,)))
+        with torch.no_grad():
+            end = solve(flow, torch.ones(1, 2), [0.5, 0.6, 0.7], solver)
+        assert end.dtype == torch.float32 and torch.isfinite(end).all(), frame
 
 
 def test_rows_of_a_stochastic_solution_do_not_depend_on_the_batch() -> None:

@@ -22,6 +22,9 @@ class Fixed(torch.nn.Module):
     def forward(self, x: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
         return torch.sin(x) + 0.3 * torch.tanh(level)[:, None]
 
+    def log_density(self, z: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+        return torch.cos(z).sum(1) * (1 + torch.tanh(level))
+
 
 def denoiser(kind: str) -> NetworkDenoiser:
     return NetworkDenoiser(Fixed(), Scaled(SCHEDULES[kind](), STD), (3,), MEAN)
@@ -59,7 +62,9 @@ def test_rows_of_a_loss_do_not_depend_on_the_batch(kind: str) -> None:
     assert torch.allclose(parts, whole, rtol=1e-12, atol=0)  # the same numbers, in other batch shapes
 
 
-@pytest.mark.parametrize("kind", LOSSES)
+@pytest.mark.parametrize(
+    "kind", [kind for kind in LOSSES if kind not in ("poisson_flow", "fokker_planck")]
+)  # see theirs
 def test_the_posterior_mean_is_the_minimiser(kind: str) -> None:
     """Moving the exact denoiser's answer in any direction raises the loss: its gradient there has mean zero."""
     law, schedule, n = mixture(), SCHEDULES["cosine"](), 40_000

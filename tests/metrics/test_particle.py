@@ -9,7 +9,14 @@ import torch
 from scipy.stats import wasserstein_distance
 
 from sciflow.errors import InputError
-from sciflow.metrics.particle import _sliced, ess, estimated_mode_weights, evidence_error, mode_weights, sliced_w2
+from sciflow.metrics.particle import (
+    ess,
+    estimated_mode_weights,
+    evidence_error,
+    mode_weights,
+    sliced_distance,
+    sliced_w2,
+)
 from sciflow.random import Stream
 
 EXACT = 1e-12  # round-off of float64 sums of a few hundred numbers of size one
@@ -58,8 +65,8 @@ def test_one_direction_bounds_scipy_w1():
     y = Stream(7).normal(1, (30, 1), dtype=torch.float64)[0]
     line = torch.ones(1, 1, dtype=torch.float64)
     w1 = wasserstein_distance(x[:, 0], y[:, 0])
-    assert w1 < float(_sliced(x, y, torch.zeros(30, dtype=torch.float64), line))
-    shifted = float(_sliced(x, x + 2, torch.zeros(50, dtype=torch.float64), line))
+    assert w1 < float(sliced_distance(x, y, torch.zeros(30, dtype=torch.float64), line))
+    shifted = float(sliced_distance(x, x + 2, torch.zeros(50, dtype=torch.float64), line))
     assert shifted == pytest.approx(wasserstein_distance(x[:, 0], x[:, 0] + 2), abs=EXACT)
 
 

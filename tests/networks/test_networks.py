@@ -134,7 +134,21 @@ def test_unet_attention_lets_far_pixels_matter():
     assert reach == {False: False, True: True}
 
 
-@pytest.mark.parametrize("shape", [(1, 6, 8), (1, 8, 10), (8, 8), (4,), (1, 0, 8)])
+@pytest.mark.parametrize("shape", [(2, 32), (2, 16, 32)])
+def test_unet_commutes_with_shifts_of_a_periodic_field(shape):
+    """By multiples of 2^(levels − 1), the grid of the coarsest level; with zeros at the border it does not."""
+    x, level = rows(3, shape)
+    shift = [4, -8][: len(shape) - 1]
+    axes = [-1, -2][: len(shape) - 1]
+    errors = {}
+    for padding in ("circular", "zeros"):
+        module = build("unet", shape, channels=(8, 8, 8), attention=True, padding=padding).double().eval()
+        moved = module(x.double().roll(shift, axes), level)
+        errors[padding] = float((moved - module(x.double(), level).roll(shift, axes)).detach().abs().max())
+    assert errors["circular"] < 1e-12 < 1e-3 < errors["zeros"]  # rounding of sums of some hundred terms of order one
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 8), (1, 8, 10), (2, 10), (1, 2, 8, 8), (4,), (1, 0, 8)])
 def test_unet_refuses_shapes_it_cannot_work_on(shape):
     with pytest.raises(InputError, match=r"\. (Crop|Reshape)"):
         UNet(channels=(8, 16, 16)).build(shape)

@@ -36,6 +36,15 @@ def test_any_number_from_any_number(scheme: str, n: int) -> None:
     assert torch.equal(ancestors, RESAMPLERS[scheme](torch.zeros(10), n, Stream(1)))
 
 
+@every_scheme
+def test_weights_are_left_alone_and_may_have_gradients(scheme: str) -> None:
+    """One of the schemes sums in place: not in the memory of the caller."""
+    log_weights = Stream(0).normal(20, dtype=torch.float64).requires_grad_()
+    before = log_weights.detach().clone()
+    ancestors = RESAMPLERS[scheme](log_weights, 20, Stream(1))
+    assert torch.equal(log_weights, before) and not ancestors.requires_grad
+
+
 def test_a_million_systematic_copies_are_exact_to_one() -> None:
     """Float64 sums: |copies − n w| < 1 for every one of 10⁶ particles, in well under the 0.5 s that were asked for."""
     n = 1_000_000

@@ -207,3 +207,10 @@ def test_resample() -> None:
     assert equal.resample(4, Stream(0)) is equal
     with pytest.raises(InputError, match="n ≥ 1"):
         equal.resample(0, Stream(0))
+
+
+def test_moments_of_whole_numbers_are_not_whole() -> None:
+    weights = torch.tensor([0.25, 0.75]).double().log()
+    run = Particles(torch.tensor([[0, 3], [1, 5]]), weights)
+    assert torch.allclose(run.mean(), torch.tensor([0.75, 4.5]).double())
+    assert torch.allclose(run.var(), torch.tensor([0.1875, 0.75]).double())

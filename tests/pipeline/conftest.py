@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 TIME_LIMIT = 120  # seconds for one Snakemake call; one takes 1.2 CPU s, and a shared core may be ten times slower
@@ -173,13 +174,14 @@ def make_project(folder: Path) -> Project:
     project = Project(folder)
     for file in (folder / "workflows" / "runs").glob("*.yaml"):
         file.unlink()
-    for name in ("__init__", "errors", "yamlfile", "runs", "source", "checking", "catalogue"):
+    for name in ("__init__", "errors", "yamlfile", "runs", "source", "checking", "catalogue", "memory"):
         project.write(f"sciflow/{name}.py", (ROOT / "sciflow" / f"{name}.py").read_text())
     for path, content in MODULES.items():
         project.write(f"sciflow/{path}", content)
     project.write("workflows/config/schema.json", json.dumps(SCHEMA))
     project.write("workflows/runs/toy.yaml", RUN)
-    project.edit("workflows/config/default.yaml", "[digits-inpainting, mixture-posterior]", "[toy]")
+    defaults = ", ".join(yaml.safe_load((ROOT / "workflows" / "config" / "default.yaml").read_text())["runs"])
+    project.edit("workflows/config/default.yaml", f"[{defaults}]", "[toy]")
     project.write("bin/sciflow", COMMAND.format(python=sys.executable)).chmod(0o755)
     return project
 

@@ -27,6 +27,7 @@ COMMANDS = (
     "list",
     "new",
     "apply",
+    "status",
 )
 
 # What a user writes to add an operator, a network and a metric without touching sciflow.

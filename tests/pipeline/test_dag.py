@@ -137,6 +137,37 @@ def test_a_stage_that_stops_for_time_is_tried_again(project: Project) -> None:
     result = project.snakemake("results/toy/model.pt", FAKE_FAILS_ONCE="train")
     assert result.status == 0, result.text
     assert [stage for stage, _ in project.calls()] == ["dataset", "train", "train"]
+    assert result.text.count("mem_mb=4000,") == 2, "memory is not what it lacked"
+    (project.folder / "failed-once").unlink()
+    for shard in (1, 2):
+        project.write(f"results/toy/.state/sample.part{shard}of2/holder", "process 1 on a node that killed it")
+    result = project.snakemake("results/toy/samples.nc", FAKE_FAILS_ONCE="sample")
+    assert result.status == 0, result.text
+    assert result.text.count("mem_mb=8000,") == 1, "one of the two failed, and was found killed"
+
+
+SPREAD = {
+    "gpu: 2": ("gpu=2, local_gpu=2", "&& sciflow train"),
+    "ranks: 3, threads: 2": ("gpu=0, local_gpu=0", "&& sciflow train"),
+    "gpu: 2, nodes: 3": (
+        "gpu=0, nodes=3, tasks=6, mpi=srun, slurm_extra=--gpus-per-node=2, local_gpu=2",
+        "&& MASTER_ADDR=$(hostname) srun --nodes=3 --ntasks-per-node=2 --kill-on-bad-exit=1 sciflow train",
+    ),
+}
+
+
+def test_training_on_several_devices_asks_for_them(project: Project) -> None:
+    """On one node the command starts its ranks, on several nodes SLURM does."""
+    run = (project.folder / RUN).read_text()
+    for number, asked in enumerate(SPREAD):
+        asking = run.replace("{shards: 2}}", "{shards: 2}, train: {" + asked + "}}")
+        project.write(f"workflows/runs/spread{number}.yaml", asking)
+    models = [f"results/spread{number}/model.pt" for number in range(len(SPREAD))]
+    shown = project.snakemake("--dry-run", "-p", *models, "--cores", "6", "--resources", "local_gpu=6").text
+    for number, (asked, (resources, command)) in enumerate(SPREAD.items()):
+        (job,) = [part for part in shown.split("rule ") if part.startswith("train") and models[number] in part]
+        assert resources in job and command in " ".join(job.split()), shown
+        assert ("threads: 6" in job) == asked.startswith("ranks"), shown
 
 
 def test_importable_as_a_module(project: Project, tmp_path: Path) -> None:

@@ -114,17 +114,39 @@ def test_a_wrong_artefact_is_refused(what: str, unharmed: Place) -> None:
 )
 def test_a_damaged_data_set_is_refused_before_training(content: dict, message: str, copied: Place) -> None:
     """Written by us, and yet not what training needs."""
-    from sciflow.data.store import write_dataset
+    from sciflow.data.store import provenance_path, write_dataset
 
     file = copied.results("imaging") / "data.nc"
     header = read_header(file)
     dims = {"data": ("sample", "channel", "y", "x"), "sample": ("a", "b")}
     write_dataset(file, xr.Dataset({name: (dims[name], array.numpy()) for name, array in content.items()}), header)
+    provenance_path(file).unlink()  # taken as it is
     model = (copied.results("imaging") / "model.pt").read_bytes()
     outcome = copied.sciflow("train", "imaging.yaml")
     assert outcome.status == 2, outcome.text
     assert message in outcome.text
     assert (copied.results("imaging") / "model.pt").read_bytes() == model
+
+
+@pytest.mark.parametrize(
+    ("stage", "artefact", "said"),
+    [
+        ("train", "data.nc", " is not the file that its stage wrote: its SHA-256 is"),
+        ("sample", "model.pt", ": model is damaged at archive/data/"),  # has checksums of its own
+        ("evaluate", "samples.nc", " is not the file that its stage wrote: its SHA-256 is"),
+        ("report", "metrics.csv", " is not the file that its stage wrote: its SHA-256 is"),
+    ],
+)
+def test_one_changed_bit_is_noticed(stage: str, artefact: str, said: str, copied: Place) -> None:
+    """A number that changed on the disk breaks no structure: only a checksum tells."""
+    file = copied.results("imaging") / artefact
+    content = bytearray(file.read_bytes())
+    content[len(content) * 2 // 3] ^= 1
+    file.write_bytes(content)
+    outcome = copied.sciflow(stage, "imaging.yaml")
+    assert outcome.status == 2, outcome.text
+    assert f"{artefact}{said}" in outcome.text
+    assert len(outcome.text.splitlines()) == 1
 
 
 def test_an_artefact_names_its_inputs_section_and_source(built: Place) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sciflow.stages.report import number, score
+from sciflow.data.store import open_dataset, read_provenance, write_dataset, write_provenance
+from sciflow.stages.page import number, score
 from tests.tiny import ANALYTIC, IMAGING, Place, change
 
 HOSTILE = "<script>alert(1)</script> & \"quotes\" 'single' $\\frac{$ {{ 7*7 }} </title><img src=x onerror=alert(1)>"
@@ -73,6 +74,21 @@ def test_a_report_stands_alone_and_says_it_in_words(name: str, built: Place) -> 
         assert "Does it work?" in shown.text and values["title"] in shown.text
 
 
+def test_the_cost_of_every_stage_is_told(copied: Place) -> None:
+    """With a device in two of them: seconds are added up, of memory the largest counts."""
+    files = [copied.results("imaging") / name for name in ("data.nc", "model.pt", "samples.nc", "metrics.csv")]
+    for file, peak in zip(files[1:3], (700.0, 900.0), strict=True):
+        write_provenance(file, {**read_provenance(file), "gpu_seconds": 1000.0, "peak_gpu_memory_mb": peak})
+    assert copied.sciflow("report", "imaging.yaml").status == 0
+    shown = " ".join(page(copied.results("imaging") / "report.html").text.split())
+    facts = [read_provenance(file) for file in files]
+    rows = sum(facts[2]["posterior_rows"].values())
+    cpu, memory = sum(fact["cpu_seconds"] for fact in facts), max(fact["peak_memory_mb"] for fact in facts)
+    assert f" {cpu:.4g} 2000 {memory:.4g} 900 {rows:.4g} Of the processes" in shown
+    assert f" sample {facts[2]['seconds']:.4g} {facts[2]['cpu_seconds']:.4g} 1000 " in shown
+    assert facts[1]["written"] in shown, "when each was finished"
+
+
 def test_hostile_words_are_shown_and_not_obeyed(place: Place) -> None:
     """In the title, the question, the names of samplers (also inside figures) and the run file at the end."""
     posteriors = {NAME: {"kind": "guided"}, '=1+1,"x"': {"kind": "twisted_smc", "n_particles": 16}}
@@ -97,11 +113,11 @@ def test_the_index_links_every_page(copied: Place) -> None:
 @pytest.mark.parametrize(
     ("changes", "n_figures"),
     [
-        ({"sample.posteriors": {"guided": {"kind": "guided"}}}, 3),  # no sampler estimates the evidence
-        ({"dataset.n_problems": 1, "sample.n_samples": 1}, 4),
-        ({"dataset.modes_per_axis": 1}, 4),  # one mode: nothing can be wrong with its weight
-        ({"evaluate": {"metrics": ["ess"]}}, 1),
-        ({"sample.precision": "float32"}, 4),
+        ({"sample.posteriors": {"guided": {"kind": "guided"}}}, 4),  # no sampler weighs particles
+        ({"dataset.n_problems": 1, "sample.n_samples": 1}, 5),
+        ({"dataset.modes_per_axis": 1}, 6),  # one mode: nothing can be wrong with its weight
+        ({"evaluate": {"metrics": ["ess"]}}, 3),
+        ({"sample.precision": "float32"}, 6),
     ],
     ids=["guided alone", "one of one", "one mode", "one metric", "single precision"],
 )
@@ -114,7 +130,7 @@ def test_whatever_is_missing_the_report_is_written(changes: dict, n_figures: int
 def test_an_untrained_prior_has_no_loss_curve(place: Place) -> None:
     values = change(IMAGING, {"train": {"kind": "closed_form"}, "dataset.n_observations": 1, "evaluate": {}})
     shown = page(place.build(values) / "report.html")
-    assert len([tag for tag, _ in shown.tags if tag == "img"]) == 3
+    assert len([tag for tag, _ in shown.tags if tag == "img"]) == 4
 
 
 def test_a_sweep_is_compared(built: Place, tmp_path: Path) -> None:
@@ -134,6 +150,25 @@ def test_a_sweep_is_compared(built: Place, tmp_path: Path) -> None:
     assert "sample.times.n_steps" in shown.text and "sliced w2" in shown.text.lower()
     assert "../analytic~sample.times.n_steps%3D5/report.html" in shown.links()
     assert len([tag for tag, _ in shown.tags if tag == "img"]) >= 2
+
+
+def test_a_sweep_sets_errors_against_cost(built: Place, tmp_path: Path) -> None:
+    """Two runs, the same errors, one at twice the calls: none of its samplers is on the front."""
+    place = Place(built.copy(tmp_path / "copy"))
+    runs = [place.results(f"analytic~sample.times.n_steps={n_steps}") for n_steps in (5, 10)]
+    with open_dataset(place.results("analytic") / "samples.nc", load=False) as opened:
+        samples = opened.load()
+    for factor, folder in enumerate(runs, start=1):
+        folder.mkdir()
+        (folder / "metrics.csv").write_bytes((place.results("analytic") / "metrics.csv").read_bytes())
+        (folder / "run.yaml").write_text(f"name: a\nswept: {{sample.times.n_steps: {5 * factor}}}\n")
+        write_dataset(folder / "samples.nc", samples.assign(nfe=samples["nfe"] * factor))
+    outcome = place.sciflow("compare", *runs, "--out", place.results("analytic") / "comparison.html")
+    assert outcome.status == 0, outcome.text
+    text = (place.results("analytic") / "comparison.html").read_text()
+    chapter = text.partition("<h2>sliced w2 against cost</h2>")[2].partition("</table>")[0]
+    assert "analytic~sample.times.n_steps%3D5/report.html" in chapter
+    assert "analytic~sample.times.n_steps%3D10/report.html" not in chapter
 
 
 @pytest.mark.parametrize(

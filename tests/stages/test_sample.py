@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from sciflow.data.store import read_provenance
 from tests.tiny import ANALYTIC, IMAGING, Place, change
 
 FAULTS = str(Path(__file__).with_name("faults.py"))
@@ -39,8 +40,12 @@ def test_shards_give_the_bytes_of_one_process(count: int, copied: Place) -> None
     for index, part in enumerate(parts, start=1):
         call = ("sample", "imaging.yaml", "--shard", f"{index}/{count}", "--out", part)
         assert copied.sciflow(*call).status == 0
+    spent = [read_provenance(copied.folder / part) for part in parts]
     outcome = copied.sciflow("sample", "imaging.yaml", "--gather", *reversed(parts), "--out", SAMPLES)
     assert outcome.status == 0, outcome.text
+    whole = read_provenance(copied.folder / SAMPLES)
+    assert whole["seconds"] == max(one["seconds"] for one in spent)  # they may run side by side
+    assert whole["cpu_seconds"] == pytest.approx(sum(one["cpu_seconds"] for one in spent), abs=1e-2)  # rounded to ms
     assert (copied.folder / SAMPLES).read_bytes() == before
 
 
@@ -74,6 +79,21 @@ def test_shards_of_another_section_are_refused(copied: Place) -> None:
     assert "part2.nc belongs to another run, section or input than part1.nc." in outcome.text
 
 
+def test_a_searched_grid_is_kept_and_every_shard_finds_it(copied: Place) -> None:
+    search = {"kind": "dynamic_programming", "n_candidates": 12, "n_samples": 4}
+    copied.write(change(IMAGING, {"sample.search": search}), "imaging")
+    assert copied.sciflow("sample", "imaging.yaml").status == 0
+    whole = drawn(copied)
+    for index in (1, 2):
+        part = f"part{index}.nc"
+        assert copied.sciflow("sample", "imaging.yaml", "--shard", f"{index}/2", "--out", part).status == 0
+    assert copied.sciflow("sample", "imaging.yaml", "--gather", "part1.nc", "part2.nc").status == 0
+    joined = drawn(copied)
+    xr.testing.assert_identical(joined, whole)
+    grid = joined.attrs["searched_times"]
+    assert len(grid) == 4 and bool((np.diff(grid) > 0).all())
+
+
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "a", "1/0", "1.5/2", "-1/2"])
 def test_a_shard_that_is_none_is_refused(shard: str, built: Place) -> None:
     outcome = built.sciflow("sample", "imaging.yaml", f"--shard={shard}")
@@ -100,6 +120,16 @@ def test_the_first_draws_are_those_of_a_longer_run(copied: Place) -> None:
     before = drawn(copied)["samples"]
     assert copied.sciflow("sample", "imaging.yaml").status == 0
     np.testing.assert_array_equal(drawn(copied)["samples"][:, :, :4], before)
+
+
+@pytest.mark.parametrize("tile", [3, 64])
+def test_calls_of_the_network_are_counted_per_draw_whatever_the_tile(tile: int, copied: Place) -> None:
+    """Of four draws a tile of 64 is filled with 60 rows that are nobody's."""
+    copied.write(change(IMAGING, {"sample.tile": tile}), "imaging")
+    assert copied.sciflow("sample", "imaging.yaml").status == 0
+    nfe = drawn(copied)["nfe"]
+    assert (nfe.sel(posterior="stochastic") == CALLS + 1).all()  # the start asks the prior, too
+    assert (nfe.sel(posterior="PiGDM") == 3 + 2 + 1).all()
 
 
 def interrupted(place: Place, at: int, posteriors: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,9 @@ import pytest
 import torch
 
 from sciflow.data.state import RETRY_VARIABLE
-from tests.tiny import ANALYTIC, IMAGING, Place, change
+from sciflow.data.store import read_provenance
+from sciflow.training.checkpoint import load
+from tests.tiny import ANALYTIC, IMAGING, ROOT, Place, change
 
 FAULTS = str(Path(__file__).with_name("faults.py"))
 FAULTY: dict[str, Any] = {
@@ -135,7 +138,7 @@ def test_a_network_that_does_not_fit_the_data_is_refused(place: Place) -> None:
     place.build(change(ANALYTIC, {"train": {"kind": "network"}}), until="dataset")
     outcome = place.sciflow("train", "run.yaml")
     assert outcome.status == 2
-    assert "a U-Net with 4 channel(s) needs events of shape (channel, y, x), got (4,)." in outcome.text
+    assert "a U-Net with 4 channel(s) needs events of shape (channel, y, x) or (channel, x), got (4,)." in outcome.text
 
 
 def test_data_that_do_not_vary_are_refused(place: Place) -> None:
@@ -167,6 +170,17 @@ def test_a_model_of_ones_own_is_taken_over_weight_for_weight(place: Place, built
     assert old["history"] == new["history"] and old["header"] != new["header"]
 
 
+def test_a_model_of_a_schedule_that_is_not_known_is_refused_with_the_reason(place: Place, built: Place) -> None:
+    stored = torch.load(built.results("imaging") / "model.pt", weights_only=True)
+    stored["schedule"]["kind"] = "mine"
+    torch.save(stored, place.folder / "mine.pt")
+    place.build(change(IMAGING, {"train": {"kind": "checkpoint", "path": "mine.pt"}}), until="dataset")
+    outcome = place.sciflow("train", "run.yaml")
+    assert outcome.status == 2
+    assert "mine.pt: its schedule 'mine' is not known, only ['cosine', 'edm'," in outcome.text
+    assert "Load the plugin that defines it." in outcome.text
+
+
 @pytest.mark.slow
 def test_several_ranks_train_one_model(prepared: Place) -> None:
     """Every rank ends well, one of them writes, and together they do what a single process does."""
@@ -179,3 +193,45 @@ def test_several_ranks_train_one_model(prepared: Place) -> None:
     single, joint = (torch.load(prepared.folder / name / "model.pt", weights_only=True) for name in ("single", "ranks"))
     losses = (torch.tensor(model["history"]["loss"]) for model in (single, joint))
     torch.testing.assert_close(*losses, rtol=1e-4, atol=0)  # float32 sums in another order, through six steps
+
+
+@pytest.mark.slow
+def test_ranks_of_one_node_follow_a_single_process(built: Place, tmp_path: Path) -> None:
+    """The command starts itself once for each rank; one of them writes, and tells the cost of all."""
+    place = Place(built.copy(tmp_path / "copy"))
+    changed = change(IMAGING, {"train.network.dropout": 0.0})
+    place.write({**changed, "resources": {"train": {"ranks": 2}}}, "imaging")
+    call = [sys.executable, "-m", "sciflow.cli", "train", "imaging.yaml"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        call, cwd=place.folder, env=environment, capture_output=True, text=True, timeout=250, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    model = place.results("imaging") / "model.pt"
+    together, facts = load(model, "model")["history"], read_provenance(model)
+    assert facts["ranks"] == 2 and "2 ranks train together" in done.stderr
+    place.write(changed, "imaging")
+    assert place.sciflow("train", "imaging.yaml").status == 0
+    alone = load(model, "model")["history"]
+    # the ranks' sums are added in another order, 1e-7 relative, which six steps of Adam may raise a hundredfold
+    assert together["loss"] == pytest.approx(alone["loss"], rel=1e-5)
+    assert together["validation"] == pytest.approx(alone["validation"], rel=1e-5)
+
+
+def test_ranks_must_fit_the_devices(place: Place) -> None:
+    file = place.write({**IMAGING, "resources": {"train": {"gpu": 2, "ranks": 3}}})
+    outcome = place.sciflow("check", file)
+    assert outcome.status == 2 and "ranks is 3, with gpu 2 it must be 0 or 2: a device for each." in outcome.text
+
+
+def test_a_mixture_is_fitted_and_its_posterior_drawn_without_a_network_call(place: Place) -> None:
+    mixture = {"kind": "mixture", "n_components": 2, "n_directions": 12, "n_iterations": 3, "symmetries": True}
+    values = change(IMAGING, {"train": mixture, "sample.posteriors": {"exact": {"kind": "conjugate"}}})
+    results = place.build(values)
+    facts = read_provenance(results / "model.pt")
+    # 1286 digits learned from and eight times as many after symmetries: a fit this small cannot be far from held-out
+    # digits, of which each has a log-density of about 64 log(1/0.2)
+    assert abs(facts["log_density_train"] - facts["log_density_validation"]) < 8
+    assert facts["log_density_validation"] > 0
+    assert read_provenance(results / "samples.nc")["posterior_rows"] == {"exact": 0}
+    assert load(results / "model.pt", "model")["basis"].shape == (64, 12)

@@ -30,6 +30,7 @@ def test_slurm_is_translated():
     assert 10_000 <= int(found["MASTER_PORT"]) < 30_000
     assert rank_environment({**SLURM, "SLURM_STEP_ID": "1"})["MASTER_PORT"] != found["MASTER_PORT"]
     assert rank_environment({**SLURM, "SLURM_STEP_NODELIST": "gpu[009-010]"})["MASTER_ADDR"] == "gpu009"
+    assert rank_environment({**SLURM, "MASTER_ADDR": "10.0.0.7"})["MASTER_ADDR"] == "10.0.0.7"
 
 
 @pytest.mark.parametrize("change", [{"SLURM_NTASKS": "1"}, {"SLURM_STEP_ID": None}, {"SLURM_NTASKS": None}])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,6 +58,28 @@ def check_size(path: Path, n_bytes: int, max_gigabytes: float) -> None:
             f"{path}: the array takes {n_bytes / GIGABYTE:.3g} GB, the limit is {max_gigabytes:g} GB. "
             "Raise `max_gigabytes` if the machine has the memory, or give fewer samples."
         )
+
+
+def check_declared(path: Path, names: Iterable[str] | None, max_gigabytes: float) -> None:
+    """The same for data sets of a file that HDF5 reads, whatever its dims say; other files are left alone.
+
+    Args:
+        path: of the file.
+        names: of the data sets; None for every one at the top.
+        max_gigabytes: the limit of each.
+
+    Raises:
+        InputError: one is larger.
+    """
+    import h5py
+
+    if not h5py.is_hdf5(path):
+        return
+    with h5py.File(path, "r") as file:
+        for name in file if names is None else names:
+            stored = file.get(name)
+            if isinstance(stored, h5py.Dataset) and stored.shape is not None:
+                check_size(path, stored.size * stored.dtype.itemsize, max_gigabytes)
 
 
 def blank(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:

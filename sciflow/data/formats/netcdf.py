@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from sciflow.data.formats.mapping import blank, check_size, choose, existing, named
+from sciflow.data.formats.mapping import blank, check_declared, check_size, choose, existing, named
 from sciflow.data.schema import suggestion
 from sciflow.errors import InputError
 
@@ -55,10 +55,12 @@ class NetCDF:
                 names = [str(name) for name in file.data_vars if name != self.split_by]
                 array = file[choose(path, self.variable, [*names, *([self.variable] if self.variable in file else [])])]
                 check_size(path, array.nbytes, self.max_gigabytes)
+                check_declared(path, [str(array.name), self.split_by or str(array.name)], self.max_gigabytes)
                 unit = None
                 if self.split_by:
                     known = [str(name) for name in file.variables]
                     ids = file[choose(path, self.split_by, known, "split_by")]
+                    check_size(path, ids.nbytes, self.max_gigabytes)
                     unit = ids.to_numpy() if look_inside else blank(ids.shape, ids.dtype)
                 values = array.to_numpy() if look_inside else blank(array.shape, array.dtype)
                 units = array.attrs.get("units", "")

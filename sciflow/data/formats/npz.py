@@ -18,6 +18,9 @@ from sciflow.errors import InputError
 if TYPE_CHECKING:
     import xarray as xr
 
+BROKEN = (zipfile.BadZipFile, zlib.error, EOFError)
+"""What zipfile raises for a damaged archive."""
+
 
 @dataclass(frozen=True)
 class NPZ:
@@ -55,29 +58,36 @@ class NPZ:
             with zipfile.ZipFile(path) as archive:
                 names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
                 candidates = [name for name in names if name != self.split_by]
-                values = self._member(path, archive, choose(path, self.variable, candidates), look_inside)
+                values = member(path, archive, choose(path, self.variable, candidates), self.max_gigabytes, look_inside)
                 unit = None
                 if self.split_by:
                     chosen = choose(path, self.split_by, names, "split_by")
-                    unit = self._member(path, archive, chosen, look_inside)
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+                    unit = member(path, archive, chosen, self.max_gigabytes, look_inside)
+        except (*BROKEN, OSError, RuntimeError) as error:
             raise InputError(f"{path} is no NumPy archive, or damaged ({error}). Write it with numpy.savez.") from error
         return named(path, values, self.dims, self.units, unit, look_inside)
 
-    def _member(self, path: Path, archive: zipfile.ZipFile, name: str, look_inside: bool) -> np.ndarray:
-        """One array; its header is believed only as far as the size limit."""
-        try:
-            with archive.open(f"{name}.npy") as file:
-                version = np.lib.format.read_magic(file)
-                read_header = np.lib.format.read_array_header_1_0
-                shape, _, dtype = (read_header if version == (1, 0) else np.lib.format.read_array_header_2_0)(file)
-            check_size(path, math.prod(shape) * dtype.itemsize, self.max_gigabytes)
-            if not look_inside:
-                return blank(shape, dtype)
-            with archive.open(f"{name}.npy") as file:
-                return np.lib.format.read_array(file, allow_pickle=False)
-        except InputError:
-            raise
-        except ValueError as error:
-            reason = str(error).partition("\n")[0]
-            raise InputError(f"{path}: array {name!r} cannot be read ({reason}). Save plain numbers.") from error
+
+def member(
+    path: Path, archive: zipfile.ZipFile, name: str, max_gigabytes: float, look_inside: bool = True
+) -> np.ndarray:
+    """One array of an archive; its header is believed only as far as the size limit.
+
+    Raises:
+        InputError: it is too large, or holds Python objects.
+    """
+    try:
+        with archive.open(f"{name}.npy") as file:
+            version = np.lib.format.read_magic(file)
+            read_header = np.lib.format.read_array_header_1_0
+            shape, _, dtype = (read_header if version == (1, 0) else np.lib.format.read_array_header_2_0)(file)
+        check_size(path, math.prod(shape) * dtype.itemsize, max_gigabytes)
+        if not look_inside:
+            return blank(shape, dtype)
+        with archive.open(f"{name}.npy") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except InputError:
+        raise
+    except ValueError as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{path}: array {name!r} cannot be read ({reason}). Save plain numbers.") from error

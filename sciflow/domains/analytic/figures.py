@@ -7,10 +7,13 @@ from collections.abc import Callable
 
 import numpy as np
 
+from sciflow.domains.analytic import path_figures
 from sciflow.domains.protocol import Drawing, Evidence, unmarked
+from sciflow.domains.shown import functions
 from sciflow.figures.comparison import sampler_comparison
 from sciflow.figures.scatter import posterior_scatter
 from sciflow.figures.style import panels
+from sciflow.figures.traces import ensemble_traces
 
 EXACT = "exact draws"
 PANELS = 4  # scatter plots in a row
@@ -65,6 +68,15 @@ def modes(evidence: Evidence) -> Drawing | None:
     return _compared(evidence, "mode_weight_tv", caption, quantity, "1", title)
 
 
+def path(evidence: Evidence) -> Drawing | None:
+    """Error of the ends against cost, for solvers that start from the same points."""
+    caption = (
+        "Distance between the end of a solver and the end of the exact flow from the same start, median over draws. "
+        "Every solver sees the same exact denoiser on the same grid."
+    )
+    return _compared(evidence, "path_error", caption, "distance to the exact end", "1", "Error of each solver")
+
+
 def evidence_bias(evidence: Evidence) -> Drawing | None:
     """Error of the log-evidence against cost; nothing where no sampler estimates it."""
     caption = (
@@ -75,13 +87,15 @@ def evidence_bias(evidence: Evidence) -> Drawing | None:
     return _compared(evidence, "evidence_bias", caption, quantity, "nat", title, is_log=False)
 
 
-def scatter(evidence: Evidence) -> Drawing:
+def scatter(evidence: Evidence) -> Drawing | None:
     """Samples of a few samplers over the exact posterior of one observation."""
+    if "shown" not in evidence.arrays:
+        return None
     arrays, index = evidence.arrays, int(evidence.arrays["shown"])
     samples = evidence.samples["samples"].isel(observation=index)
     names = [str(name) for name in samples["posterior"].to_numpy()]
     chosen = names if len(names) <= PANELS else [*names[: PANELS - 1], names[-1]]
-    axes = panels(len(chosen), 4.0, 4.2)
+    axes = panels(len(chosen), 4.0, 4.6)
     x, y, density = (arrays[name].to_numpy() for name in ("x", "y", "log_density"))
     truth = evidence.data["truth"].isel(observation=index).to_numpy()[:2]
     for ax, name in zip(axes, chosen, strict=True):
@@ -91,8 +105,27 @@ def scatter(evidence: Evidence) -> Drawing:
                    "draws: empty shading is a lost mode, dots outside it are wrong.")  # fmt: skip
 
 
+def traces(evidence: Evidence) -> Drawing | None:
+    """How the particles of each sampler that weighs them fared, for one observation; nothing where none does."""
+    if "ess_trace" not in evidence.samples:
+        return None
+    index = int(evidence.arrays["shown"]) if "shown" in evidence.arrays else 0
+    runs = evidence.samples[["ess_trace", "parents_trace", "log_evidence_trace"]].isel(observation=index)
+    runs = runs.dropna("posterior", how="all")
+    shown = runs.isel(posterior=slice(PANELS))
+    axes = panels(shown.sizes["posterior"], 4.8, 3.6)
+    for ax, name in zip(axes, shown["posterior"].to_numpy(), strict=True):
+        run = shown.sel(posterior=name).dropna("smc_step", how="all")
+        ess, parents, log_evidence = (run[part].to_numpy() for part in run.data_vars)
+        ensemble_traces(ess, parents, log_evidence, title=unmarked(str(name)), ax=ax)
+    return Drawing(axes[0], "One observation. The effective sample size after each step as a share of the particles, "
+                   "how many distinct ones each resampling kept, and the evidence so far.")  # fmt: skip
+
+
 def verdicts(evidence: Evidence) -> list[str]:
     """Which samplers reach the floor of exact draws, and by how much the others miss it."""
+    if path_figures.is_of_paths(evidence):
+        return path_figures.verdicts(evidence)
     rows = [row for row in evidence.rows if row["metric"] == "sliced_w2"]
     floor = next((row for row in rows if row["posterior"] == EXACT), None)
     if floor is None:
@@ -114,4 +147,8 @@ FIGURES: dict[str, Callable[[Evidence], Drawing | None]] = {
     "mode_weights": modes,
     "evidence": evidence_bias,
     "scatter": scatter,
+    "path_error": path,
+    "ensemble_traces": traces,
+    "rank_functions": functions,
+    **path_figures.FIGURES,
 }

@@ -1,4 +1,4 @@
-"""What is good? Close to exact draws of the posterior, which is known here."""
+"""What is good? Close to exact draws of the posterior, or of the target, which are known here."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from torch import Tensor
 
 from sciflow.data.arrays import from_xarray, to_xarray
 from sciflow.diffusion.mixture import GaussianMixture
-from sciflow.domains.analytic.network import law
+from sciflow.domains.analytic import paths
+from sciflow.domains.analytic.network import law, target
 from sciflow.domains.protocol import Findings, Row
 from sciflow.domains.recorded import likelihood as recorded
+from sciflow.domains.recorded import log_likelihoods
+from sciflow.domains.scored import FIT, FUNCTION_DIMS, function_arrays, together
 from sciflow.inverse.likelihood import GaussianLikelihood, LikelihoodModel
+from sciflow.metrics.calibration import DISTANCE, QUANTITIES, sbc, tarp
 from sciflow.metrics.particle import evidence_error, mode_weights, sliced_w2
 from sciflow.metrics.score import Score, average
 from sciflow.random import Stream
@@ -23,20 +27,21 @@ from sciflow.random import Stream
 if TYPE_CHECKING:
     import xarray as xr
 
-EXACT = "exact draws"
+EXACT, REFERENCE = "exact draws", "reference"
 LEAST_MEMBERS = 1
 GRID = 121  # points of the plotted density along each axis
 
 
 @dataclass(frozen=True)
 class Answers:
-    """The exact posteriors of every observation, and exact draws from them.
+    """The exact laws of every observation, and exact draws from them.
 
     Args:
         posteriors: one mixture for each observation.
-        log_evidence: log p(y), (observation,) [nat].
+        log_evidence: log p(y), or log Z of the target that the data set names, (observation,) [nat].
         draws, fresh: two independent sets of exact draws, (observation, member, dimension).
         stream: for the directions of projections.
+        modes: the mode that each component belongs to; None: each is one.
     """
 
     posteriors: Sequence[GaussianMixture]
@@ -44,20 +49,47 @@ class Answers:
     draws: Tensor
     fresh: Tensor
     stream: Stream
+    modes: Tensor | None = None
+
+    def _gathered(self, values: Tensor) -> Tensor:
+        """Components (…, component) summed into their modes."""
+        if self.modes is None:
+            return values
+        summed = values.new_zeros(*values.shape[:-1], int(self.modes.max()) + 1)
+        return summed.index_add_(-1, self.modes, values)
 
     @property
     def weights(self) -> Tensor:
         """Exact mode weights, (observation, mode)."""
-        return torch.stack([posterior.weights for posterior in self.posteriors])
+        return self._gathered(torch.stack([posterior.weights for posterior in self.posteriors]))
 
     def responsibilities(self, x: Tensor) -> Tensor:
         """Probability of each mode given a draw, (observation, member, mode)."""
         pairs = zip(self.posteriors, x.double(), strict=True)
-        return torch.stack([posterior.components(rows).softmax(-1) for posterior, rows in pairs])
+        return torch.stack([self._gathered(posterior.components(rows).softmax(-1)) for posterior, rows in pairs])
 
 
 def answers(data: xr.Dataset, model: LikelihoodModel, n: int, stream: Stream) -> Answers:
-    """What the samples should have been, under the likelihood that they assumed."""
+    """What the samples should have been: the target that the data set names, or else the posterior.
+
+    The posterior is that under the likelihood which the samples assumed.
+    """
+    named, modes = target(data), None
+    if named is None:
+        posteriors, evidence = _posteriors(data, model)
+    else:
+        posteriors = [named] * int(data.sizes["observation"])
+        evidence = [from_xarray(data["target_log_evidence"], dtype=torch.float64).reshape(())] * len(posteriors)
+        modes = from_xarray(data["target_mode"]).long()
+
+    def draw(name: str) -> Tensor:
+        return torch.stack([p.sample(n, stream.child(name, i)) for i, p in enumerate(posteriors)])
+
+    return Answers(posteriors, torch.stack(evidence), draw("exact"), draw("fresh"), stream, modes)
+
+
+def _posteriors(data: xr.Dataset, model: LikelihoodModel) -> tuple[list[GaussianMixture], list[Tensor]]:
+    """The posterior and the log-evidence of each observation, in closed form."""
     prior, shape = law(data), (int(data.sizes["dimension"]),)
     posteriors, evidence = [], []
     for i in range(int(data.sizes["observation"])):
@@ -66,11 +98,7 @@ def answers(data: xr.Dataset, model: LikelihoodModel, n: int, stream: Stream) ->
         posterior, log_evidence = prior.posterior(matrix, likelihood.observation, likelihood.sigma)
         posteriors.append(posterior)
         evidence.append(log_evidence)
-
-    def draw(name: str) -> Tensor:
-        return torch.stack([p.sample(n, stream.child(name, i)) for i, p in enumerate(posteriors)])
-
-    return Answers(posteriors, torch.stack(evidence), draw("exact"), draw("fresh"), stream)
+    return posteriors, evidence
 
 
 def _sliced_w2(answers: Answers, x: Tensor, numbers: Mapping[str, Tensor]) -> dict[str, Score]:
@@ -121,32 +149,93 @@ def _ess(answers: Answers, x: Tensor, numbers: Mapping[str, Tensor]) -> dict[str
     return {"ess": average(numbers["ess"], "samples", "of the final weights")}
 
 
-METRICS: dict[str, Callable[[Answers, Tensor, Mapping[str, Tensor]], dict[str, Score]]] = {
+def _sbc(answers: Answers, x: Tensor, numbers: Mapping[str, Tensor]) -> dict[str, Score]:
+    """Simulation-based calibration over observations.
+
+    Exactness: as `sciflow.metrics.sbc`
+    Cost: O(members × dimensions)
+    Bias: conservative; needs truths that were drawn from the prior
+    Source: Talts et al. (2018).
+    """
+    return {} if "truth" not in numbers else sbc(numbers["truth"], x, stream=answers.stream.child("sbc"))
+
+
+def _tarp(answers: Answers, x: Tensor, numbers: Mapping[str, Tensor]) -> dict[str, Score]:
+    """Tests of accuracy with random points over observations.
+
+    Exactness: as `sciflow.metrics.tarp`
+    Cost: O(members × dimensions)
+    Bias: none; needs truths that were drawn from the prior
+    Source: Lemos et al. (2023).
+    """
+    return {} if "truth" not in numbers else tarp(numbers["truth"], x, stream=answers.stream.child("tarp"))
+
+
+def _path_error(answers: Answers, x: Tensor, numbers: Mapping[str, Tensor]) -> dict[str, Score]:
+    """Median distance between the ends of `unguided` draws and those of the sampler "reference" from the same starts.
+
+    Exactness: that of the reference; root mean square over coordinates, median over draws
+    Cost: O(members)
+    Bias: none; blind to the few draws that end in another mode
+    Source: Lu et al. (2022), DPM-Solver, section 4.1, with a median.
+    """
+    if "reference" not in numbers:
+        return {}
+    distances = (x - numbers["reference"]).square().mean(-1).sqrt()
+    return {"path_error": average(distances.median(-1).values)}
+
+
+MIXTURE: dict[str, Callable[[Answers, Tensor, Mapping[str, Tensor]], dict[str, Score]]] = {
     "sliced_w2": _sliced_w2,
     "mode_weights": _mode_weights,
     "evidence_error": _evidence,
     "ess": _ess,
+    "sbc": _sbc,
+    "tarp": _tarp,
+    "path_error": _path_error,
 }
+METRICS: dict[str, Callable] = {**MIXTURE, **paths.METRICS}
+"""Those of mixtures, then those of paths; a metric of the other kind says nothing."""
 
 
 def evaluate(
     names: Sequence[str], data: xr.Dataset, samples: xr.Dataset, likelihood: LikelihoodModel, stream: Stream
 ) -> Findings:
-    """How far every sampler is from the exact posterior, beside how far exact draws are from each other."""
+    """How far every sampler is from the exact posterior, beside exact draws; of paths, how far from the truth."""
+    if "equation" in data.attrs:
+        return paths.evaluate(names, data, samples, stream)
     known = answers(data, likelihood, int(samples.sizes["member"]), stream)
     rows: list[Row] = []
     floors: dict[str, Row] = {}
-    for name in samples["posterior"].to_numpy().tolist():
+    ranked: dict[str, dict[str, Tensor]] = {}
+    names_given = samples["posterior"].to_numpy().tolist()
+    dims = ("observation", "member", "dimension")
+    reference = from_xarray(samples["samples"].sel(posterior=REFERENCE), dims) if REFERENCE in names_given else None
+    for name in names_given:
         chosen = samples.sel(posterior=name)
-        x = from_xarray(chosen["samples"], ("observation", "member", "dimension"))
+        x = from_xarray(chosen["samples"], dims)
         numbers = {key: from_xarray(chosen[key]) for key in ("log_evidence", "log_evidence_stderr", "ess")}
-        for metric in names:
-            for key, score in METRICS[metric](known, x, numbers).items():
+        if reference is not None and name != REFERENCE:
+            numbers["reference"] = reference
+        if target(data) is None and "truth" in data.variables and x.shape[1] > 1:
+            numbers["truth"] = from_xarray(data["truth"], ("observation", "dimension"))
+            ranked[str(name)] = _functions(data, likelihood, numbers["truth"], x, known)
+        for metric in (metric for metric in names if metric in MIXTURE):
+            for key, score in MIXTURE[metric](known, x, numbers).items():
                 if key.endswith("_floor"):
                     floors[key] = Row(EXACT, key.removesuffix("_floor"), score)
                 else:
                     rows.append(Row(str(name), key, score))
-    return Findings([*rows, *floors.values()], _density(data, samples, known, rows))
+    arrays = _density(data, samples, known, rows)
+    if ranked:
+        arrays = arrays.merge(together(ranked, FUNCTION_DIMS, {"quantity": [*QUANTITIES, FIT, DISTANCE]}))
+    return Findings([*rows, *floors.values()], arrays)
+
+
+def _functions(data: xr.Dataset, model: LikelihoodModel, truth: Tensor, x: Tensor, known: Answers) -> dict[str, Tensor]:
+    """The arrays behind the figure of rank functions, the exact likelihood among the quantities."""
+    fits = log_likelihoods(model, data, truth[:, None])[:, 0], log_likelihoods(model, data, x)
+    return function_arrays(truth, x, None, known.stream, {FIT: fits})
 
 
 def _density(data: xr.Dataset, samples: xr.Dataset, known: Answers, rows: Sequence[Row]) -> xr.Dataset:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,11 +12,13 @@ import torch
 from torch import Tensor
 
 from sciflow.data.arrays import from_xarray, to_xarray
+from sciflow.domains.imaging.baselines import baselines
 from sciflow.domains.protocol import Findings, Row
+from sciflow.domains.recorded import log_likelihoods
+from sciflow.domains.scored import LEAST_MEMBERS, WHOLE, Metrics, score
 from sciflow.errors import InputError
 from sciflow.inverse.likelihood import LikelihoodModel
-from sciflow.metrics import METRICS
-from sciflow.metrics.calibration import coverage_curve, rank_counts, snap
+from sciflow.metrics.particle import log_evidence
 from sciflow.random import Stream
 
 if TYPE_CHECKING:
@@ -22,10 +26,10 @@ if TYPE_CHECKING:
 
 __all__ = ["LEAST_MEMBERS", "METRICS", "evaluate"]
 
+METRICS = Metrics(own={"log_evidence": log_evidence})
+NOTE = "one image"
+POINT = ("psnr", "ssim", "rmse", "crps")  # what scores one image; its fair CRPS is its mean absolute error
 EVENT = ("channel", "y", "x")
-WHOLE = ("psnr", "ssim", "rmse", "energy_score")  # of whole images; the others look where something had to be inferred
-LEAST_MEMBERS = 2  # spread, ranks and intervals need two draws
-RANKED = ("coverage", "rank_histogram")
 MOST_LEVELS = 256  # data with at most so many values are grey levels, and draws are rounded to them before ranking
 
 
@@ -50,45 +54,52 @@ def grey_levels(data: xr.Dataset) -> Tensor | None:
 def evaluate(
     names: Sequence[str], data: xr.Dataset, samples: xr.Dataset, likelihood: LikelihoodModel, stream: Stream
 ) -> Findings:
-    """Scores of every posterior against the truth, and the arrays behind the calibration figures.
+    """Scores of every posterior against the truth, beside classical reconstructions where the operator has some.
 
     Raises:
         InputError: there is no truth to compare with.
     """
     if "truth" not in data.variables:
         raise InputError("data.nc holds no `truth`: nothing can be scored. Leave `evaluate` out for measured data.")
-    truth, mask = from_xarray(data["truth"], ("observation", *EVENT)), inferred(data)
-    levels, unit = grey_levels(data), data["truth"].attrs.get("units", "1")
-    rows, arrays = [], {}
-    for name in samples["posterior"].to_numpy().tolist():
-        drawn = from_xarray(samples["samples"].sel(posterior=name), ("observation", "member", *EVENT))
-        ranked = drawn if levels is None else snap(drawn, levels)
-        for metric in names:
-            given = ranked if metric in RANKED else drawn
-            scores = METRICS[metric](
-                truth, given, mask=None if metric in WHOLE else mask, stream=stream.child(metric), unit=unit
-            )
-            rows += [Row(str(name), key, score) for key, score in scores.items()]
-        arrays[name] = _curves(truth, ranked, mask, stream)
-    return Findings(rows, _named(arrays))
+    truth = from_xarray(data["truth"], ("observation", *EVENT))
+    names_drawn = samples["posterior"].to_numpy().tolist()
+    dims = ("observation", "member", *EVENT)
+    draws = {name: from_xarray(samples["samples"].sel(posterior=name), dims) for name in names_drawn}
+    unit = data["truth"].attrs.get("units", "1")
+    of_draws = [name for name in names if name != "log_evidence"]
+    mask = inferred(data)
+    fit = partial(log_likelihoods, likelihood, data)
+    found = score(of_draws, truth, draws, mask, stream, unit, grey_levels(data), fit)
+    classics = baselines(likelihood, data, truth)
+    rows = [*found.rows, *(_evidence(samples) if "log_evidence" in names else ())]
+    for name, images in classics.items():
+        rows += _of_one_image(name, [n for n in of_draws if n in POINT], truth, images.to(truth.dtype), mask, unit)
+    return Findings(rows, found.arrays.merge(_named(classics)) if classics else found.arrays)
 
 
-def _curves(truth: Tensor, samples: Tensor, mask: Tensor, stream: Stream) -> dict[str, Tensor]:
-    curve = coverage_curve(truth, samples, mask=mask, stream=stream.child("coverage"))
-    ranks = rank_counts(truth, samples, mask=mask, stream=stream.child("rank_histogram"))
-    return {
-        "level": curve.levels, "coverage": curve.coverage, "coverage_stderr": curve.stderr,
-        "rank_edge": ranks.edges, "rank_density": ranks.density, "rank_density_stderr": ranks.stderr,
-    }  # fmt: skip
+def _of_one_image(
+    name: str, metrics: Sequence[str], truth: Tensor, images: Tensor, mask: Tensor, unit: str
+) -> list[Row]:
+    """Rows of a reconstruction that has no spread."""
+    twice = images[:, None].expand(-1, LEAST_MEMBERS, *images.shape[1:])
+    rows = []
+    for metric in metrics:
+        scores = METRICS[metric](truth, twice, mask=None if metric in WHOLE else mask, stream=None, unit=unit)
+        rows += [Row(name, key, replace(value, note=NOTE)) for key, value in scores.items()]
+    return rows
 
 
-def _named(arrays: Mapping[str, Mapping[str, Tensor]]) -> xr.Dataset:
-    first = next(iter(arrays.values()))
-    per_posterior = {name: "level" for name in ("coverage", "coverage_stderr")}
-    per_posterior |= {name: "bin" for name in ("rank_density", "rank_density_stderr")}
-    values = {name: torch.stack([found[name] for found in arrays.values()]) for name in per_posterior}
+def _named(classics: Mapping[str, Tensor]) -> xr.Dataset:
+    dims = {"baseline_image": ("baseline", "observation", *EVENT)}
     return to_xarray(
-        {**values, "rank_edge": first["rank_edge"]},
-        {**{name: ("posterior", dim) for name, dim in per_posterior.items()}, "rank_edge": ("edge",)},
-        {"posterior": np.array(list(arrays)), "level": first["level"].numpy()},
+        {"baseline_image": torch.stack(list(classics.values()))}, dims, {"baseline": np.array([*classics])}
     )
+
+
+def _evidence(samples: xr.Dataset) -> list[Row]:
+    """One row for each sampler that gives an evidence."""
+    rows = []
+    for name in samples["posterior"].to_numpy().tolist():
+        numbers = (from_xarray(samples[key].sel(posterior=name)) for key in ("log_evidence", "log_evidence_stderr"))
+        rows += [Row(str(name), key, score) for key, score in log_evidence(*numbers).items()]
+    return rows

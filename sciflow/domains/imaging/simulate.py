@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from pydantic import Field
 
-from sciflow.data.arrays import from_xarray, to_xarray
+from sciflow.data.arrays import from_xarray
 from sciflow.data.formats.hdf5 import HDF5
 from sciflow.data.formats.netcdf import NetCDF
 from sciflow.data.formats.npz import NPZ
 from sciflow.data.formats.suffix import SUFFIXES
-from sciflow.data.split import split
+from sciflow.domains.imaging.patches import Patches
+from sciflow.domains.imaging.recording import EVENT, Count, Share, observed, shares
 from sciflow.errors import InputError
 from sciflow.inverse.observe import Observation
 from sciflow.random import Stream
@@ -23,62 +23,8 @@ from sciflow.random import Stream
 if TYPE_CHECKING:
     import xarray as xr
 
-EVENT = ("channel", "y", "x")
 FORM_STARTS = (0, 130, 256, 386, 516, 646, 776, 906, 1029, 1157, 1287, 1415, 1545, 1667)
 """First image of each of the 14 forms of scikit-learn's digits: there the dictated sequence of labels starts again."""
-SPLITS = ("test", "validation", "train")
-Count = Annotated[int, Field(gt=0)]
-Share = Annotated[float, Field(gt=0, lt=1)]
-
-
-def observed(
-    images: np.ndarray, unit: np.ndarray, units: str, n_observations: int, fractions: dict[str, float],
-    observation: Observation, stream: Stream,
-) -> xr.Dataset:  # fmt: skip
-    """The data set of an imaging run: all images with their split, and observations of test images.
-
-    Raises:
-        InputError: fewer test images than observations.
-    """
-    labels = split(unit, fractions, stream.child("split"))
-    held_out = np.flatnonzero(labels == "test")
-    if len(held_out) < n_observations:
-        raise InputError(
-            f"dataset.n_observations is {n_observations}, but the test set has {len(held_out)} images. "
-            "Lower it, or raise dataset.test."
-        )
-    order = torch.randperm(len(held_out), generator=stream.child("observed").generator()).numpy()
-    chosen = np.sort(held_out[order[:n_observations]])
-    records = observation.record(torch.as_tensor(images[chosen]), stream.child("observe"))
-    dims = {name: ("observation", *_dims(name, value.ndim - 1)) for name, value in records.items()}
-    return to_xarray(
-        {"data": images, "truth": images[chosen], **records},
-        {"data": ("sample", *EVENT), "truth": ("observation", *EVENT), **dims},
-        {"split": ("sample", labels.astype(str)), "unit": ("sample", unit), "observed_sample": ("observation", chosen)},
-        {"data": units, "truth": units, "measured": units},
-    )
-
-
-def shares(test: float, validation: float) -> dict[str, float]:
-    """Share of each split.
-
-    Raises:
-        InputError: nothing is left for training.
-    """
-    if test + validation >= 1:
-        raise InputError(
-            f"dataset.test {test:g} and dataset.validation {validation:g} leave nothing to train on. Lower them."
-        )
-    return dict(zip(SPLITS, (test, validation, 1 - test - validation), strict=True))
-
-
-def _dims(name: str, n_axes: int) -> tuple[str, ...]:
-    """Axes of one record: a measurement vector, or a parameter shaped like an image or not."""
-    if name == "measured":
-        return ("measurement",)
-    return EVENT[-n_axes:] if n_axes <= len(EVENT) and name == "operator_mask" else tuple(
-        f"{name}_{axis}" for axis in range(n_axes)
-    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -191,4 +137,4 @@ class File:
         return observed(array, unit, units, self.n_observations, fractions, self.observation, stream)
 
 
-DATASETS: dict[str, type] = {"digits": Digits, "file": File}
+DATASETS: dict[str, type] = {"digits": Digits, "patches": Patches, "file": File}

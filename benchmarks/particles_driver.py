@@ -1,0 +1,132 @@
+"""The driver: how fast it resamples, how much memory it takes, and what a second rank gains.
+
+Systematic resampling of 10⁶ float64 weights beside the compiled code of the library `particles`, in two processes that
+take turns: medians over rounds of paired ratios of CPU times. Peak memory of a whole run in a process of its own, whose
+arrays have pages of their own. Two processes that hold one ensemble, by turns the first alone and both together: median
+over rounds of paired ratios of wall times.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import machine
+import torch
+from rows import Row, Statistic, judged
+
+from sciflow.particles.resampling import systematic
+from sciflow.random import Stream
+
+HERE = Path(__file__).resolve().parent
+PEERS = HERE.parent / ".venv-peers/bin/python"
+N_WEIGHTS, DIMENSION, TILE = 1_000_000, 64, 4096
+ROUNDS = {True: 20, False: 400}
+
+
+class Peer:
+    """The other library's process; None answers where its environment is not made."""
+
+    def __init__(self) -> None:
+        command = [str(PEERS), "-P", "-W", "ignore", str(HERE / "particles_peer.py"), str(N_WEIGHTS)]
+        self.process = subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.answer()
+
+    def answer(self) -> tuple[float, float]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError("the process of the library `particles` ended early; its message stands above.")
+        whole, resampling = json.loads(line)
+        return whole, resampling
+
+    def seconds(self) -> tuple[float, float]:
+        """From log-weights, and from normalised weights."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return self.answer()
+
+
+def cpu_seconds(run: Callable[[], object]) -> float:
+    start = time.process_time()
+    run()
+    return time.process_time() - start
+
+
+def median(values: Sequence[float]) -> Statistic:
+    """Of the rounds that are chosen."""
+    return lambda chosen: statistics.median(values[i] for i in chosen)
+
+
+def resampling_rows(quick: bool) -> list[Row]:
+    """Ours over theirs, and ours in milliseconds."""
+    log_weights = torch.randn(N_WEIGHTS, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    stream, peer = Stream(0), Peer() if PEERS.exists() else None
+    if peer is None:
+        print(f"There is no {PEERS}, so no comparison with `particles`. `make peers` makes it.", file=sys.stderr)
+    watch, own, ours, theirs = machine.Watch(), 0.0, [], []
+    for index in range(ROUNDS[quick]):
+        ours.append(cpu_seconds(lambda step=index: systematic(log_weights, N_WEIGHTS, stream.child(step))))
+        theirs += [peer.seconds()] if peer else []
+        own += ours[-1] + (theirs[-1][0] if theirs else 0.0)
+    quiet = watch.disturbance(own)[1]
+    claim = "systematic resampling of 10⁶ log-weights"
+    found = [judged(f"{claim} [ms]", median([1e3 * one for one in ours]), [len(ours)], None, quiet)]
+    for place, what in enumerate(("log-weights", "normalised weights")) if theirs else ():
+        ratios = [mine / other[place] for mine, other in zip(ours, theirs, strict=True)]
+        found.append(judged(f"{claim}, over `particles` from {what}", median(ratios), [len(ratios)], 1.0, quiet))
+    return found
+
+
+def answer(script: str, *arguments: object) -> subprocess.Popen:
+    """Another process of ours, whose last line is its answer."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    environment |= {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(HERE / script), *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE)
+
+
+def told(process: subprocess.Popen) -> dict:
+    text, _ = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"{process.args} ended with exit code {process.returncode}.")
+    return json.loads(text.splitlines()[-1])
+
+
+def memory_rows(quick: bool) -> list[Row]:
+    """Peak memory of a whole run over the state and what one tile takes."""
+    n, n_steps = (200_000, 10) if quick else (1_000_000, 100)
+    tile = [told(answer("particles_memory.py", TILE, 2))["bytes"] for _ in range(2 if quick else 5)]
+    whole = [told(answer("particles_memory.py", n, n_steps)) for _ in range(2)]
+    state = n * DIMENSION * 4
+    over = [one["bytes"] / (state + statistics.median(tile)) for one in whole]
+    claim = f"{n:.0e} particles of 64 float32, {n_steps} steps, {whole[0]['resampled']} resamplings"
+    return [
+        judged(f"{claim}: peak memory over state and one tile", median(over), [1] * 2, 1.2, True),
+        judged(f"{claim}: CPU seconds", median([one["seconds"] for one in whole]), [1] * 2, None, True),
+    ]
+
+
+def rank_rows(quick: bool) -> list[Row]:
+    """Wall time of two ranks over that of one."""
+    watch, n_rounds = machine.Watch(), 2 if quick else 15
+    with tempfile.TemporaryDirectory() as folder:
+        processes = [answer("particles_ranks.py", rank, folder, n_rounds) for rank in range(2)]
+        found, _ = told(processes[0]), processes[1].wait()
+    quiet = watch.disturbance(2 * found["seconds"])[1]
+    ratios = [together / alone for alone, together, _ in found["rounds"]]
+    claim = f"two ranks over one, a network's time, {found['rounds'][0][2]} resamplings: wall time"
+    return [judged(claim, median(ratios), [len(ratios)], 1 / 1.7, quiet)]
+
+
+def rows(quick: bool) -> list[Row]:
+    """Every row of this part."""
+    return [*resampling_rows(quick), *memory_rows(quick), *rank_rows(quick)]

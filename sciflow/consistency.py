@@ -1,0 +1,102 @@
+"""What is wrong with a run although each of its fields is right: names, files, grids and solvers that do not fit."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterator
+
+import torch
+
+from sciflow.diffusion.flow import reverse_sde
+from sciflow.diffusion.mixture import EmpiricalDenoiser
+from sciflow.diffusion.schedule import Schedule
+from sciflow.domains.protocol import question
+from sciflow.runs import did_you_mean
+from sciflow.search.reference import refined
+from sciflow.solvers.scheduled import Scheduled
+from sciflow.solvers.times import checked
+
+if typing.TYPE_CHECKING:
+    from sciflow.config import RunFile
+
+
+def inconsistencies(run: RunFile) -> Iterator[str]:
+    """What no single field shows, a line each; no file is read."""
+    for stage, names, table in (("evaluate", "metrics", "METRICS"), ("report", "figures", "FIGURES")):
+        known = getattr(question(run.domain, stage), table)
+        for name in getattr(getattr(run, stage), names):
+            if name not in known:
+                hint = did_you_mean(name, known)
+                yield f"{stage}.{names} must be among {sorted(known)} for domain {run.domain!r}, got {name!r}.{hint}"
+    for stage in ("dataset", "train"):
+        if getattr(getattr(run, stage), "path", None) == "":
+            yield f"{stage}.path is empty. Name the file; a relative path starts at the working directory."
+    least = question(run.domain, "evaluate").LEAST_MEMBERS
+    if run.sample.n_samples < least:
+        got = run.sample.n_samples
+        yield f"sample.n_samples must be at least {least} for the metrics of domain {run.domain!r}, got {got}."
+    if not run.sample.posteriors:
+        yield "sample.posteriors is empty. Name at least one sampler; `sciflow list posteriors` prints the kinds."
+    if hasattr(run.train, "schedule"):
+        yield from unplannable(run, run.train.schedule)
+    yield from _unforecast(run)
+    n_steps = run.sample.times.n_steps
+    for name, posterior in run.sample.posteriors.items():
+        if not name.strip() or not name.isprintable():
+            yield f"sample.posteriors: {name!r} is no name. Use printable characters, at least one of them no space."
+        solver = getattr(posterior, "solver", None)
+        order = getattr(solver, "order", 1)
+        if order > n_steps and getattr(solver, "multistep", True):
+            yield (
+                f"sample.posteriors.{name}.solver.order is {order}, more than the {n_steps} steps of sample.times: "
+                "there is no history for it. Lower the order or raise sample.times.n_steps."
+            )
+
+
+def unplannable(run: RunFile, schedule: Schedule) -> Iterator[str]:
+    """A time grid, and solvers, that the schedule has no steps for; that of a model in a file is read first."""
+    try:
+        grid = checked(run.sample.times(schedule))
+    except ValueError as error:
+        yield f"sample.times: {error}"
+        return
+    yield from _unsearchable(run, schedule, grid)
+    anything = EmpiricalDenoiser(torch.zeros(1, 1), schedule)  # of any data: only its levels are asked
+    for name, posterior in run.sample.posteriors.items():
+        solver = getattr(posterior, "solver", None)
+        try:
+            _ = solver is None or solver.plan(reverse_sde(anything, getattr(posterior, "noise_level", 0.0)), grid)
+        except ValueError as error:
+            yield f"sample.posteriors.{name}.solver: {error}"
+
+
+def _unforecast(run: RunFile) -> Iterator[str]:
+    """Rollouts of forecasters that nobody trains; those of a model in a file are not known here."""
+    for name, posterior in run.sample.posteriors.items():
+        asked, known = getattr(posterior, "forecaster", None), getattr(run.train, "forecasters", {})
+        if not (asked is None or hasattr(run.train, "path") or asked in known or (not asked and len(known) == 1)):
+            hint = did_you_mean(asked, known) if known else " Use `train: {kind: forecast}`."
+            yield f"sample.posteriors.{name}.forecaster must be one of {sorted(known)}, got {asked!r}.{hint}"
+
+
+def _unsearchable(run: RunFile, schedule: Schedule, grid: typing.Sequence[float]) -> Iterator[str]:
+    """A search that this grid cannot have, or whose findings nobody takes."""
+    search = run.sample.search
+    if search is None:
+        return
+    solvers = [getattr(posterior, "solver", None) for posterior in run.sample.posteriors.values()]
+    if getattr(search, "finds_choices", False) and not any(isinstance(solver, Scheduled) for solver in solvers):
+        yield (
+            "sample.search finds what each step of a `scheduled` solver does, and no posterior has that solver. "
+            "Give one `solver: {kind: scheduled}`, or search for a grid alone."
+        )
+    try:
+        refined(schedule, grid, 2)
+    except ValueError as error:
+        yield f"sample.search: {error}"
+    candidates = getattr(search, "n_candidates", len(grid))
+    if candidates < len(grid) - 1:
+        yield (
+            f"sample.search.n_candidates is {candidates}, fewer than the {len(grid) - 1} steps of sample.times. "
+            "Raise it well above."
+        )

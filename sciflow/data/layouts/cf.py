@@ -1,0 +1,173 @@
+"""netCDF and Zarr by the CF conventions: dims that say their axis, variables with units."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from sciflow.data.formats.mapping import check_declared, check_size, existing
+from sciflow.data.layouts.simulations import AXES, Simulations
+from sciflow.data.store import atomic_path
+from sciflow.errors import InputError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+STANDARD = {
+    "longitude": "x", "projection_x_coordinate": "x", "latitude": "y", "projection_y_coordinate": "y", "altitude": "z",
+    "height": "z", "depth": "z", "time": "time",
+}  # fmt: skip
+NAMES = {
+    "lon": "x",
+    "lat": "y",
+    "lev": "z",
+    "t": "time",
+    "trajectory": "sample",
+    "realization": "sample",
+    "batch": "sample",
+}
+ZARR = ".zarr"
+
+
+@dataclass(frozen=True)
+class CF:
+    """netCDF files and Zarr stores whose dims are known by the attribute `axis`, a standard name, or their own name.
+
+    Variables with a time are fields, those with space and no time constants, and numbers of each sample parameters. A
+    dim of samples may be missing: then there is one. Times are numbers in the units that the file says; a calendar is
+    not decoded.
+
+    Exactness: values as xarray decodes them (scale factor, offset and fill value applied)
+    Cost: all fields in memory, refused above `max_gigabytes` before they are read; Zarr needs the extra `zarr`
+    Bias: none
+    Args:
+        max_gigabytes: largest total that is read.
+    Source: CF conventions 1.11, sections 4 and 5.
+    """
+
+    max_gigabytes: Annotated[float, Field(gt=0)] = 8.0
+    keys: ClassVar[str] = "variables with dims `time` and `x` (or `axis`/`standard_name` that say so)"
+
+    def read(self, path: str | Path, look_inside: bool = True) -> Simulations:
+        """Everything in the file. Raises InputError in words for every way in which it can be wrong."""
+        import xarray as xr
+
+        path = Path(path) if Path(path).is_dir() else existing(path)
+        engine = "zarr" if path.is_dir() else None
+        if engine:
+            _need_zarr()
+        try:
+            with xr.open_dataset(path, engine=engine, decode_times=False) as file:
+                check_size(path, sum(int(v.nbytes) for v in file.data_vars.values()), self.max_gigabytes)
+                if not engine:
+                    check_declared(path, None, self.max_gigabytes)
+                found = _simulations(path, _renamed(path, file), look_inside)
+        except InputError:
+            raise
+        except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise InputError(
+                f"{path} is no netCDF file or Zarr store, or damaged ({reason}). Write it again."
+            ) from error
+        return found.checked(path, look_inside)
+
+    def write(self, path: str | Path, simulations: Simulations) -> None:
+        """A netCDF-4 file, or a Zarr store if the name ends in .zarr; an existing store is replaced."""
+        path, dataset = Path(path), _conventional(simulations)
+        if path.suffix != ZARR:
+            with atomic_path(path) as temporary:
+                temporary.write_bytes(dataset.to_netcdf(engine="h5netcdf"))
+            return
+        _need_zarr()
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tmp-") as folder:
+            dataset.to_zarr(Path(folder) / path.name, zarr_format=2, consolidated=True)
+            shutil.rmtree(path, ignore_errors=True)
+            (Path(folder) / path.name).replace(path)
+
+
+def _need_zarr() -> None:
+    """Raise InputError where the library is not installed."""
+    try:
+        import zarr  # noqa: F401
+    except ImportError:
+        raise InputError("Zarr stores need the extra: pip install 'sciflow[zarr]', or convert to netCDF.") from None
+
+
+def _renamed(path: Path, file: xr.Dataset) -> xr.Dataset:
+    """The data set with dims sample, time, z, y, x."""
+    new: dict[str, str] = {}
+    for dim in map(str, file.dims):
+        attrs: dict[str, Any] = dict(file[dim].attrs) if dim in file.coords else {}
+        said = {"X": "x", "Y": "y", "Z": "z", "T": "time"}.get(str(attrs.get("axis", "")).upper())
+        found = said or STANDARD.get(str(attrs.get("standard_name", "")), NAMES.get(dim, dim))
+        if found in new.values():
+            raise InputError(
+                f"{path}: the dims {[*new, dim]} would both be {found!r}. Correct their attributes `axis`."
+            )
+        new[dim] = found
+    changed = {old: name for old, name in new.items() if old != name}
+    return file.rename(changed) if changed else file
+
+
+def _simulations(path: Path, file: xr.Dataset, look_inside: bool) -> Simulations:
+    """Fields, constants and parameters by the dims that they have."""
+    if "data" in file.data_vars and "channel" in file["data"].dims:
+        return Simulations.of(file)
+    space = [axis for axis in AXES if axis in file.dims]
+    if "time" not in file.dims or not space:
+        raise InputError(
+            f"{path} has the dims {[*map(str, file.sizes)]} and variables {[*map(str, file.data_vars)]}, but needs "
+            f"{CF.keys}. Say `axis: T` and `axis: X` in the attributes of the coordinates."
+        )
+    order = ("sample", "time", *space)
+    groups: dict[str, dict[str, np.ndarray]] = {"fields": {}, "constants": {}, "parameters": {}}
+    for key, variable in file.data_vars.items():
+        dims, name = set(map(str, variable.dims)), str(key)
+        if not dims <= set(order):
+            raise InputError(
+                f"{path}: variable {name!r} has dims {variable.dims}, known are {order}. Rename or drop it."
+            )
+        kind = "fields" if "time" in dims else "constants" if dims & set(space) else "parameters"
+        wanted = {"fields": order, "constants": ("sample", *space), "parameters": ("sample",)}[kind]
+        sizes = [file.sizes.get(dim, 1) for dim in wanted]
+        held = variable.transpose(*(dim for dim in wanted if dim in dims))
+        values = held.to_numpy() if look_inside else np.broadcast_to(np.zeros((), held.dtype), held.shape)
+        full = values.reshape([n if dim in dims else 1 for dim, n in zip(wanted, sizes, strict=True)])
+        groups[kind][name] = np.broadcast_to(full, sizes)
+    coords = {d: file[d].to_numpy() if d in file.coords else np.arange(file.sizes[d]) for d in ("time", *space)}
+    if not groups["fields"]:
+        raise InputError(f"{path}: no variable has the dim of time, found {[*map(str, file.data_vars)]}.")
+    boundary = json.loads(str(file.attrs.get("boundary", "{}")))
+    facts = {str(k): v for k, v in file.attrs.items() if k not in ("boundary", "Conventions")}
+    return Simulations(groups["fields"], coords["time"], {a: coords[a] for a in space}, groups["constants"],
+                       groups["parameters"], boundary, facts)  # fmt: skip
+
+
+def _conventional(simulations: Simulations) -> xr.Dataset:
+    """A variable for each field, dims (sample, time, z, y, x), with the attributes that CF asks for."""
+    import xarray as xr
+
+    space = tuple(simulations.space)
+    order = tuple(axis for axis in reversed(AXES) if axis in space)
+    variables = {}
+    for names, dims in (
+        (simulations.fields, ("sample", "time", *space)),
+        (simulations.constants, ("sample", *space)),
+        (simulations.parameters, ("sample",)),
+    ):
+        wanted = tuple(dim for dim in ("sample", "time", *order) if dim in dims)
+        for name, values in names.items():
+            variables[name] = xr.Variable(dims, values, {"units": "1", "long_name": name}).transpose(*wanted)
+    coords = {
+        name: xr.Variable((name,), values, {"units": "1", "axis": name[0].upper(), "long_name": name})
+        for name, values in {"time": simulations.time, **simulations.space}.items()
+    }
+    attrs = {"Conventions": "CF-1.11", "title": "simulations", "boundary": json.dumps(dict(simulations.boundary))}
+    return xr.Dataset(variables, coords, {**attrs, **simulations.facts})

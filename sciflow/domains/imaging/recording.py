@@ -1,0 +1,88 @@
+"""From images to the data set of an imaging run: splits that do not leak, and observations of held-out images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from sciflow.data.arrays import to_xarray
+from sciflow.data.split import split
+from sciflow.errors import InputError
+from sciflow.inverse.observe import Observation
+from sciflow.random import Stream
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+EVENT = ("channel", "y", "x")
+SPLITS = ("test", "validation", "train")
+Count = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+def observed(
+    images: np.ndarray, unit: np.ndarray, units: str, n_observations: int, fractions: dict[str, float],
+    observation: Observation, stream: Stream, may_be_observed: np.ndarray | None = None,
+) -> xr.Dataset:  # fmt: skip
+    """The data set of an imaging run: all images with their split, and observations of test images.
+
+    Args:
+        images: (sample, *event).
+        unit: id of what each image belongs to, (sample,): no id stands in two splits.
+        units: of the values.
+        n_observations: how many.
+        fractions: share of each split.
+        observation: how they are observed.
+        stream: of all that is drawn.
+        may_be_observed: which images may be, bool, (sample,); None: all.
+
+    Raises:
+        InputError: fewer test images than observations.
+    """
+    labels = split(unit, fractions, stream.child("split"))
+    is_test = labels == "test"
+    held_out = np.flatnonzero(is_test if may_be_observed is None else is_test & may_be_observed)
+    if len(held_out) < n_observations:
+        raise InputError(
+            f"dataset.n_observations is {n_observations}, but the test set has {len(held_out)} images. "
+            "Lower it, or raise dataset.test."
+        )
+    order = torch.randperm(len(held_out), generator=stream.child("observed").generator()).numpy()
+    chosen = np.sort(held_out[order[:n_observations]])
+    records = observation.record(torch.as_tensor(images[chosen]), stream.child("observe"))
+    dims = {name: ("observation", *_dims(name, value.ndim - 1)) for name, value in records.items()}
+    made = to_xarray(
+        {"data": images, "truth": images[chosen], **records},
+        {"data": ("sample", *EVENT), "truth": ("observation", *EVENT), **dims},
+        {"split": ("sample", labels.astype(str)), "unit": ("sample", unit), "observed_sample": ("observation", chosen)},
+        {"data": units, "truth": units, "measured": units},
+    )
+    shape = observation.range_shape(images.shape[1:], stream.child("observe"))
+    if len(shape) == len(EVENT):
+        made["measured"].attrs["shape"] = np.array(shape, dtype=np.int64)  # of one measurement, as a figure shows it
+    return made
+
+
+def shares(test: float, validation: float) -> dict[str, float]:
+    """Share of each split.
+
+    Raises:
+        InputError: nothing is left for training.
+    """
+    if test + validation >= 1:
+        raise InputError(
+            f"dataset.test {test:g} and dataset.validation {validation:g} leave nothing to train on. Lower them."
+        )
+    return dict(zip(SPLITS, (test, validation, 1 - test - validation), strict=True))
+
+
+def _dims(name: str, n_axes: int) -> tuple[str, ...]:
+    """Axes of one record: a measurement vector, or a parameter shaped like an image or not."""
+    if name == "measured":
+        return ("measurement",)
+    return EVENT[-n_axes:] if n_axes <= len(EVENT) and name == "operator_mask" else tuple(
+        f"{name}_{axis}" for axis in range(n_axes)
+    )  # fmt: skip

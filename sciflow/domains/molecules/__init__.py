@@ -1,0 +1,1 @@
+"""Molecules: potentials, their Boltzmann laws, and models that sample and simulate them."""

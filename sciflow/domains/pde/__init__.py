@@ -1,0 +1,1 @@
+"""Partial differential equations: fields that evolve, and what sensors see of them."""

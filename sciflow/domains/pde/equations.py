@@ -1,0 +1,126 @@
+"""Equations on a ring, u_t + c (u²/2)_x = L u: each says its speed c and the symbol of L, and is solved as modes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Protocol, runtime_checkable
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from sciflow.domains.pde.boxes import Ring
+from sciflow.solvers.dynamics import Equation, linear
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+@runtime_checkable
+class RingEquation(Protocol):
+    """An entry of EQUATIONS."""
+
+    @property
+    def steepening(self) -> float:
+        """c, how fast a wave steepens; 0 for a linear equation."""
+        ...
+
+    def rate(self, ring: Ring) -> Tensor:
+        """The symbol of L, (size/2 + 1,), float64 or complex128 [1/time]."""
+        ...
+
+
+def semilinear(equation: RingEquation, ring: Ring) -> Equation:
+    """The dynamics of the modes of u, with its linear part under the frame "linear".
+
+        dû/dt = L̂ û − ½ c i k F[u²],   the product made on the grid, its aliases left out
+
+    Mean and, where L is skew, ∫u² are conserved. States are (batch, size/2 + 1), complex128.
+    """
+    factor = -0.5j * equation.steepening * ring.odd_wavenumbers * ring.kept
+
+    def advection(t: float, modes: Tensor) -> Tensor:
+        return factor * ring.modes(ring.values(modes).square_())
+
+    def nothing(t: float, modes: Tensor) -> Tensor:
+        return torch.zeros_like(modes)
+
+    return linear(equation.rate(ring), advection if equation.steepening else nothing)
+
+
+@dataclass(frozen=True)
+class Advection:
+    """u_t + β u_x = 0: every wave moves at the same speed.
+
+    Exactness: the linear part is all there is, and solved exactly by any exponential method
+    Cost: none
+    Bias: none
+    Args:
+        speed: β [length/time].
+    Source: definition.
+    """
+
+    speed: float = 1.0
+    steepening = 0.0
+
+    def rate(self, ring: Ring) -> Tensor:
+        return -1j * self.speed * ring.odd_wavenumbers
+
+
+@dataclass(frozen=True)
+class Burgers:
+    """u_t + u u_x = ν u_xx: waves steepen into fronts of width ν/|u|.
+
+    Exactness: solved by the Cole–Hopf transform, which the laws compare with
+    Cost: two transforms per call
+    Bias: fronts that the grid does not resolve ring: use size > length max|u|/ν
+    Args:
+        viscosity: ν [length²/time].
+    Source: Hopf (1950); Cole (1951).
+    """
+
+    viscosity: Positive = 0.1
+    steepening = 1.0
+
+    def rate(self, ring: Ring) -> Tensor:
+        return -self.viscosity * ring.wavenumbers**2
+
+
+@dataclass(frozen=True)
+class KortewegDeVries:
+    """u_t + 6 u u_x + u_xxx = 0: dispersion balances steepening, and solitons pass through each other.
+
+    Exactness: u = (c/2) sech²(√c (x − ct)/2) moves unchanged, which the laws compare with
+    Cost: two transforms per call
+    Bias: none beyond the grid; the rate is imaginary, so coefficients must stay complex
+    Source: Korteweg and de Vries (1895); Zabusky and Kruskal (1965).
+    """
+
+    steepening = 6.0
+
+    def rate(self, ring: Ring) -> Tensor:
+        return 1j * ring.odd_wavenumbers**3
+
+
+@dataclass(frozen=True)
+class KuramotoSivashinsky:
+    """u_t + u u_x + u_xx + u_xxxx = 0: chaos in space and time on rings longer than about 20.
+
+    Exactness: the mean is conserved; trajectories part at the rate of the largest Lyapunov exponent, about 0.09
+    Cost: two transforms per call
+    Bias: none beyond grid and step
+    Source: Kuramoto (1978); Sivashinsky (1977); parameters of Brandstetter et al. (2022), Lie point symmetry data
+        augmentation.
+    """
+
+    steepening = 1.0
+
+    def rate(self, ring: Ring) -> Tensor:
+        return ring.wavenumbers**2 - ring.wavenumbers**4
+
+
+EQUATIONS: dict[str, type] = {
+    "advection": Advection,
+    "burgers": Burgers,
+    "korteweg_de_vries": KortewegDeVries,
+    "kuramoto_sivashinsky": KuramotoSivashinsky,
+}

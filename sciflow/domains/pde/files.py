@@ -1,0 +1,124 @@
+"""What is the data? Your own simulations, from a file whose layout says what its axes are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from sciflow.data.arrays import to_xarray
+from sciflow.data.layouts.layout import LAYOUTS, Layout, layout_of
+from sciflow.data.layouts.simulations import Simulations
+from sciflow.data.schema import suggestion
+from sciflow.data.split import split
+from sciflow.errors import InputError
+from sciflow.inverse.likelihood import GaussianNoise
+from sciflow.inverse.observe import Observation
+from sciflow.inverse.sensors import Sensors
+from sciflow.random import Stream
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Count = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+SPLITS = ("test", "validation", "train")
+
+
+def _sensors() -> Observation:
+    return Observation(Sensors(stride=8, channels=1), GaussianNoise(0.05))
+
+
+@dataclass(frozen=True)
+class SimulationFile:
+    """Your own simulations: one field of a PDEBench, The Well, CF netCDF or Zarr file, in one or two dimensions.
+
+    Events are (time, x) or (time, y, x). The numbers of each simulation come along as `parameter_…`, fields that do not
+    change as `constant_…`, boundary conditions as an attribute.
+
+    Exactness: values as stored, in float32
+    Cost: all fields of the file in memory, refused above `max_gigabytes` before they are read
+    Bias: none; each trajectory counts as independent of the others
+    Args:
+        path: of the file.
+        layout: a name of LAYOUTS; empty takes the one that its keys show.
+        variable: the field, one of those in the file; empty takes the only one.
+        n_times: how many times to keep; null keeps all.
+        every: keep each so-manieth time.
+        max_gigabytes: largest total that is read.
+        n_observations: held-out trajectories that are observed.
+        validation: share for the validation loss.
+        test: share held out.
+        observation: how they are observed; the first channel is the first time.
+    Source: the layouts' own documentation; see sciflow.data.layouts.
+    """
+
+    path: str = ""
+    layout: str = ""
+    variable: str = ""
+    n_times: Count | None = None
+    every: Count = 1
+    max_gigabytes: Annotated[float, Field(gt=0)] = 8.0
+    n_observations: Count = 4
+    validation: Share = 0.1
+    test: Share = 0.1
+    observation: Observation = field(default_factory=_sensors)
+
+    def __post_init__(self) -> None:
+        if self.layout and self.layout not in LAYOUTS:
+            known = sorted(LAYOUTS)
+            hint = suggestion(self.layout, known)
+            raise InputError(f"dataset.layout must be one of {known} or empty, got {self.layout!r}.{hint}")
+        if self.test + self.validation >= 1:
+            raise InputError("dataset.test and dataset.validation leave nothing to train on. Lower them.")
+
+    def look(self) -> None:
+        """Raise InputError for whatever the header of the file shows to be wrong."""
+        self._chosen(self._read(look_inside=False))
+
+    def _read(self, look_inside: bool = True) -> Simulations:
+        layout: Any = LAYOUTS[self.layout]() if self.layout else layout_of(Path(self.path))
+        reader: Layout = replace(layout, max_gigabytes=self.max_gigabytes)
+        return reader.read(self.path, look_inside)
+
+    def _chosen(self, found: Simulations) -> str:
+        """The name of the field to take."""
+        names = [*found.fields]
+        if len(found.space) > 2:
+            raise InputError(f"{self.path}: the fields have the axes {[*found.space]}. Give one or two: slice them.")
+        if self.variable in names or (not self.variable and len(names) == 1):
+            return self.variable or names[0]
+        asked = f"no field {self.variable!r}" if self.variable else "several fields"
+        hint = suggestion(self.variable, names) or " Say which one: `variable: <name>`."
+        raise InputError(f"{self.path}: {asked}, found {names}.{hint}")
+
+    def simulate(self, stream: Stream) -> xr.Dataset:
+        found = self._read()
+        named = found.to_dataset().sel(channel=self._chosen(found)).drop_vars("channel")
+        named = named.isel(time=slice(None, None, self.every)).isel(time=slice(self.n_times))
+        event = tuple(map(str, named["data"].dims[1:]))
+        n = named.sizes["sample"]
+        shares = dict(zip(SPLITS, (self.test, self.validation, 1 - self.test - self.validation), strict=True))
+        labels = split(np.arange(n), shares, stream.child("split"))
+        chosen = np.flatnonzero(labels == "test")[: self.n_observations]
+        if len(chosen) < self.n_observations:
+            raise InputError(
+                f"dataset.n_observations is {self.n_observations}, but {len(chosen)} of {n} trajectories are held out. "
+                "Lower it, or raise dataset.test."
+            )
+        data = torch.as_tensor(np.ascontiguousarray(named["data"].to_numpy()), dtype=torch.float32)
+        records = self.observation.record(data[chosen], stream.child("observe"))
+        values = {"data": data, "truth": data[chosen], **records}
+        dims: dict[str, tuple[str, ...]] = {"data": ("sample", *event), "truth": ("observation", *event)}
+        dims["measured"] = ("observation", "measurement")
+        for name, value in records.items():
+            dims.setdefault(name, ("observation", *(f"{name}_{axis}" for axis in range(value.ndim - 1))))
+        coords: dict[str, Any] = {name: named[name].to_numpy() for name in event}
+        coords |= {"split": ("sample", labels.astype(str)), "unit": ("sample", np.arange(n))}
+        made = to_xarray(values, dims, coords, {name: "1" for name in ("data", "truth", "measured")})
+        others = [name for name in named.data_vars if name != "data"]
+        return made.merge(named[others].drop_vars("unit", errors="ignore")).assign_attrs(named.attrs)

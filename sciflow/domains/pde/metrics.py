@@ -1,0 +1,134 @@
+"""What is good? A forecast close to the truth, as uncertain as it is wrong, beside draws of the exact law."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sciflow.data.arrays import from_xarray, to_xarray
+from sciflow.domains.pde.porous import EVENT, is_porous, log_permeability
+from sciflow.domains.protocol import Findings, Row
+from sciflow.domains.scored import LEAST_MEMBERS, Metrics, score
+from sciflow.errors import InputError
+from sciflow.inverse.likelihood import LikelihoodModel
+from sciflow.metrics.ensemble import crps, spread_skill
+from sciflow.metrics.lead import by_lead, correlation_by_lead, correlation_time, excess_by_lead
+from sciflow.metrics.spectrum import energy_spectrum, spectrum_error
+from sciflow.random import Stream
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["LEAST_MEMBERS", "METRICS", "evaluate"]
+
+EXACT = "exact draws"
+TRAJECTORY: dict[str, Callable[..., Any]] = {
+    "correlation_time": correlation_time,
+    "spectrum_error": spectrum_error,
+}  # look at whole trajectories
+METRICS = Metrics(own=TRAJECTORY, without=("psnr", "ssim"))  # without what is made for pictures
+
+
+def evaluate(
+    names: Sequence[str], data: xr.Dataset, samples: xr.Dataset, likelihood: LikelihoodModel, stream: Stream
+) -> Findings:
+    """Scores of the fields after those that were given, for every posterior and for draws of the exact law.
+
+    The exact draws are those of the true likelihood, whatever the samples assumed. With several later fields, the
+    arrays hold scores at each lead time, too.
+
+    Raises:
+        InputError: there is no truth to compare with.
+    """
+    if "truth" not in data.variables:
+        raise InputError("data.nc holds no `truth`: nothing can be scored. Leave `evaluate` out for measured data.")
+    if is_porous(data):
+        return _permeabilities(names, data, samples, stream)
+    event = tuple(map(str, data["truth"].dims[1:]))
+    dims = ("observation", "member", *event)
+    found = samples["samples"]
+    draws = {str(name): from_xarray(found.sel(posterior=name), dims) for name in found["posterior"].to_numpy().tolist()}
+    if "exact" in data.variables:
+        draws[EXACT] = from_xarray(data["exact"], ("observation", "exact_member", *event))
+    truth = from_xarray(data["truth"], ("observation", *event))
+    draws = {name: drawn.to(truth.dtype) for name, drawn in draws.items()}
+    given = int(data.attrs.get("n_given", 1))
+    later = {name: drawn[:, :, given:] for name, drawn in draws.items()}
+    mask = torch.ones_like(truth[:, given:], dtype=torch.bool)
+    unit = data["truth"].attrs.get("units", "1")
+    pointwise = [name for name in names if name not in TRAJECTORY]
+    findings = score(pointwise, truth[:, given:], later, mask, stream, unit)
+    clock = data["time"].to_numpy().astype(float)
+    rows = [*findings.rows, *_of_trajectories(names, truth, draws, given, clock, stream)]
+    if truth.shape[1] - given < 2:
+        return Findings(rows, findings.arrays)
+    return Findings(rows, findings.arrays.merge(curves(truth[:, given:], later, clock[given:] - clock[given - 1])))
+
+
+def _of_trajectories(
+    names: Sequence[str], truth: Tensor, draws: Mapping[str, Tensor], given: int, clock: np.ndarray, stream: Stream
+) -> list[Row]:
+    """Rows of the metrics that look at whole trajectories, from the last given field on."""
+    rows = []
+    for name, drawn in draws.items():
+        if "correlation_time" in names:
+            times = (clock[given - 1 :] - clock[given - 1]).tolist()
+            pair = truth[:, given - 1 :], drawn[:, :, given - 1 :]
+            found = correlation_time(*pair, times=times, stream=stream.child("correlation_time"))
+            rows += [Row(name, key, value) for key, value in found.items()]
+        if "spectrum_error" in names:
+            found = spectrum_error(truth[:, given:], drawn[:, :, given:], n_axes=truth.ndim - 2)
+            rows += [Row(name, key, value) for key, value in found.items()]
+    return rows
+
+
+def curves(truth: Tensor, draws: Mapping[str, Tensor], lead: np.ndarray) -> xr.Dataset:
+    """Scores at each lead time and spectra at the last, the arrays behind the figures of a forecast.
+
+    Args:
+        truth: (observation, lead, *field).
+        draws: posterior → (observation, member, lead, *field).
+        lead: times since the last given field.
+    """
+    values: dict[str, list[Tensor]] = {}
+
+    def add(name: str, value: Tensor) -> None:
+        values.setdefault(name, []).append(value)
+
+    for drawn in draws.values():
+        found = {
+            "crps": by_lead(crps, truth, drawn), "spread_skill": by_lead(spread_skill, truth, drawn),
+            "correlation": correlation_by_lead(truth, drawn),
+        }  # fmt: skip
+        if EXACT in draws:
+            found["crps_excess"] = excess_by_lead(crps, truth, drawn, draws[EXACT])
+        for name, curve in found.items():
+            add(f"lead_{name}", curve.value)
+            add(f"lead_{name}_stderr", curve.stderr)
+        add("lead_spread", drawn.var(1).flatten(2).mean((0, 2)).sqrt())
+        add("lead_error", (drawn.mean(1) - truth).square().flatten(2).mean((0, 2)).sqrt())
+        add("spectrum", energy_spectrum(drawn[:, :, -1], truth.ndim - 2).mean((0, 1)))
+    dims = {name: ("posterior", "shell" if name == "spectrum" else "lead") for name in values}
+    return to_xarray(
+        {
+            **{name: torch.stack(value) for name, value in values.items()},
+            "spectrum_truth": energy_spectrum(truth[:, -1], truth.ndim - 2).mean(0),
+        },
+        {**dims, "spectrum_truth": ("shell",)},
+        {"posterior": np.array(list(draws)), "lead": lead},
+    )
+
+
+def _permeabilities(names: Sequence[str], data: xr.Dataset, samples: xr.Dataset, stream: Stream) -> Findings:
+    """Scores of the log-permeability at every place."""
+    truth = log_permeability(data, from_xarray(data["truth"], ("observation", *EVENT)).double())
+    draws = {}
+    for name in samples["posterior"].to_numpy().tolist():
+        drawn = from_xarray(samples["samples"].sel(posterior=name), ("observation", "member", *EVENT))
+        draws[str(name)] = log_permeability(data, drawn.double())
+    pointwise = [name for name in names if name not in TRAJECTORY]
+    return score(pointwise, truth, draws, torch.ones_like(truth, dtype=torch.bool), stream)

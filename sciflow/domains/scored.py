@@ -1,0 +1,133 @@
+"""What domains of fields and images answer to "what is good?": close to the truth, and as uncertain as wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sciflow.data.arrays import to_xarray
+from sciflow.domains.protocol import Findings, Row
+from sciflow.metrics import METRICS
+from sciflow.metrics.calibration import DISTANCE, QUANTITIES, coverage_curve, rank_counts, rank_functions, snap
+from sciflow.random import Stream
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+WHOLE = ("psnr", "ssim", "rmse", "energy_score")  # of whole events; the others look at the mask
+MOST_BINS = 20  # of a rank histogram
+RANKED = ("coverage", "rank_histogram", "sbc", "tarp")
+FIT = "log-likelihood"
+FUNCTION_DIMS = {
+    "rank_function": ("posterior", "quantity", "point"), "rank_p": ("posterior", "quantity"),
+    "rank_point": ("point",), "rank_low": ("point",), "rank_high": ("point",),
+}  # fmt: skip
+LEAST_MEMBERS = 2  # spread, ranks and intervals need two draws
+
+
+@dataclass(frozen=True, eq=False)
+class Metrics(Mapping[str, Callable[..., Any]]):
+    """METRICS as a domain sees it: with entries of its own, and without those that do not fit; plugins add to it.
+
+    Args:
+        own: what the domain adds.
+        without: names of METRICS that are left out.
+    """
+
+    own: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
+
+    def __getitem__(self, name: str) -> Callable[..., Any]:
+        if name in self.without:
+            raise KeyError(name)
+        return self.own[name] if name in self.own else METRICS[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in (*METRICS, *self.own) if name not in self.without)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def score(
+    names: Sequence[str],
+    truth: Tensor,
+    draws: Mapping[str, Tensor],
+    mask: Tensor,
+    stream: Stream,
+    unit: str = "1",
+    levels: Tensor | None = None,
+    fit: Callable[[Tensor], Tensor] | None = None,
+) -> Findings:
+    """Rows of every posterior against the truth, and the arrays behind the calibration figures.
+
+    Args:
+        names: of METRICS.
+        truth: (observation, *event).
+        draws: posterior → (observation, member, *event).
+        mask: what had to be inferred, bool, (observation, *event).
+        stream: for ties and projections.
+        unit: of the data.
+        levels: the values that the data take, if they are few: draws are rounded to them before ranking.
+        fit: a quantity that looks at the data, (observation, k, *event) → (observation, k), e.g. the log-likelihood.
+    """
+    rows, arrays = [], {}
+    n_bins = min(MOST_BINS, *(drawn.shape[1] + 1 for drawn in draws.values()))  # one histogram for all
+    for name, drawn in draws.items():
+        ranked = drawn if levels is None else snap(drawn, levels)
+        for metric in names:
+            given = ranked if metric in RANKED else drawn
+            scores = METRICS[metric](
+                truth, given, mask=None if metric in WHOLE else mask, stream=stream.child(metric), unit=unit
+            )
+            rows += [Row(str(name), key, value) for key, value in scores.items()]
+        more = {} if fit is None else {FIT: (fit(truth[:, None])[:, 0], fit(ranked))}
+        arrays[str(name)] = _curves(truth, ranked, mask, stream, n_bins)
+        arrays[str(name)] |= function_arrays(truth, ranked, mask, stream, more)
+    return Findings(rows, _named(arrays, [*QUANTITIES, *more, DISTANCE]))
+
+
+def function_arrays(
+    truth: Tensor, samples: Tensor, mask: Tensor | None, stream: Stream, more: Mapping[str, tuple[Tensor, Tensor]]
+) -> dict[str, Tensor]:
+    """The arrays behind the figure of rank functions, for one posterior; dims are those of FUNCTION_DIMS."""
+    found = rank_functions(truth, samples, mask=mask, stream=stream.child("sbc"), more=more)
+    return {
+        "rank_point": found.band.points, "rank_low": found.band.low, "rank_high": found.band.high,
+        "rank_function": found.functions, "rank_p": torch.tensor(found.p_values, dtype=torch.float64),
+    }  # fmt: skip
+
+
+def _curves(truth: Tensor, samples: Tensor, mask: Tensor, stream: Stream, n_bins: int) -> dict[str, Tensor]:
+    curve = coverage_curve(truth, samples, mask=mask, stream=stream.child("coverage"))
+    ranks = rank_counts(truth, samples, mask=mask, stream=stream.child("rank_histogram"), n_bins=n_bins)
+    return {
+        "level": curve.levels, "coverage": curve.coverage, "coverage_stderr": curve.stderr,
+        "rank_edge": ranks.edges, "rank_density": ranks.density, "rank_density_stderr": ranks.stderr,
+    }  # fmt: skip
+
+
+def _named(arrays: Mapping[str, Mapping[str, Tensor]], quantities: Sequence[str]) -> xr.Dataset:
+    dims = {"rank_edge": ("edge",), **FUNCTION_DIMS}
+    dims |= {name: ("posterior", "level") for name in ("coverage", "coverage_stderr")}
+    dims |= {name: ("posterior", "bin") for name in ("rank_density", "rank_density_stderr")}
+    return together(arrays, dims, {"level": next(iter(arrays.values()))["level"].numpy(), "quantity": quantities})
+
+
+def together(
+    arrays: Mapping[str, Mapping[str, Tensor]], dims: Mapping[str, tuple[str, ...]], coords: Mapping[str, Any]
+) -> xr.Dataset:
+    """The arrays of every posterior as one; what has no dim of that name is the same for all."""
+    first = next(iter(arrays.values()))
+    values = {
+        name: torch.stack([found[name] for found in arrays.values()]) if "posterior" in of else first[name]
+        for name, of in dims.items()
+    }
+    return to_xarray(
+        values, dims, {"posterior": np.array(list(arrays)), **{k: np.asarray(v) for k, v in coords.items()}}
+    )

@@ -1,0 +1,173 @@
+"""Data assimilation behind the seam of posteriors: one observation is all that was measured along one path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from sciflow.diffusion.denoiser import Denoiser
+from sciflow.errors import InputError
+from sciflow.inverse.likelihood import GaussianLikelihood, Likelihood
+from sciflow.inverse.moments import linear_gaussian
+from sciflow.particles.ensemble_kalman import EnsembleKalman, Variant
+from sciflow.particles.filtering import BootstrapFilter, Filter, GuidedFilter, LinearMeasurements, filtered
+from sciflow.particles.particles import Particles
+from sciflow.particles.resampling import Scheme
+from sciflow.random import Stream
+from sciflow.solvers.state_space import StateSpace
+
+Progress = Callable[[int, int], None]
+
+
+def hidden_chain(prior: Denoiser) -> StateSpace:
+    """The state space of a prior that is known by its equation.
+
+    Raises:
+        InputError: another prior.
+    """
+    space = getattr(prior, "space", None)
+    if not isinstance(space, StateSpace):
+        raise InputError(
+            "a filter follows an equation in time, and this prior has none. Use `train: {kind: dynamics}` with a data "
+            "set of paths, or a posterior that asks a denoiser."
+        )
+    return space
+
+
+def measurements(likelihood: GaussianLikelihood, n_times: int, d: int) -> LinearMeasurements:
+    """The measurements of a path, time by time.
+
+    Raises:
+        InputError: a measurement that reads several times.
+    """
+    y, m = likelihood.observation, len(likelihood.observation)
+    rows = likelihood.operator.adjoint(torch.eye(m, dtype=y.dtype, device=y.device)).reshape(m, n_times, d)
+    reads = (rows != 0).any(2)
+    if bool((reads.sum(1) != 1).any()):
+        raise InputError("a filter takes measurements of one time each, but one of these reads several or none.")
+    when = reads.double().argmax(1)
+    chosen = [when == k for k in range(n_times)]
+    return LinearMeasurements(
+        tuple(y[own] for own in chosen), tuple(rows[own, k] for k, own in enumerate(chosen)), likelihood.sigma
+    )
+
+
+def _problem(prior: Denoiser, likelihood: Likelihood, n: int, name: str) -> tuple[StateSpace, LinearMeasurements]:
+    if n < 1:
+        raise InputError(f"a posterior needs n ≥ 1 draws, got {n}.")
+    space = hidden_chain(prior)
+    gaussian = linear_gaussian(likelihood, tuple(prior.shape), name)
+    like = gaussian.observation
+    return replace(space, mean=space.mean.to(like.device, like.dtype)), measurements(gaussian, *prior.shape)
+
+
+@dataclass(frozen=True)
+class ParticleFilter:
+    """Follow particles through time, and resample by each measurement as it comes.
+
+        filtering: member i at time k is a draw of p(x_k | y_{0:k})
+        smoothing: member i is a path from p(x_{0:K} | y_{0:K})
+
+    As filtering laws, members at two times do not belong together: what is right are the laws of each time. That is
+    what a forecaster has at that time, and what ensemble filters are compared with.
+
+    Target: p(x_k | y_{0:k}) at each time, or p(x_{0:K} | y_{0:K}); evidence p(y_{0:K}).
+    Exactness: exact as particles → ∞; evidence unbiased for the solver's chain, at any number of them.
+    Cost: one solve for each particle and time; smoothing n_samples × particles densities more for each time.
+    Bias: O(1/particles); the particles needed grow exponentially with the number of measurements at one time, and with
+        fewer the filter loses the truth: watch `ess_min`.
+    Args:
+        n_particles: particles, whatever the number of draws asked for.
+        proposal: "bootstrap": as the equation moves; "guided": towards the next measurement, which takes an ODE with
+            additive noise.
+        law: "filtering" or "smoothing".
+        resampling: scheme.
+    Raises:
+        InputError: a prior without an equation, a likelihood that is not linear, Gaussian and of one time each, or
+            options out of range.
+        NonFiniteError: no particle left; names the step.
+    Source: Gordon, Salmond and Smith (1993); Doucet, Godsill and Andrieu (2000) for "guided"; Godsill, Doucet and West
+        (2004) for "smoothing".
+    """
+
+    n_particles: Annotated[int, Field(gt=1)] = 1024
+    proposal: Literal["bootstrap", "guided"] = "bootstrap"
+    law: Literal["filtering", "smoothing"] = "filtering"
+    resampling: Scheme = "systematic"
+
+    def __post_init__(self) -> None:
+        if self.n_particles < 2 or self.proposal not in ("bootstrap", "guided"):
+            got = f"{self.n_particles} and {self.proposal!r}"
+            raise InputError(f"ParticleFilter needs n_particles ≥ 2 and proposal 'bootstrap' or 'guided', got {got}.")
+        if self.law not in ("filtering", "smoothing"):
+            raise InputError(f"law must be 'filtering' or 'smoothing', got {self.law!r}.")
+
+    def __call__(
+        self,
+        prior: Denoiser,
+        likelihood: Likelihood,
+        times: Tensor | Sequence[float],
+        n: int,
+        stream: Stream,
+        on_step: Progress | None = None,
+    ) -> Particles:
+        space, seen = _problem(prior, likelihood, n, "ParticleFilter")
+        model: Filter = BootstrapFilter(space, seen) if self.proposal == "bootstrap" else GuidedFilter(space, seen)
+        report = None if on_step is None else (lambda k, ess: on_step(k, model.n_steps))
+        with torch.no_grad():
+            found = filtered(model, self.n_particles, stream, self.resampling, report)
+            smooth = self.law == "smoothing"
+            x = found.smoothed(n, stream.child("smooth")) if smooth else found.marginals()
+        numbers = found.particles
+        equal = Particles.equal(x)
+        return replace(numbers, x=x, log_weights=equal.log_weights, eve=equal.eve)
+
+
+@dataclass(frozen=True)
+class EnsembleKalmanFilter:
+    """Follow an ensemble through time, and correct it by Kalman's formula at each measurement.
+
+        x̄ += K (y − H x̄),   K = P Hᵀ (H P Hᵀ + σ² I)⁻¹,   P the covariance of the ensemble
+
+    Members are those after each measurement; the log-evidence is that of Gaussian forecasts.
+
+    Target: none; p(x_k | y_{0:k}) where all laws are Gaussian and the ensemble is large.
+    Exactness: for linear Gaussian chains as members → ∞, the evidence too.
+    Cost: one solve for each member and time, and an analysis of O(members × measurements × coordinates).
+    Bias: Gaussian laws are assumed: it does not vanish for non-linear equations, however large the ensemble.
+    Args:
+        n_members: of the ensemble, whatever the number of draws asked for.
+        variant: "stochastic": measurements are perturbed for each member; "transform": none are.
+        inflation: factor of the forecast anomalies.
+        localisation: length, in coordinates on a ring, at which covariances are damped; null damps none.
+    Raises:
+        InputError: as `ParticleFilter`, or options out of range.
+        NonFiniteError: a forecast that is not finite; names the time.
+    Source: Evensen (1994); Burgers, van Leeuwen and Evensen (1998); Hunt, Kostelich and Szunyogh (2007) for the
+        transform and its localisation.
+    """
+
+    n_members: Annotated[int, Field(gt=1)] = 64
+    variant: Variant = "stochastic"
+    inflation: Annotated[float, Field(ge=1)] = 1.0
+    localisation: Annotated[float, Field(gt=0)] | None = None
+
+    def __call__(
+        self,
+        prior: Denoiser,
+        likelihood: Likelihood,
+        times: Tensor | Sequence[float],
+        n: int,
+        stream: Stream,
+        on_step: Progress | None = None,
+    ) -> Particles:
+        space, seen = _problem(prior, likelihood, n, "EnsembleKalmanFilter")
+        model = EnsembleKalman(space, seen, self.variant, self.inflation, self.localisation)
+        with torch.no_grad():
+            found = model.run(self.n_members, stream, on_step)
+        return replace(Particles.equal(found.states), log_evidence=found.log_evidence)

@@ -1,0 +1,34 @@
+"""How much memory the next attempt of a job asks for: more only after one that was killed, as for want of memory.
+
+Imports neither torch nor xarray: a Snakefile asks.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+KINDEST = 3  # doublings at most: eight times what the run file asks for
+
+
+def megabytes(asked: int, state: Path, attempt: int) -> int:
+    """The memory [MB] for one attempt.
+
+        asked · 2^min(kills, attempt − 1)
+
+    A kill is a process that left no word in its state: SIGKILL, as of an out-of-memory killer, or an allocation that
+    failed. Running out of time, wrong input, a bug or a duplicate that was refused asks for no more.
+
+    Args:
+        asked: of the run file.
+        state: directory of the stage (and shard) that `sciflow.data.state.State` keeps.
+        attempt: 1 for the first of this call of Snakemake, which forgets earlier kills.
+    """
+    return asked << min(kills(state), attempt - 1, KINDEST)
+
+
+def kills(state: Path) -> int:
+    """How many attempts in a row have been killed, the last one included if it was."""
+    count, holder, refused = (state / name for name in ("killed", "holder", "refused"))
+    before = int(count.read_text()) if count.is_file() else 0
+    is_alive = refused.is_file() and holder.is_file() and refused.stat().st_mtime_ns >= holder.stat().st_mtime_ns
+    return before + (holder.is_file() and not is_alive)

@@ -1,0 +1,131 @@
+"""Which particles of an ensemble this process holds, and sums over them whose bits do not depend on that."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sciflow.errors import InputError
+from sciflow.particles.ranks import Ranks
+
+
+@dataclass(frozen=True)
+class Slots:
+    """The rows start … stop of an ensemble that one rank holds.
+
+    A single ensemble is cut at tiles of the random stream; islands are never cut, so that each lives within one rank.
+
+    Args:
+        n: particles on all ranks.
+        islands: independent ensembles of n/islands particles each, one after the other.
+        tile: rows that are always drawn and summed together.
+        rank: of this process.
+        size: number of ranks.
+
+    Raises:
+        InputError: fewer tiles or islands than ranks, or islands of different sizes.
+    """
+
+    n: int
+    islands: int
+    tile: int
+    rank: int
+    size: int
+
+    def __post_init__(self) -> None:
+        if self.n < 1 or self.islands < 1 or self.n % self.islands:
+            raise InputError(
+                f"smc needs n ≥ 1 particles in islands of equal size, got n = {self.n} and {self.islands} islands. "
+                "Take a multiple of the number of islands."
+            )
+        if self._n_pieces < self.size:
+            what = "islands" if self.islands > 1 else f"tiles of {self.tile} particles"
+            raise InputError(f"{self._n_pieces} {what} cannot be shared by {self.size} ranks. Use fewer ranks.")
+
+    @property
+    def _n_pieces(self) -> int:
+        return self.islands if self.islands > 1 else -(-self.n // self.tile)
+
+    @property
+    def per_island(self) -> int:
+        return self.n // self.islands
+
+    @functools.cached_property
+    def bounds(self) -> list[int]:
+        """First row of each rank, and n."""
+        piece = self.per_island if self.islands > 1 else self.tile
+        return [min(self._n_pieces * rank // self.size * piece, self.n) for rank in range(self.size + 1)]
+
+    @property
+    def start(self) -> int:
+        return self.bounds[self.rank]
+
+    @property
+    def stop(self) -> int:
+        return self.bounds[self.rank + 1]
+
+    @property
+    def count(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def own_islands(self) -> range:
+        """The islands of which this rank holds all, or, of a single one, a part."""
+        return range(1) if self.islands == 1 else range(self.start // self.per_island, self.stop // self.per_island)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether one island lies on several ranks."""
+        return self.islands == 1 and self.size > 1
+
+    def lengths(self) -> list[int]:
+        """Rows of each rank."""
+        bounds = self.bounds
+        return [stop - start for start, stop in itertools.pairwise(bounds)]
+
+
+def folded(values: Tensor) -> Tensor:
+    """Sum over the last axis by halves: the order of the additions depends on its length and on nothing else."""
+    while values.shape[-1] > 1:
+        half = -(-values.shape[-1] // 2)
+        left, right = values[..., :half], values[..., half:]
+        if left.shape == right.shape:
+            values = left + right
+        else:
+            values = left.clone()
+            values[..., : right.shape[-1]] += right
+    return values[..., 0]
+
+
+def log_sums(values: Tensor, slots: Slots, ranks: Ranks) -> tuple[Tensor, Tensor]:
+    """log Σ exp(v) and log Σ exp(2v) of each own island, float64, the same bits on any number of ranks.
+
+    The largest value and both sums of each tile, then the tiles by halves. NaN if a value is NaN or +inf.
+
+    Args:
+        values: (own islands, own particles of each), float64.
+    """
+    short = -values.shape[1] % slots.tile
+    padded = torch.nn.functional.pad(values, (0, short), value=-math.inf) if short else values
+    tiles = padded.unflatten(1, (-1, slots.tile))
+    top, first, second = _relative_sums(tiles)
+    if slots.is_cut:
+        lengths = [-(-length // slots.tile) for length in slots.lengths()]
+        top, first, second = ranks.gathered(torch.stack([top, first, second], -1)[0], lengths)[None].unbind(-1)
+    highest = top.amax(-1)
+    if top.shape[1] > 1:
+        scale = (top - highest.where(highest > -math.inf, 0.0)[:, None]).exp_()
+        first, second = first * scale, second * scale.square_()
+    return highest + folded(first).log(), 2 * highest + folded(second).log()
+
+
+def _relative_sums(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """m, Σ exp(v − m) and Σ exp(2v − 2m) over the last axis, m the largest value."""
+    top = values.amax(-1)
+    shifted = (values - top.where(top > -math.inf, 0.0)[..., None]).exp_()
+    return top, folded(shifted), folded(shifted.square_())

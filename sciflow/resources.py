@@ -1,0 +1,37 @@
+"""What the stages of a run may use: the `resources:` of a run file."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+from pydantic import Field
+
+
+@dataclasses.dataclass(frozen=True)
+class Resources:
+    """What one stage may use.
+
+    Args:
+        threads: CPU threads of the process.
+        gpu: devices, on each node.
+        mem_mb: memory [MB], on each node.
+        runtime: time limit [minutes].
+        shards: parts that `sample` is cut into.
+        ranks: processes of `train` on each node; 0 takes one for each device, and one where there is none.
+        nodes: nodes of a SLURM cluster that `train` is spread over.
+    """
+
+    threads: Annotated[int, Field(gt=0)] = 1
+    gpu: Annotated[int, Field(ge=0)] = 0
+    mem_mb: Annotated[int, Field(gt=0)] = 2000
+    runtime: Annotated[int, Field(gt=0)] = 60
+    shards: Annotated[int, Field(gt=0)] = 1
+    ranks: Annotated[int, Field(ge=0)] = 0
+    nodes: Annotated[int, Field(gt=0)] = 1
+
+    def __post_init__(self) -> None:
+        if self.gpu and self.ranks not in (0, self.gpu):
+            raise ValueError(
+                f"ranks is {self.ranks}, with gpu {self.gpu} it must be 0 or {self.gpu}: a device for each."
+            )

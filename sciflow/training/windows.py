@@ -1,0 +1,47 @@
+"""Pieces of trajectories: what a one-step forecaster is given, and the field that follows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sciflow.errors import InputError
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Every run of `length` successive fields of every trajectory, cut out when it is asked for.
+
+    Row r is the piece of trajectory r // k that starts at its field r mod k, k = time − length + 1.
+
+    Args:
+        trajectories: (trajectory, time, channel, *grid).
+        length: fields of a piece.
+    Raises:
+        InputError: trajectories shorter than a piece.
+    """
+
+    trajectories: Tensor
+    length: int
+
+    def __post_init__(self) -> None:
+        if self.per_trajectory < 1:
+            raise InputError(
+                f"forecasters that look back on {self.length - 1} fields need trajectories of {self.length} or more, "
+                f"got {self.trajectories.shape[1]}. Lower train.n_given, or keep more times in `dataset`."
+            )
+
+    @property
+    def per_trajectory(self) -> int:
+        """Pieces of one trajectory."""
+        return self.trajectories.shape[1] - self.length + 1
+
+    def __len__(self) -> int:
+        return len(self.trajectories) * self.per_trajectory
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """The pieces (row, length, channel, *grid)."""
+        start = (rows % self.per_trajectory)[:, None] + torch.arange(self.length)
+        return self.trajectories[(rows // self.per_trajectory)[:, None], start]

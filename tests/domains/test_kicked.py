@@ -1,0 +1,97 @@
+"""Kicked fields: the law of the kicks, the certified error, and that the exact ensemble has the law of the truth."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from sciflow.domains.pde import kicked
+from sciflow.domains.pde.equations import Advection, Burgers
+from sciflow.domains.pde.kicked import Kicked
+from sciflow.errors import InputError
+from sciflow.random import Stream
+
+SMALL = Kicked(
+    equation=Burgers(0.3), size=32, gust_width=0.6, gust_rate=1.0, n_times=2, kicks=2, spin_up=2.0, n_samples=60,
+    n_observations=3, n_exact=2, test=0.1, validation=0.1,
+)  # fmt: skip
+
+
+def made(**options: object) -> xr.Dataset:
+    return replace(SMALL, **options).simulate(Stream(1))
+
+
+def test_kicks_that_nothing_damps_add_up_to_their_variance() -> None:
+    """Advection moves kicks and keeps them: after K kicks the variance at a place is K τ (rate s² (E g² − ḡ²) + a²)."""
+    law = replace(SMALL, equation=Advection(1.0), n_samples=3000, n_times=1, spin_up=0.5, stirring=0.7)
+    ends = torch.as_tensor(law.simulate(Stream(2))["data"].to_numpy()[:, -1]).double()
+    sharp = torch.tensor(1 / 0.6**2, dtype=torch.float64)
+    gust = float(torch.special.i0e(2 * sharp) - torch.special.i0e(sharp) ** 2)
+    expected = 4 * 0.25 * (1.0 * 2.0**2 * gust + 0.7**2)  # 2 kicks in the spin-up, 2 after it
+    energies = ends.square().mean(1)  # independent from trajectory to trajectory
+    assert abs(float(energies.mean()) - expected) < 4 * float(energies.std()) / math.sqrt(len(energies))
+    assert float(ends.mean(1).abs().max()) < 1e-6  # kicks have no mean; rounding of float32 on disk
+
+
+def test_numbers_of_gusts_are_poisson() -> None:
+    """The share of kicks without any gust is e^{−rate τ}."""
+    law, n = replace(SMALL, stirring=0.0), 20000
+    calm = (law.kick(n, Stream(3), 0).abs().amax(1) == 0).double().mean()
+    share = math.exp(-0.25)
+    assert abs(float(calm) - share) < 4 * math.sqrt(share * (1 - share) / n)
+
+
+def test_the_kick_of_a_trajectory_does_not_depend_on_the_others() -> None:
+    assert torch.equal(SMALL.kick(40, Stream(1), 7)[:9], SMALL.kick(9, Stream(1), 7))
+
+
+def test_the_truth_is_one_of_the_exact_ensemble_in_law() -> None:
+    """Ranks of the truth among 19 exact members are uniform: z of their mean over 200 trajectories, at both times."""
+    data = made(n_samples=2000, n_observations=200, n_exact=19)
+    for time in (1, 2):
+        truth, exact = (data[name].isel(time=time, x=5).to_numpy() for name in ("truth", "exact"))
+        ranks = (exact < truth[:, None]).sum(1)
+        spread = math.sqrt((20**2 - 1) / 12 / 200)  # of the mean of 200 uniform ranks 0 … 19
+        assert abs(ranks.mean() - 9.5) < 4 * spread
+
+
+def test_the_file_says_what_is_given_and_how_exact_it_is() -> None:
+    data = made(n_given=2)
+    assert data["data"].dims == ("sample", "time", "x") and data.sizes["time"] == 3
+    given = data["truth"].to_numpy()[:, :2]
+    np.testing.assert_array_equal(data["measured"].to_numpy(), given.reshape(3, -1))
+    np.testing.assert_array_equal(data["exact"].to_numpy()[:, :, :2], np.repeat(given[:, None], 2, 1))
+    errors = [made(step=step).attrs["reference_error"] for step in (0.0625, 0.03125)]
+    assert 8 < errors[0] / errors[1] < 32  # order 4: a factor of 16, and what the leading term leaves out
+    assert 0 < data.attrs["resolution_error"] < 0.01
+    rows = {array.tobytes() for array in data["data"].to_numpy()[data["split"].to_numpy() != "test"]}
+    assert not rows & {array.astype(np.float32).tobytes() for array in data["truth"].to_numpy()}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"waves": 11}, "carry waves below 11"),
+        ({"gust_rate": 5.0}, "Raise dataset.kicks"),
+        ({"n_observations": 30}, "6 trajectories are held out"),
+        ({"test": 0.5, "validation": 0.5}, "nothing to train on"),
+        ({"n_given": 3}, "of 3 fields none is left to forecast"),
+        ({"equation": Burgers(0.01), "gust_width": 0.3}, "resolution error of these fields is"),
+        ({"step": 0.25}, "half of the time between kicks"),
+    ],
+)
+def test_what_does_not_fit_is_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        made(**options)
+
+
+def test_steps_that_are_too_long_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a limit below what these steps leave: longer ones blow up before they err by a hundredth."""
+    monkeypatch.setattr(kicked, "COARSEST", 1e-3)
+    with pytest.raises(InputError, match=r"reference error of these fields is 0\.\d%. Lower dataset\.step"):
+        made(step=0.125, gust_strength=5.0, gust_width=0.4)

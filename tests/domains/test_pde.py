@@ -1,0 +1,125 @@
+"""Domain pde: what the data set holds, that its exact posterior is exact, and what is refused."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from sciflow.domains.pde.boxes import Ring
+from sciflow.domains.pde.equations import Advection, Burgers, KortewegDeVries, semilinear
+from sciflow.domains.pde.evolve import fields
+from sciflow.domains.pde.simulate import Evolving
+from sciflow.errors import InputError, NonFiniteError
+from sciflow.inverse.inpainting import Inpainting
+from sciflow.inverse.likelihood import GaussianNoise
+from sciflow.inverse.observe import Observation
+from sciflow.inverse.sensors import Sensors
+from sciflow.random import Stream
+from tests.tiny import PDE, Place, change
+
+COUNTS = {"n_samples": 40, "n_observations": 2, "n_exact": 4000, "test": 0.1, "validation": 0.1}
+SMALL = Evolving(equation=Burgers(0.3), size=16, waves=3, duration=0.5, **COUNTS)
+
+
+def sensors(stride: int, channels: int = 1, sigma: float = 0.3) -> Observation:
+    return Observation(Sensors(stride, channels), GaussianNoise(sigma))
+
+
+def made(**options: object) -> xr.Dataset:
+    return replace(SMALL, **options).simulate(Stream(1))
+
+
+def test_exact_draws_have_the_posterior_of_a_linear_equation() -> None:
+    """Advection by v t moves the whole law: at every time the posterior is Gaussian, with moments by conditioning."""
+    data = made(equation=Advection(1.0), observation=sensors(4))
+    basis, ring = SMALL.basis(), SMALL.ring
+    for i in range(2):
+        seen, y = basis[::4], torch.as_tensor(data["measured"].to_numpy()[i]).double()
+        gain = seen.T @ torch.linalg.inv(seen @ seen.T + 0.3**2 * torch.eye(4, dtype=torch.float64))
+        mean, covariance = gain @ y, torch.eye(6, dtype=torch.float64) - gain @ seen
+        for k, t in enumerate((0.0, 0.5)):
+            angles = (ring.places - t)[:, None] * torch.arange(1, 4)
+            spread = basis.square().sum(0)[:3].mul(2 / 16).sqrt()  # of a cosine over the ring: its mean square is ½
+            moved = torch.cat([spread * angles.cos(), spread * angles.sin()], 1)
+            drawn = torch.as_tensor(data["exact"].to_numpy()[i, :, k])
+            variance = (moved @ covariance * moved).sum(1)
+            error = (variance / 4000).sqrt()  # standard error of a mean; √2 times the relative one of a variance
+            assert ((drawn.mean(0) - moved @ mean).abs() < 4 * error).all()
+            assert ((drawn.var(0) / variance - 1).abs() < 4 * math.sqrt(2 / 4000)).all()
+
+
+def test_the_truth_is_one_of_the_exact_draws_in_law() -> None:
+    """Ranks of the truth among the exact draws are uniform: z of their mean over 200 events at one place."""
+    data = made(n_samples=2000, n_observations=200, n_exact=19, observation=sensors(8), equation=Burgers(0.3))
+    truth, exact = (data[name].isel(time=1, x=5).to_numpy() for name in ("truth", "exact"))
+    ranks = (exact < truth[:, None]).sum(1)
+    spread = math.sqrt((20**2 - 1) / 12 / 200)  # of the mean of 200 uniform ranks 0 … 19
+    assert abs(ranks.mean() - 9.5) < 4 * spread
+
+
+def test_later_readings_have_no_exact_answer() -> None:
+    assert "exact" not in made(observation=sensors(4, channels=2)).variables
+    assert "exact" in made(observation=sensors(4), n_exact=2).variables
+
+
+def test_the_file_says_where_sensors_are_and_how_exact_it_is() -> None:
+    data = made(n_times=2, n_exact=2, observation=sensors(4))
+    assert data["data"].dims == ("sample", "time", "x") and data.sizes["time"] == 3
+    places, times = data["sensor_x"].to_numpy(), data["sensor_time"].to_numpy()
+    assert np.allclose(places, 2 * math.pi * np.arange(0, 16, 4) / 16) and (times == 0).all()
+    assert 0 < data.attrs["reference_error"] < 1e-5
+    assert data.attrs["reference_error"] > made(n_exact=2, step=0.01).attrs["reference_error"]
+    assert 0 < data.attrs["resolution_error"] < 0.01
+    finer = made(n_times=2, n_exact=2, observation=sensors(8), size=32)
+    assert finer.attrs["resolution_error"] < 0.1 * data.attrs["resolution_error"]  # spectral: a digit and more
+    assert set(data["split"].to_numpy()) == {"train", "validation", "test"}
+    rows = {array.tobytes() for array in data["data"].to_numpy()[data["split"].to_numpy() == "train"]}
+    assert not rows & {array.astype(np.float32).tobytes() for array in data["truth"].to_numpy()}
+
+
+def test_masks_of_its_own_are_conditioned_on_too() -> None:
+    """An operator that draws its parameters: those of each observation count."""
+    data = made(observation=Observation(Inpainting(0.5), GaussianNoise(0.05)), n_times=1, n_exact=2)
+    assert "exact" not in data.variables  # pixels of both times are seen
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"waves": 6}, "carry waves below 5"),
+        ({"n_observations": 30}, "4 trajectories are held out"),
+        ({"test": 0.5, "validation": 0.5}, "nothing to train on"),
+        ({"observation": sensors(4, channels=3)}, "sensors in 3 channels do not fit"),
+        ({"equation": Burgers(0.005), "duration": 3.0}, "does not resolve these fields: twice as many move them by"),
+    ],
+)
+def test_what_does_not_fit_is_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        made(**options)
+
+
+def test_a_step_too_long_for_the_waves_is_refused_with_the_longest_that_is_safe() -> None:
+    with pytest.raises(InputError, match=r"cells; at most 1.3 are stable. Take steps of at most (?P<step>[\d.e-]+)"):
+        made(equation=KortewegDeVries(), amplitude=20.0, step=0.5, duration=4.0)
+
+
+def test_a_blow_up_names_the_step_that_would_do() -> None:
+    ring = Ring(2 * math.pi, 32)
+    start = 40 * ring.places.cos()[None]
+    with pytest.raises(
+        NonFiniteError, match=r"between t = 0 and 4, .* values up to 40 before. Take smaller steps: below"
+    ):
+        fields(semilinear(KortewegDeVries(), ring), ring, start, [0.0, 4.0], 0.5)
+
+
+def test_the_exact_posterior_is_scored_beside_the_samplers(place: Place) -> None:
+    results = place.build(change(PDE, {"evaluate.metrics": ["rmse", "crps", "coverage"]}))
+    table = (results / "metrics.csv").read_text()
+    assert "exact draws,crps," in table and "PiGDM,crps," in table
+    report = (results / "report.html").read_text()
+    assert "One held-out event" in report and report.count("data:image/png") >= 2

@@ -1,0 +1,138 @@
+"""The Fokker–Planck residual vanishes on laws that diffuse and on no others; a density network is a gradient."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from problems import mixture
+from torch import Tensor
+
+from sciflow.diffusion import FokkerPlanck, GaussianMixture, NetworkDenoiser, Scaled
+from sciflow.diffusion.fokker_planck import density_network, residuals, squared_residual
+from sciflow.diffusion.loss import Denoising
+from sciflow.diffusion.schedule import Cosine
+from sciflow.errors import InputError
+from sciflow.networks import MLP, EnergyMLP
+from sciflow.random import Stream
+
+ROUNDING = 1e-12  # float64, some hundred operations on numbers of order one
+LAWS = {
+    "gaussian": GaussianMixture(torch.ones(1), torch.full((1, 2), 0.7), torch.tensor([[[0.5, 0.2], [0.2, 1.5]]])),
+    "mixture": mixture(),
+    "five dimensions": GaussianMixture(
+        torch.tensor([0.3, 0.7]), torch.stack([torch.ones(5), -torch.ones(5)]), 0.5 * torch.eye(5).repeat(2, 1, 1)
+    ),
+}
+
+
+class Diffusing(torch.nn.Module):
+    """log q of a known law that is blurred as it should be, or with the wrong strength."""
+
+    def __init__(self, law: GaussianMixture, power: float = 1.0) -> None:
+        super().__init__()
+        self.law, self.power = law, power
+
+    def log_density(self, z: Tensor, level: Tensor) -> Tensor:
+        variance, d = (2 * level).exp(), z.shape[1]
+        y = z * (1 + variance).sqrt()[:, None]
+        blurred = self.law.covariances.to(z) + (variance**self.power)[:, None, None, None] * torch.eye(d, dtype=z.dtype)
+        gap = y[:, None] - self.law.means.to(z)
+        squared = (gap * torch.linalg.solve(blurred, gap)).sum(2)
+        log_components = -0.5 * (squared + torch.linalg.slogdet(blurred)[1] + d * math.log(2 * math.pi))
+        return (self.law.weights.to(z).log() + log_components).logsumexp(1) + 0.5 * d * (1 + variance).log()
+
+
+def places(d: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    return Stream(0).normal(32, (d,), dtype=dtype), torch.linspace(-3, 2, 32, dtype=dtype)
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_the_residual_of_a_diffusing_law_is_zero(name: str) -> None:
+    law = LAWS[name]
+    d = law.means.shape[1]
+    z, level = places(d)
+    directions = math.sqrt(d) * torch.eye(d, dtype=torch.float64)[:, None].expand(d, 32, d)
+    exact = residuals(Diffusing(law), z, level, directions).mean(0)
+    assert float(exact.abs().max()) < 1e4 * ROUNDING  # second derivatives of a logsumexp, in units of narrow modes
+    single = residuals(Diffusing(law), z.float(), level.float(), directions.float()).mean(0)
+    assert float(single.abs().max()) < 1e-3  # float32 rounds by 6e-8, times curvatures up to some hundred
+    wrong = residuals(Diffusing(law, power=1.2), z, level, directions).mean(0)
+    assert float(wrong.abs().mean()) > 0.05
+
+
+def test_the_residual_of_a_wrong_blur_is_the_one_computed_by_hand() -> None:
+    """N(0, 1 + ρ^{2p}) in place of N(0, 1 + ρ²), in one dimension: log q = −r² z²/2v − ½ log(v/r²)."""
+    law = GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.ones(1, 1, 1))
+    z, level = places(1)
+    p, rho2 = 1.3, (2 * level).exp()
+    v, r2 = 1 + rho2**p, 1 + rho2
+    rate = 2 * p * rho2**p / v  # d log v/dl
+    slow = 2 * rho2 / r2  # d log r²/dl
+    by_hand = (0.5 * r2 * z[:, 0] ** 2 / v - 0.5) * (rate - slow)
+    ratio = r2 / v
+    by_hand = by_hand - rho2 / r2 * (-ratio + (ratio * z[:, 0]) ** 2 - ratio * z[:, 0] ** 2 + 1)
+    found = residuals(Diffusing(law, p), z, level, torch.ones(1, 32, 1, dtype=torch.float64))[0]
+    assert torch.allclose(found, by_hand, rtol=0, atol=1e3 * ROUNDING)
+
+
+def test_beyond_three_dimensions_the_square_is_unbiased() -> None:
+    law, n = LAWS["five dimensions"], 20_000
+    z, level = (part[5:6] for part in places(5))
+    network = Diffusing(law, 1.3)
+    directions = math.sqrt(5) * torch.eye(5, dtype=torch.float64)[:, None]
+    exact = float(residuals(network, z, level, directions).mean(0)) ** 2
+    many = squared_residual(network, z.expand(n, 5), level.expand(n), Stream(1), dtype=torch.float64)
+    assert float(many.std()) > 0  # the directions matter
+    assert abs(float(many.mean()) - exact) < 4 * float(many.std()) / math.sqrt(n)
+
+
+def filled(shape: tuple[int, ...] = (2,)) -> torch.nn.Module:
+    torch.manual_seed(0)
+    module = EnergyMLP(16, 2).build(shape).double()
+    torch.nn.init.normal_(module.last.weight, std=0.3)
+    return module
+
+
+def test_the_answer_of_a_density_network_is_the_gradient_of_its_log_density() -> None:
+    """The score in z is −z + F/ρ, and also ∇ log q."""
+    module, (z, level) = filled(), places(2)
+    score = -z + module(z, level) / level.exp()[:, None]
+    h = 1e-5
+    for i in range(2):
+        e = h * torch.eye(2, dtype=torch.float64)[i]
+        slope = (module.log_density(z + e, level) - module.log_density(z - e, level)) / (2 * h)
+        assert torch.allclose(slope, score[:, i], rtol=0, atol=1e-8)  # h² and 1e-16/h
+    jacobian = torch.autograd.functional.jacobian(lambda x: module(x[None], level[:1])[0], z[0])
+    assert torch.allclose(jacobian, jacobian.T, rtol=0, atol=ROUNDING)  # no curl
+
+
+def test_gradients_of_the_loss_are_finite_differences_in_every_parameter() -> None:
+    module, loss, stream = filled(), FokkerPlanck(weight=0.5), Stream(2)
+    denoiser = NetworkDenoiser(module, Scaled(Cosine(), 0.7), (2,), 0.3)
+    x1 = 0.3 + 0.7 * Stream(0).normal(6, (2,), dtype=torch.float64)
+    loss(denoiser, x1, stream, 0).mean().backward()
+    h = 1e-6
+    for name, parameter in module.named_parameters():
+        values = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                parameter.flatten()[0] += sign * h
+                values.append(float(loss(denoiser, x1, stream, 0).mean()))
+                parameter.flatten()[0] -= sign * h
+        slope = (values[0] - values[1]) / (2 * h)
+        assert slope == pytest.approx(float(parameter.grad.flatten()[0]), abs=1e-7, rel=1e-5), name  # 1e-16/h
+
+
+def test_without_weight_it_is_denoising_and_needs_a_density_in_any_case() -> None:
+    module, stream = filled(), Stream(3)
+    denoiser = NetworkDenoiser(module, Scaled(Cosine(), 0.7), (2,), 0.3)
+    x1 = Stream(0).normal(8, (2,), dtype=torch.float64)
+    plain = Denoising(-1.0, 1.6)(denoiser, x1, stream, 4)
+    assert torch.equal(FokkerPlanck(0.0)(denoiser, x1, stream, 4), plain)
+    assert bool((FokkerPlanck(0.1)(denoiser, x1, stream, 4) > plain).all())
+    assert density_network(module) is module
+    with pytest.raises(InputError, match="energy_mlp"):
+        other = NetworkDenoiser(MLP(8, 1).build((2,)), Scaled(Cosine(), 0.7), (2,), 0.3)
+        FokkerPlanck()(other, x1.float(), stream, 0)

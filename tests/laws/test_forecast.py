@@ -1,0 +1,227 @@
+"""One-step forecasters against a chain whose law is known, and the Föllmer process against its published drift."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sciflow.diffusion import Karras, reverse_sde
+from sciflow.diffusion.denoiser import FromView
+from sciflow.diffusion.forecast import DiffusionModel, Forecasts, RegressionModel, Scale
+from sciflow.diffusion.loss import Denoising, Velocity
+from sciflow.diffusion.model import pack, unpack
+from sciflow.diffusion.paths import Follmer
+from sciflow.diffusion.schedule import EDM, Linear
+from sciflow.errors import InputError, NonFiniteError
+from sciflow.inverse.likelihood import GaussianLikelihood
+from sciflow.inverse.rollout import Rollout
+from sciflow.inverse.sensors import Sensors
+from sciflow.networks.unet import UNet
+from sciflow.random import Stream
+from sciflow.solvers.exponential import EABM
+from sciflow.training.windows import Windows
+
+KEEP, NOISE, SIZE, HORIZON = 0.8, 0.5, 8, 3  # u' = KEEP u + NOISE ξ at each of SIZE places
+SCALE = Scale(mean=0.3, std=1.2, step=0.7)
+START = Stream(8).normal(1, (SIZE,), dtype=torch.float64)[0]
+GIVEN = GaussianLikelihood(START, Sensors(1, 1), 0.1)
+
+
+class ExactIncrement(nn.Module):
+    """What the network of a perfect conditional diffusion answers for the chain, in the units of `NetworkDenoiser`."""
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        noisy, past = x[:, :1], x[:, -1:] * SCALE.std + SCALE.mean
+        mean, variance = (KEEP - 1) * past / SCALE.step, (NOISE / SCALE.step) ** 2
+        ratio = level.exp()[:, None, None]
+        root = (1 + ratio**2).sqrt()
+        expected = mean + variance / (variance + ratio**2) * (noisy * root - mean)
+        return ((expected - noisy / root) * root / ratio).expand(-1, x.shape[1], -1)
+
+
+class ExactMean(nn.Module):
+    """What the network of a perfect regression answers."""
+
+    def forward(self, x: Tensor, level: Tensor | None) -> Tensor:
+        return (KEEP - 1) * (x * SCALE.std + SCALE.mean) / SCALE.step
+
+
+def chain(n: int, length: int, stream: Stream) -> Tensor:
+    fields = [stream.child("start").normal(n, (1, SIZE), dtype=torch.float64)]
+    for k in range(length - 1):
+        fields.append(KEEP * fields[-1] + NOISE * stream.normal(n, (1, SIZE), step=k, dtype=torch.float64))
+    return torch.stack(fields, 1)
+
+
+DIFFUSION = {
+    name: DiffusionModel(ExactIncrement(), (1, SIZE), 1, SCALE, schedule)
+    for name, schedule in {"edm": EDM(), "linear": Linear(), "follmer": Follmer(noise=0.5)}.items()
+}
+REGRESSION = RegressionModel(ExactMean(), (1, SIZE), 1, SCALE).finished(chain(4000, 2, Stream(4)))
+FORECASTS = Forecasts({**DIFFUSION, "mean": REGRESSION}, (HORIZON + 1, SIZE), interval=0.5)
+TIMES = Karras(24, 20.0, 0.02)(FORECASTS.schedule)
+FLOW, NOISY = EABM(order=3), EABM(order=3, frame="data", eta=1.0)
+
+
+def rolled(n: int, tile: int = 512, **options: object) -> Tensor:
+    return Rollout(**options)(FORECASTS, GIVEN, TIMES, n, Stream(2, tile=tile)).x  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"forecaster": "edm", "solver": FLOW},
+        {"forecaster": "linear", "solver": FLOW},
+        {"forecaster": "follmer", "solver": FLOW},
+        {"forecaster": "follmer", "solver": NOISY},
+        {"forecaster": "mean", "residual": 1.0},
+    ],
+    ids=lambda options: f"{options['forecaster']} {type(options.get('solver')).__name__} {options.get('residual', '')}",
+)
+def test_a_rollout_of_an_exact_forecaster_has_the_law_of_the_chain(options: dict[str, object]) -> None:
+    """u_h ~ N(a^h u_0, q² (1 − a^{2h})/(1 − a²)) at each place; places are independent."""
+    n = 2048
+    x = rolled(n, **options)
+    assert torch.equal(x[:, 0], START.expand(n, SIZE))
+    for h in range(1, HORIZON + 1):
+        variance = NOISE**2 * (1 - KEEP ** (2 * h)) / (1 - KEEP**2)
+        mean_error = (x[:, h].mean(0) - KEEP**h * START).norm() / math.sqrt(variance / n * SIZE)
+        # a norm of SIZE standard normals over √SIZE: 1 ± 1/√(2 SIZE) = 1 ± 1/4, four of these above is 2
+        assert float(mean_error) < 2
+        pooled = (x[:, h] - KEEP**h * START).square().mean() / variance
+        # 4 standard errors of the variance of n SIZE numbers; 3 % for 12 steps: that of order 1 alone is 2 % off
+        assert abs(float(pooled) - 1) < 4 * math.sqrt(2 / (n * SIZE)) + 0.03
+
+
+def test_a_mean_has_no_spread_and_a_perturbation_fades() -> None:
+    """A perturbation of the state keeps a^h of its size: the error of an initial state, not the noise of the chain."""
+    plain, perturbed = rolled(64, forecaster="mean"), rolled(2048, forecaster="mean", perturbation=2.0)
+    expected = torch.stack([KEEP**h * START for h in range(HORIZON + 1)])
+    assert torch.allclose(plain, expected.expand_as(plain), rtol=0, atol=1e-12)  # float64, three products
+    spread = (perturbed - expected).square().mean((0, 2)).sqrt()
+    ratio = spread / torch.tensor([2.0 * NOISE * KEEP**h for h in range(HORIZON + 1)], dtype=torch.float64)
+    # standard error of the spread of 2048 · 8 numbers, and of the spectrum fitted to 4000 · 8
+    assert bool(((ratio - 1).abs() < 4 * math.sqrt(1 / (2 * 2048 * SIZE) + 1 / (2 * 4000 * SIZE))).all())
+
+
+def test_members_do_not_depend_on_how_many_there_are() -> None:
+    for options in ({"forecaster": "follmer", "solver": NOISY}, {"forecaster": "mean", "residual": 1.0}):
+        assert torch.equal(rolled(11, tile=4, **options)[:5], rolled(5, tile=4, **options))
+
+
+def test_the_fitted_spectrum_is_that_of_the_residual() -> None:
+    """White noise of the chain has a flat spectrum of height q; each mode of 4000 residuals is known to 1/√4000."""
+    assert REGRESSION.spectrum is not None
+    assert bool(((REGRESSION.spectrum / NOISE).square() - 1).abs().max() < 5 * math.sqrt(2 / 4000))  # of five modes
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0])
+def test_the_follmer_process_is_the_reverse_sde(power: float) -> None:
+    """Drift b + ½(g² − σ_s²) s and optimal g of the interpolant against `reverse_sde` at noise levels 1 and 0."""
+    schedule = Follmer(power, 0.7)
+    model = FromView(lambda x, t: torch.sin(x) + 0.2 * t, "data", schedule, (4,))
+    x = Stream(0).normal(6, (4,), dtype=torch.float64)
+    for t in (0.1, 0.5, 0.9):
+        beta, beta_rate, sigma, sigma_rate = t**power, power * t ** (power - 1), 0.7 * (1 - t), -0.7
+        data = model(x, t)
+        noise = (x - beta * data) / (math.sqrt(t) * sigma)
+        score = -noise / (math.sqrt(t) * sigma)
+        drift = beta_rate * data + sigma_rate * math.sqrt(t) * noise
+        for level, squared in (
+            (1.0, abs(2 * t * sigma * (beta_rate * sigma / beta - sigma_rate) - sigma**2)),
+            (0.0, 0),
+        ):
+            found = reverse_sde(model, level)
+            expected = drift + 0.5 * (squared - sigma**2) * score
+            assert torch.allclose(found.drift(t, x), expected, rtol=1e-10, atol=1e-12)  # float64, ten operations
+            assert found.diffusion(t, x) ** 2 == pytest.approx(squared, rel=1e-10)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("model", [REGRESSION, DIFFUSION["edm"], replace(DIFFUSION["linear"], objective=Velocity())])
+def test_rows_of_a_loss_do_not_depend_on_the_batch(model: RegressionModel | DiffusionModel) -> None:
+    windows, stream = chain(10, 2, Stream(5)), Stream(3, tile=4)
+    whole = model.loss(windows, stream, 5)
+    parts = torch.cat([model.loss(windows[k : k + 4], stream, 5, k) for k in (0, 4, 8)])
+    assert torch.allclose(parts, whole, rtol=1e-12, atol=0)  # the same numbers, in other batch shapes
+
+
+def test_no_network_has_a_lower_loss_than_the_exact_one() -> None:
+    """Against the answer of the exact network times 0.7 and 1.3, at 4 standard errors of the paired difference."""
+    windows = chain(4000, 2, Stream(6))
+    for exact in (REGRESSION, replace(DIFFUSION["edm"], objective=Denoising())):
+        for factor in (0.7, 1.3):
+            gap = replace(exact, module=Scaled(exact.module, factor)).loss(windows, Stream(1), 0)
+            gap = gap - exact.loss(windows, Stream(1), 0)
+            assert float(gap.mean()) > 4 * float(gap.std()) / math.sqrt(len(gap))
+
+
+class Scaled(nn.Module):
+    def __init__(self, module: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.module, self.factor = module, factor
+
+    def forward(self, x: Tensor, level: Tensor | None) -> Tensor:
+        return self.factor * self.module(x, level)
+
+
+def test_windows_are_all_pieces_of_all_trajectories() -> None:
+    data = torch.arange(12.0).reshape(2, 6, 1, 1)
+    windows = Windows(data, 3)
+    found = windows[torch.arange(len(windows))].flatten(1).tolist()
+    assert found == [[6 * i + j + k for k in range(3)] for i in range(2) for j in range(4)]
+    with pytest.raises(InputError, match="need trajectories of 8 or more, got 6"):
+        Windows(data, 8)
+
+
+def test_forecasters_come_back_from_their_file() -> None:
+    spec = UNet(channels=(4,), padding="circular")
+    torch.manual_seed(0)
+    models = {
+        "a": RegressionModel(spec.build((2, SIZE)), (1, SIZE), 2, SCALE, REGRESSION.spectrum),
+        "b": DiffusionModel(spec.build((3, SIZE)), (1, SIZE), 2, SCALE, Follmer(1.5)),
+    }
+    for model in models.values():
+        torch.nn.init.normal_(model.module.last[-1].weight)  # it starts as zero
+        model.module.requires_grad_(False)
+    found = unpack(pack(Forecasts(models, (4, SIZE), 0.25), spec))
+    assert isinstance(found, Forecasts) and found.shape == (4, SIZE) and found.interval == 0.25
+    past, t = Stream(1).normal(3, (2, 1, SIZE)), 0.4
+    assert torch.equal(found.named("a").mean(past), models["a"].mean(past))
+    before, after = (held["b"].denoiser(past)(past[:, -1], t) for held in (models, found.models))
+    assert torch.equal(before, after)
+    assert torch.equal(found.named("a").spectrum, REGRESSION.spectrum)
+
+
+def test_a_blow_up_names_time_and_norm() -> None:
+    wild = replace(REGRESSION, module=Scaled(ExactMean(), -60.0))  # u' = 13 u
+    forecasts = Forecasts({"wild": wild}, (9, SIZE), interval=0.5)
+    with pytest.raises(
+        NonFiniteError, match=r"rollout of 'wild' blows up at time 1(\.5)?: a field has root mean square"
+    ):
+        Rollout("wild")(forecasts, GIVEN, TIMES, 3, Stream(0))
+
+
+@pytest.mark.parametrize(
+    ("options", "likelihood", "message"),
+    [
+        ({"forecaster": "nobody"}, GIVEN, "not 'nobody'. Name one of them"),
+        ({}, GIVEN, "not ''. Name one of them"),
+        ({"forecaster": "edm", "residual": 1.0}, GIVEN, "are for a regression"),
+        ({"forecaster": "edm"}, GaussianLikelihood(START[::2], Sensors(2, 1), 0.1), "got an observation of 4"),
+    ],
+)
+def test_what_does_not_fit_is_refused(options: dict, likelihood: GaussianLikelihood, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Rollout(**options)(FORECASTS, likelihood, TIMES, 3, Stream(0))
+
+
+def test_forecasters_are_no_prior_of_trajectories() -> None:
+    with pytest.raises(InputError, match="Use `rollout`, or train with"):
+        FORECASTS(torch.zeros(1, *FORECASTS.shape), 0.5)
+    other = replace(DIFFUSION["edm"]).denoiser(torch.zeros(1, 1, 1, SIZE))
+    with pytest.raises(InputError, match="a rollout needs one-step forecasters"):
+        Rollout()(other, GIVEN, TIMES, 3, Stream(0))

@@ -1,0 +1,110 @@
+"""A forecast through all stages: the same in shards and after interruptions, from a state of your own, or refused."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from sciflow.stages.train import interval
+from tests.tiny import FORECAST, Place, change, restored_tables
+
+
+@pytest.fixture(scope="module")
+def forecast(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """The tiny forecast, built once."""
+    place = Place(tmp_path_factory.mktemp("forecast"))
+    place.build(FORECAST)
+    return place
+
+
+@pytest.fixture
+def own(forecast: Place, tmp_path: Path) -> Iterator[Place]:
+    with restored_tables():
+        yield forecast.copy(tmp_path / "own") and Place(tmp_path / "own")
+
+
+def test_the_report_compares_forecasts_with_the_exact_draws(forecast: Place) -> None:
+    results = forecast.results()
+    with (results / "metrics.csv").open(newline="") as file:
+        rows = {(row["posterior"], row["metric"]): row for row in csv.DictReader(file)}
+    assert {name for name, _ in rows} == {"ensemble", "twin", "exact draws"}
+    assert float(rows["twin", "spread_skill"]["value"]) == 0
+    with xr.open_dataset(results / "metrics.nc") as arrays:
+        assert arrays["lead"].to_numpy().tolist() == [0.5, 1.0, 1.5]
+        np.testing.assert_array_equal(arrays["lead_crps_excess"].sel(posterior="exact draws"), 0)
+        mean = float(arrays["lead_crps"].sel(posterior="twin").mean())
+        assert mean == pytest.approx(float(rows["twin", "crps"]["value"]), rel=1e-6)  # equally many places at each lead
+    with xr.open_dataset(results / "samples.nc") as drawn:
+        assert drawn["nfe"].to_numpy().tolist() == [[12.0] * 3, [3.0] * 3]  # 3 leads of 3 steps and a last denoising
+        with xr.open_dataset(results / "data.nc") as data:
+            start = np.broadcast_to(data["truth"].to_numpy()[None, :, None, 0], (*drawn["samples"].shape[:3], 16))
+        np.testing.assert_array_equal(drawn["samples"].isel(time=0), start.astype(np.float32))
+    page = (results / "report.html").read_text()
+    assert "from the exact draws; spread–skill" in page and page.count("data:image/png") >= 6
+
+
+def test_shards_and_fewer_members_are_the_same_draws(own: Place) -> None:
+    whole = xr.load_dataset(own.results() / "samples.nc")["samples"]
+    for index in (1, 2):
+        assert own.sciflow("sample", "run.yaml", "--shard", f"{index}/2", "--out", f"part{index}.nc").status == 0
+    assert own.sciflow("sample", "run.yaml", "--gather", "part1.nc", "part2.nc", "--out", "all.nc").status == 0
+    np.testing.assert_array_equal(xr.load_dataset(own.folder / "all.nc")["samples"], whole)
+    own.write(change(FORECAST, {"sample.n_samples": 2}))
+    assert own.sciflow("sample", "run.yaml").status == 0
+    few = xr.load_dataset(own.results() / "samples.nc")["samples"]
+    np.testing.assert_array_equal(few, whole[:, :, :2])
+
+
+def test_training_continues_to_the_same_bits(own: Place) -> None:
+    """A limit that is over at once: every call does one step, 2 of the one forecaster and then 3 of the other."""
+    straight = (own.results() / "model.pt").read_bytes()
+    statuses = [own.sciflow("train", "run.yaml", "--time-limit", "1e-9").status for _ in range(4)]
+    assert statuses == [75, 75, 75, 0]
+    assert (own.results() / "model.pt").read_bytes() == straight
+
+
+def test_a_state_of_ones_own_is_forecast(own: Place) -> None:
+    """The recorded state gives the recorded forecast; a state of another size is refused."""
+    with xr.open_dataset(own.results() / "data.nc") as data:
+        state = data["measured"].to_numpy()[0]
+    np.savez(own.folder / "state.npz", measured=state)
+    outcome = own.sciflow("apply", "run.yaml", "state.npz", "--out", "own.nc")
+    assert outcome.status == 0, outcome.text
+    whole = xr.load_dataset(own.results() / "samples.nc")["samples"]
+    np.testing.assert_array_equal(xr.load_dataset(own.folder / "own.nc")["samples"], whole[:, :1])
+    np.savez(own.folder / "state.npz", measured=state[:8])
+    outcome = own.sciflow("apply", "run.yaml", "state.npz", "--out", "own.nc")
+    assert outcome.status == 2 and "8 measurements" in outcome.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"sample.posteriors.twin.forecaster": "maen"},
+            "must be one of ['law', 'mean'], got 'maen'. Did you mean 'mean'?",
+        ),
+        ({"train": {"kind": "closed_form"}}, "got 'law'. Use `train: {kind: forecast}`"),
+    ],
+)
+def test_forecasters_that_nobody_trains_are_refused_at_once(changes: dict, message: str, place: Place) -> None:
+    outcome = place.sciflow("check", place.write(change(FORECAST, changes)))
+    assert outcome.status == 2 and message in outcome.text
+
+
+def test_steps_of_unequal_length_are_refused() -> None:
+    data = xr.Dataset(coords={"time": [0.0, 0.5, 1.5]})
+    with pytest.raises(Exception, match=r"equidistant times, got steps from 0\.5 to 1 in"):
+        interval(data)
+    assert interval(data.isel(time=slice(2))) == 0.5
+
+
+def test_trajectories_shorter_than_what_is_looked_back_on_are_refused(own: Place) -> None:
+    own.write(change(FORECAST, {"train.n_given": 4}))
+    outcome = own.sciflow("train", "run.yaml")
+    assert outcome.status == 2 and "need trajectories of 5 or more, got 4. Lower train.n_given" in outcome.text

@@ -1,0 +1,133 @@
+"""Files that mean harm are refused in one sentence: nothing of them is run, and no memory is filled for them."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from sciflow import yamlfile
+from sciflow.data import formats
+from sciflow.data.store import open_dataset
+from sciflow.errors import InputError
+from tests.tiny import Place
+
+
+class Trap:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, sprung: Path) -> None:
+        self.sprung = sprung
+
+    def __reduce__(self) -> tuple[Callable, tuple]:
+        return os.mkdir, (str(self.sprung),)
+
+
+def bomb(path: Path, **shapes: tuple[int, ...]) -> Path:
+    """A netCDF file of some kB that declares arrays of terabytes, chunks that nobody wrote, along short dims."""
+    with h5py.File(path, "w") as file:
+        for name, shape in shapes.items():
+            stored = file.create_dataset(
+                name, shape, dtype="f8", chunks=tuple(min(n, 64) for n in shape), fillvalue=1.0
+            )
+            for axis in range(len(shape)):
+                scale = f"{name}_{axis}"
+                file.create_dataset(scale, (2,), dtype="f4")
+                file[scale].make_scale(scale)
+                stored.dims[axis].attach_scale(file[scale])
+    assert path.stat().st_size < 100_000
+    return path
+
+
+def lying(path: Path, **shapes: tuple[int, ...]) -> Path:
+    """An NPZ archive whose headers promise what is not there."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, shape in shapes.items():
+            content = io.BytesIO()
+            np.lib.format.write_array_header_1_0(content, {"descr": "<f8", "fortran_order": False, "shape": shape})
+            archive.writestr(f"{name}.npy", content.getvalue() + bytes(8 * min(np.prod(shape), 100)))
+    return path
+
+
+@pytest.mark.parametrize("stage", ["sample", "report", "train"])
+def test_a_model_or_checkpoint_that_holds_code_does_not_run_it(stage: str, copied: Place) -> None:
+    sprung, evil = copied.folder / "sprung", copied.folder / "evil.pt"
+    if stage == "train":  # the checkpoint that it would go on from
+        (key,) = [entry for entry in (copied.results("imaging") / ".state/train").iterdir() if entry.is_dir()]
+        evil = key / "checkpoint.pt"
+    torch.save({"sciflow": "training checkpoint" if stage == "train" else "model", "weights": Trap(sprung)}, evil)
+    outcome = copied.sciflow(stage, "imaging.yaml", *(() if stage == "train" else ("--model", evil)))
+    assert outcome.status == 2 and "cannot be read as a" in outcome.text, outcome.text
+    assert not sprung.exists()
+
+
+TAGS = (
+    "title: !!python/object/apply:os.mkdir [sprung]",
+    "title: !!python/object/new:os.mkdir [[sprung]]",
+    "title: !!python/name:os.mkdir",
+    "title: !!python/module:os",
+)
+
+
+@pytest.mark.parametrize("line", TAGS)
+def test_yaml_tags_build_no_objects(line: str, place: Place) -> None:
+    (place.folder / "run.yaml").write_text(f"domain: imaging\n{line}\n")
+    for command in (("check",), ("dataset",)):
+        outcome = place.sciflow(*command, "run.yaml")
+        assert outcome.status == 2 and "run.yaml:2: not valid YAML: could not determine a constructor" in outcome.text
+    assert not (place.folder / "sprung").exists()
+    with pytest.raises(yaml.YAMLError):
+        yaml.load(line, Loader=yamlfile._Loader)
+
+
+def test_yaml_that_unfolds_is_refused_before_it_does(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 10)}]" for k in range(1, 9)]
+    file.write_text("\n".join(lines))
+    with pytest.raises(
+        InputError, match=r"run.yaml: not valid YAML: its aliases stand for \d+ values, at most 1000000"
+    ):
+        yamlfile.load(file)
+    for words in ("a: &a [*a]", "a: " + "[" * 5000 + "]" * 5000):
+        file.write_text(words)
+        with pytest.raises(InputError, match=r"run.yaml: is nested too deeply, or holds itself."):
+            yamlfile.load(file)
+    file.write_text("a: &a {x: [1, 2]}\nb: *a\nc: {<<: *a, y: 3}\n")
+    assert yamlfile.load(file) == {"a": {"x": [1, 2]}, "b": {"x": [1, 2]}, "c": {"x": [1, 2], "y": 3}}
+
+
+def test_an_artefact_that_declares_terabytes_is_refused(copied: Place) -> None:
+    bomb(copied.folder / "bomb.nc", data=(10**6, 1000, 1000))
+    said = "bomb.nc declares 8e+03 GB in a file of "
+    with pytest.raises(InputError, match=f"{said.replace('+', '.')}"):
+        open_dataset(copied.folder / "bomb.nc")
+    outcome = copied.sciflow("train", "imaging.yaml", "--data", "bomb.nc")
+    assert outcome.status == 2 and said in outcome.text and len(outcome.text.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["image", "operator_mask"])
+@pytest.mark.parametrize("make", [bomb, lying])
+def test_a_measurement_that_declares_terabytes_is_refused(make: Callable[..., Path], name: str, copied: Place) -> None:
+    suffix = "nc" if make is bomb else "npz"
+    make(copied.folder / f"scan.{suffix}", **{"measured": (3,), name: (10**6, 1000, 1000)})
+    outcome = copied.sciflow("apply", "imaging.yaml", f"scan.{suffix}")
+    assert outcome.status == 2 and f"scan.{suffix}: the array takes 8e+03 GB, the limit is 8 GB." in outcome.text
+
+
+@pytest.mark.parametrize("kind", ["netcdf", "hdf5", "npz"])
+def test_a_data_set_or_its_units_that_declare_terabytes_are_refused(kind: str, tmp_path: Path) -> None:
+    make = lying if kind == "npz" else bomb
+    with pytest.raises(InputError, match=r"takes 8e\+03 GB, the limit is 8 GB"):
+        formats.FORMATS[kind](variable="a").read(make(tmp_path / "a", a=(10**6, 1000, 1000)))
+    file = make(tmp_path / "b", a=(2, 2), ids=(10**12,))
+    with pytest.raises(InputError, match=r"takes 8e\+03 GB, the limit is 8 GB"):
+        formats.FORMATS[kind](variable="a", split_by="ids").read(file)
