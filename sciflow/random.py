@@ -1,9 +1,9 @@
 """One seed, independent streams: random numbers keyed by (seed, purpose, tile of rows, step).
 
 A counter-based generator per number costs 100 times more in torch, and seeding one costs as much as 1000 numbers, so
-one generator call draws a block: the tiles of `tile` rows that make about 16384 numbers, at least one tile. Row k
-therefore gets the same bits whatever the number of rows, the chunking, the shard or the order of evaluation, on one
-device, at one tile, shape of a row and dtype.
+one generator call draws a block: the tiles of `tile` rows that make about 16384 numbers (2²² on a GPU, where a call
+costs as much as a million numbers), at least one tile. Row k therefore gets the same bits whatever the number of rows,
+the chunking, the shard or the order of evaluation, on one device, at one tile, shape of a row and dtype.
 
 torch's CPU generator takes the lower 32 bits of a seed and no more. The blocks of one step therefore get seeds that
 differ there for certain; two blocks of different steps or purposes share their numbers with probability 2⁻³².
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-BLOCK = 2**14  # numbers
+BLOCKS = {"cpu": 2**14, "cuda": 2**22}  # numbers
 _LOW = np.uint64(0xFFFFFFFF)
 
 
@@ -106,7 +106,8 @@ class Stream:
     ) -> Tensor:
         """Draw the blocks that cover the rows first … first + n, and cut them to size."""
         first += self.first
-        block = self.tile * max(1, BLOCK // (self.tile * max(math.prod(shape), 1)))
+        size = BLOCKS.get(torch.device(device).type, BLOCKS["cpu"])
+        block = self.tile * max(1, size // (self.tile * max(math.prod(shape), 1)))
         start, stop = first // block, -(-(first + n) // block)
         end = -(-(first + n) // self.tile) * self.tile if self._has_prefixes(shape, device) else stop * block
         rows = torch.empty((end - start * block, *shape), dtype=dtype, device=device)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from sciflow.random import BLOCK, Stream
+from sciflow.random import BLOCKS, Stream
 
 
 @pytest.mark.parametrize("draw", ["normal", "uniform"])
@@ -31,7 +31,7 @@ def test_seed_purpose_tile_and_step_each_make_another_stream() -> None:
 @pytest.mark.parametrize("shape", [(), (3,), (16,), (40, 20)])  # blocks of many tiles, of one; of 16 numbers or not
 def test_rows_do_not_depend_on_the_launch_across_blocks(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     stream = Stream(3, ("noise",), tile=24)
-    n = 2 * BLOCK // max(math.prod(shape), 1) + 30
+    n = 2 * BLOCKS["cpu"] // max(math.prod(shape), 1) + 30
     whole = stream.normal(n, shape, dtype=dtype)
     for first, last in ((0, 1), (0, 25), (n // 2 - 7, n // 2 + 20), (n - 3, n)):
         assert torch.equal(stream.normal(last - first, shape, first=first, dtype=dtype), whole[first:last])

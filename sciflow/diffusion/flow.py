@@ -250,7 +250,8 @@ class FrameSplit:
         """G = D (data), x − α D = σ F (noise), D − w² α x/r² = −w (σ/r) F (velocity)."""
         data = self.denoiser(x, t)
         if self.frame == "data":
-            return data.clone() if data.data_ptr() == x.data_ptr() else data
+            # a denoiser may answer with the state itself; a compiler cannot tell, and leaves out what is not needed
+            return data.clone() if torch.compiler.is_compiling() or data.data_ptr() == x.data_ptr() else data
         alpha, sigma = self.levels(t)
         if self.frame == "noise":
             return torch.sub(x, data, alpha=alpha)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sciflow.diffusion.schedule import Schedule
 from sciflow.random import Stream
-from sciflow.types import Time
+from sciflow.types import Time, broadcast, placed
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class GaussianMixture:
         values, vectors = torch.linalg.eigh(self.covariances)
         return values.clamp_min(0), vectors
 
-    def to(self, dtype: torch.dtype) -> GaussianMixture:
-        return GaussianMixture(self.weights.to(dtype), self.means.to(dtype), self.covariances.to(dtype))
+    def to(self, dtype: torch.dtype, device: torch.device | None = None) -> GaussianMixture:
+        return GaussianMixture(*(part.to(device, dtype) for part in (self.weights, self.means, self.covariances)))
 
     def mean(self) -> Tensor:
         """E[x], shape (d,)."""
@@ -150,7 +150,7 @@ class MixtureDenoiser:
         alpha, sigma = self.schedule.alpha(t).to(x.dtype), self.schedule.sigma(t).to(x.dtype)
         if alpha.ndim:
             alpha, sigma = alpha[:, None, None], sigma[:, None, None]
-        return _in_dtype(self.mixture, x.dtype), alpha, sigma
+        return _like(self.mixture, x), alpha, sigma
 
     def _responsible(self, x: Tensor, t: Time) -> tuple[Tensor, Tensor]:
         """Responsibilities r_k (n, k), and D_k − m_k in the eigenbasis of each component (n, k, d)."""
@@ -163,7 +163,7 @@ class MixtureDenoiser:
 
     def __call__(self, x: Tensor, t: Time) -> Tensor:
         responsibilities, shrunk = self._responsible(x, t)
-        mixture = _in_dtype(self.mixture, x.dtype)
+        mixture = _like(self.mixture, x)
         basis = mixture.eigen[1].transpose(1, 2).flatten(0, 1)
         return responsibilities @ mixture.means + (responsibilities[..., None] * shrunk).flatten(1) @ basis
 
@@ -186,14 +186,15 @@ class MixtureDenoiser:
         return mixture.noised_components(x, alpha, sigma).logsumexp(-1)
 
 
-def _in_dtype(mixture: GaussianMixture, dtype: torch.dtype) -> GaussianMixture:
-    """The mixture in the dtype of the state; the cast (and its eigenbasis) is made once per mixture."""
-    if mixture.means.dtype == dtype:
+def _like(mixture: GaussianMixture, x: Tensor) -> GaussianMixture:
+    """The mixture in the dtype and on the device of the state; the copy (and its eigenbasis) is made once."""
+    key = x.dtype, x.device
+    if (mixture.means.dtype, mixture.means.device) == key:
         return mixture
-    cached = mixture.__dict__.setdefault("_casts", {})
-    if dtype not in cached:
-        cached[dtype] = mixture.to(dtype)
-    return cached[dtype]
+    cached = mixture.__dict__.setdefault("_copies", {})
+    if key not in cached:
+        cached[key] = mixture.to(*key)
+    return cached[key]
 
 
 def GaussianDenoiser(mean: Tensor, covariance: Tensor, schedule: Schedule) -> MixtureDenoiser:
@@ -239,9 +240,8 @@ class EmpiricalDenoiser:
         return alpha * self.points.to(dtype)[index] + width * stream.child("base").normal(n, self.shape, dtype=dtype)
 
     def __call__(self, x: Tensor, t: Time) -> Tensor:
-        points = self.points.to(x.dtype).flatten(1)
-        alpha, sigma = (v(t).to(x.dtype).reshape(-1, 1) for v in (self.schedule.alpha, self.schedule.sigma))
-        flat = x.flatten(1)
+        points, flat = placed(self.points, x.device, x.dtype).flatten(1), x.flatten(1)
+        alpha, sigma = (broadcast(level(t), flat) for level in (self.schedule.alpha, self.schedule.sigma))
         variance = sigma**2 + (alpha * self.width) ** 2
         centre = points.mean(0)  # centring keeps the digits of ‖x − α x_i‖² that matter
         shifted, targets = flat - alpha * centre, points - centre

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sciflow.diffusion.schedule import Scaled
 from sciflow.random import Stream
-from sciflow.types import Time, broadcast
+from sciflow.types import Time, broadcast, per_row
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class NetworkDenoiser:
     def __call__(self, x: Tensor, t: Time) -> Tensor:
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         root = (alpha**2 * self.std**2 + sigma**2).sqrt()  # α √(s² + u²)
-        level = (sigma / (alpha * self.std)).log().to(device=x.device, dtype=x.dtype).expand(len(x))
+        level = per_row((sigma / (alpha * self.std)).log(), x)
         scaled = (x - broadcast(alpha * self.mean, x)) / broadcast(root, x)
         answer = self.module(scaled, level)
         skip, out = broadcast(alpha * self.std / root, x), broadcast(sigma / root, x)

@@ -22,7 +22,7 @@ from sciflow.diffusion.loss import regression_error
 from sciflow.diffusion.network import NetworkDenoiser
 from sciflow.diffusion.schedule import Positive, Schedule
 from sciflow.random import Stream
-from sciflow.types import Time
+from sciflow.types import Time, broadcast, placed
 
 PROPOSALS = 16  # each is refused with a probability below 0.05: all of them, never
 
@@ -99,13 +99,13 @@ class PoissonFlowDenoiser:
         return alpha * self.points.to(dtype)[index] + sigma * noise
 
     def __call__(self, x: Tensor, t: Time) -> Tensor:
-        points, flat = self.points.to(x.dtype).flatten(1), x.flatten(1)
+        points, flat = placed(self.points, x.device, x.dtype).flatten(1), x.flatten(1)
         alpha, sigma = (level(t).to(x.dtype) for level in (self.schedule.alpha, self.schedule.sigma))
         if alpha.ndim:
             distance = _distance(flat[:, None], alpha[:, None, None] * points)[:, 0]
         else:
             distance = _distance(flat, alpha * points)
-        squared = (distance / sigma.reshape(-1, 1)) ** 2
+        squared = (distance / broadcast(sigma, flat)) ** 2
         if math.isinf(self.dimension):
             log_weights = -0.5 * squared
         else:

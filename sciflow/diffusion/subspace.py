@@ -48,8 +48,9 @@ class SubspaceMixture:
         d = mixture.means.shape[1]
         return cls(torch.eye(d, dtype=mixture.means.dtype), mixture, mixture.means.new_zeros(d), 0.0)
 
-    def to(self, dtype: torch.dtype) -> SubspaceMixture:
-        return SubspaceMixture(self.basis.to(dtype), self.mixture.to(dtype), self.centre.to(dtype), self.width)
+    def to(self, dtype: torch.dtype, device: torch.device | None = None) -> SubspaceMixture:
+        basis, centre = (part.to(device, dtype) for part in (self.basis, self.centre))
+        return SubspaceMixture(basis, self.mixture.to(dtype, device), centre, self.width)
 
     def means(self) -> Tensor:
         """Of the components, (k, d)."""
@@ -62,14 +63,15 @@ class SubspaceMixture:
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log density of rows (n, d), float64; width > 0 unless the basis is complete."""
-        centred = x.double() - self.centre.double()
-        within = centred @ self.basis.double()
+        law = self.to(torch.float64, x.device)
+        centred = x.double() - law.centre
+        within = centred @ law.basis
         others = self.basis.shape[0] - self.basis.shape[1]
         if not others:
-            return self.mixture.to(torch.float64).log_prob(within)
+            return law.mixture.log_prob(within)
         outside = centred.square().sum(1) - within.square().sum(1)
         white = -0.5 * (outside / self.width**2 + others * math.log(2 * math.pi * self.width**2))
-        return self.mixture.to(torch.float64).log_prob(within) + white
+        return law.mixture.log_prob(within) + white
 
     def sample(self, n: int, stream: Stream, dtype: torch.dtype = torch.float64) -> Tensor:
         """n independent draws, (n, d)."""
@@ -114,10 +116,7 @@ class SubspaceDenoiser:
         """The law like a tensor; each cast is made once."""
         key = (like.dtype, like.device)
         if key not in self._casts:
-            parts = self.law.mixture
-            moved = [part.to(like.device, like.dtype) for part in (parts.weights, parts.means, parts.covariances)]
-            basis, centre = (part.to(like.device, like.dtype) for part in (self.law.basis, self.law.centre))
-            self._casts[key] = SubspaceMixture(basis, GaussianMixture(*moved), centre, self.law.width)
+            self._casts[key] = self.law.to(*key)
         return self._casts[key]
 
     def __call__(self, x: Tensor, t: Time) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import torch
@@ -58,8 +58,10 @@ class Conjugate:
         bound = likelihood.on(tuple(prior.shape))
         is_exact = isinstance(bound, GaussianLikelihood)
         with torch.no_grad():
-            x, log_evidence = _draws(law, gaussian, n if is_exact else max(n, self.n_particles), stream)
-            x = x.reshape(-1, *prior.shape)
+            place = gaussian.observation.device
+            on_host = replace(gaussian, observation=gaussian.observation.cpu())  # small dense algebra in float64
+            x, log_evidence = _draws(law, on_host, n if is_exact else max(n, self.n_particles), stream)
+            x = x.reshape(-1, *prior.shape).to(place)
             if on_step is not None:
                 on_step(1, 1)
             if is_exact:
@@ -86,9 +88,9 @@ def _law(prior: Denoiser) -> SubspaceMixture:
     """
     prior = getattr(prior, "denoiser", prior)  # what only counts the calls
     if isinstance(prior, SubspaceDenoiser):
-        return prior.law.to(torch.float64)
+        return prior.law.to(torch.float64, torch.device("cpu"))
     if isinstance(prior, MixtureDenoiser):
-        return SubspaceMixture.whole(prior.mixture.to(torch.float64))
+        return SubspaceMixture.whole(prior.mixture.to(torch.float64, torch.device("cpu")))
     raise InputError(
         f"conjugate needs a prior that is a Gaussian mixture, got {type(prior).__name__}. "
         "Take train: {kind: mixture}, or another posterior."

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sciflow.errors import InputError
 from sciflow.inverse.operator import LinearOperator
+from sciflow.types import placed
 
 PER_PIXEL = 8  # points of the path in a pixel
 
@@ -78,7 +79,7 @@ class MotionBlur(LinearOperator):
         return torch.fft.ifft2(torch.fft.fft2(image) * response).real
 
     def _transfer(self, like: Tensor) -> Tensor:
-        return self.transfer.to(like.device, like.dtype.to_complex())
+        return placed(self.transfer, like.device, like.dtype.to_complex())
 
     def forward(self, x: Tensor) -> Tensor:
         return self._filtered(x, self._transfer(x)).flatten(1)

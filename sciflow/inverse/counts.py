@@ -16,6 +16,7 @@ from sciflow.errors import InputError
 from sciflow.inverse.likelihood import GaussianLikelihood, Observed
 from sciflow.inverse.operator import Identity, LinearOperator
 from sciflow.random import Stream
+from sciflow.types import placed
 
 NO_PHOTON = 0.1
 """Photons that the logarithm of an empty bin is taken of, as in LoDoPaB-CT; read back as none."""
@@ -217,13 +218,13 @@ class Weighted(LinearOperator):
         return tuple(self.operator.range_shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.operator.forward(x) * self.weights.to(x.device, x.dtype)
+        return self.operator.forward(x) * placed(self.weights, x.device, x.dtype)
 
     def backward(self, y: Tensor) -> Tensor:
-        return self.operator.backward(y * self.weights.to(y.device, y.dtype))
+        return self.operator.backward(y * placed(self.weights, y.device, y.dtype))
 
     def gram_solve(self, v: Tensor, ridge: float | Tensor, scale: float | Tensor = 1.0) -> Tensor:
         if len(self.weights) > DENSE:
             return super().gram_solve(v, ridge, scale)
-        values, vectors = (part.to(v.device, v.dtype) for part in self.gram_basis)
+        values, vectors = (placed(part, v.device, v.dtype) for part in self.gram_basis)
         return (v @ vectors / (scale * values + ridge)) @ vectors.T

@@ -16,6 +16,7 @@ from sciflow.errors import InputError
 from sciflow.inverse.operator import LinearOperator
 from sciflow.inverse.singular import SingularSystem
 from sciflow.random import Stream
+from sciflow.types import placed
 
 
 @dataclass(frozen=True)
@@ -97,14 +98,14 @@ class Dense(LinearOperator):
         return SingularSystem.of_gram(self.gram_spectrum, self._factors[0])
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(1) @ self.matrix.to(x.device, x.dtype).T
+        return x.flatten(1) @ placed(self.matrix, x.device, x.dtype).T
 
     def backward(self, y: Tensor) -> Tensor:
-        return (y @ self.matrix.to(y.device, y.dtype)).reshape(-1, *self.shape)
+        return (y @ placed(self.matrix, y.device, y.dtype)).reshape(-1, *self.shape)
 
     def gram_solve(self, v: Tensor, ridge: float | Tensor, scale: float | Tensor = 1.0) -> Tensor:
-        u = self._factors[0].to(v.device, v.dtype)
-        return (v @ u / (scale * self.gram_spectrum.to(v.device, v.dtype) + ridge)) @ u.T
+        u = placed(self._factors[0], v.device, v.dtype)
+        return (v @ u / (scale * placed(self.gram_spectrum, v.device, v.dtype) + ridge)) @ u.T
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         tolerance = torch.finfo(y.dtype).eps * max(self.matrix.shape)

@@ -15,6 +15,7 @@ from torch import Tensor
 from sciflow.errors import InputError
 from sciflow.inverse.operator import OrthonormalRows
 from sciflow.random import Stream
+from sciflow.types import placed
 
 
 class _Masked(OrthonormalRows):
@@ -40,10 +41,10 @@ class _Masked(OrthonormalRows):
         return (len(self._index),)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(1)[:, self._index.to(x.device)]
+        return x.flatten(1)[:, placed(self._index, x.device)]
 
     def backward(self, y: Tensor) -> Tensor:
-        x = y.new_zeros((len(y), math.prod(self.shape))).index_copy(1, self._index.to(y.device), y)
+        x = y.new_zeros((len(y), math.prod(self.shape))).index_copy(1, placed(self._index, y.device), y)
         return x.reshape(-1, *self.shape)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from sciflow.errors import InputError
 from sciflow.inverse.operator import Identity, LinearOperator, Operator, check_linear
 from sciflow.random import Stream
+from sciflow.types import placed
 
 
 @runtime_checkable
@@ -125,7 +126,7 @@ class _Gaussian(Observed):
 
     def residual(self, x: Tensor) -> Tensor:
         """y − A x, (batch, *shape) → (batch, m)."""
-        return self.observation.to(x.device, x.dtype) - self.operator(x)
+        return placed(self.observation, x.device, x.dtype) - self.operator(x)
 
     def log_prob(self, x: Tensor) -> Tensor:
         squared = (self.residual(x).double() / self.sigma).square().sum(1)

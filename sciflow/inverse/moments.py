@@ -14,7 +14,7 @@ from sciflow.diffusion.schedule import Schedule
 from sciflow.errors import InputError
 from sciflow.inverse.likelihood import GaussianLikelihood, Likelihood
 from sciflow.inverse.operator import LinearOperator
-from sciflow.types import Time, broadcast, float64
+from sciflow.types import Time, broadcast, float64, placed
 
 LARGEST_RATIO = 1e6
 """Noise-to-signal ratio σ/α beyond which (σ²/α) ∂D/∂x is 0/0 to rounding and counts as if the ratio were this."""
@@ -66,7 +66,7 @@ def condition_isotropic(likelihood: GaussianLikelihood, residual: Tensor, width:
     """
     operator, noise = likelihood.operator, likelihood.sigma**2
     solved = operator.gram_solve(residual, noise, width)
-    variances = width * operator.gram_spectrum.to(residual.device, residual.dtype) + noise
+    variances = width * placed(operator.gram_spectrum, residual.device, residual.dtype) + noise
     return solved, -0.5 * ((residual * solved).sum(1) + (2 * math.pi * variances).log().sum(-1))
 
 

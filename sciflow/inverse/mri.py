@@ -15,6 +15,7 @@ from torch import Tensor
 from sciflow.errors import InputError
 from sciflow.inverse.operator import LinearOperator
 from sciflow.random import Stream
+from sciflow.types import placed
 
 RING = 1.5  # distance of the synthetic coils from the centre, in half sides of the image
 
@@ -119,14 +120,14 @@ class CartesianMRI(LinearOperator):
 
     def forward(self, x: Tensor) -> Tensor:
         image = torch.complex(x[:, 0], x[:, 1]) if self.shape[0] == 2 else x[:, 0]
-        space = spectrum(self.maps.to(x.device, image.dtype.to_complex()) * image[:, None])
-        return torch.view_as_real(space[..., self._columns.to(x.device)]).movedim(-1, 2).flatten(1)
+        space = spectrum(placed(self.maps, x.device, image.dtype.to_complex()) * image[:, None])
+        return torch.view_as_real(space[..., placed(self._columns, x.device)]).movedim(-1, 2).flatten(1)
 
     def backward(self, y: Tensor) -> Tensor:
         parts = y.reshape(-1, *self.range_shape).movedim(2, -1).contiguous()
         kept = torch.view_as_complex(parts)
         space = kept.new_zeros((*kept.shape[:-1], self.shape[2]))
-        space = space.index_copy(-1, self._columns.to(y.device), kept)
+        space = space.index_copy(-1, placed(self._columns, y.device), kept)
         image = (self.maps.to(space).conj() * image_of(space)).sum(1)
         return torch.stack([image.real, image.imag][: self.shape[0]], 1)
 

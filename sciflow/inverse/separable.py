@@ -15,6 +15,7 @@ from torch import Tensor
 from sciflow.errors import InputError
 from sciflow.inverse.operator import LinearOperator
 from sciflow.inverse.singular import SingularSystem
+from sciflow.types import placed
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class AxisMatrices:
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         """A⁺ y; singular values below machine epsilon of the data's dtype count as zero."""
-        singular = self.singular.to(y.device)
+        singular = placed(self.singular, y.device)
         kept = singular > torch.finfo(y.dtype).eps * 64 * singular.max()
         inverse = torch.where(kept, 1 / torch.where(kept, singular, 1), 0).to(y.dtype)
         return _along_axes(inverse * self.rotate(y), [vt.T for _, _, vt in self.factors])
@@ -67,7 +68,7 @@ class AxisMatrices:
 def _along_axes(x: Tensor, matrices: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
     """Multiply the last len(matrices) axes of x, each by its matrix."""
     for axis, matrix in zip(range(-len(matrices), 0), matrices, strict=True):
-        x = torch.tensordot(x, matrix.to(x.device, x.dtype), dims=([axis], [1])).movedim(-1, axis)
+        x = torch.tensordot(x, placed(matrix, x.device, x.dtype), dims=([axis], [1])).movedim(-1, axis)
     return x
 
 
@@ -117,7 +118,7 @@ class _Separable:
 
     def gram_solve(self, v: Tensor, ridge: float | Tensor, scale: float | Tensor = 1.0) -> Tensor:
         rotated = self._map.rotate(v.reshape(-1, *self.range_shape)).flatten(1)
-        spectrum = self.gram_spectrum.to(v.device, v.dtype)
+        spectrum = placed(self.gram_spectrum, v.device, v.dtype)
         solved = (rotated / (scale * spectrum + ridge)).reshape(-1, *self.range_shape)
         return self._map.rotate_back(solved).flatten(1)
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from sciflow.types import placed
+
 if TYPE_CHECKING:
     from sciflow.inverse.likelihood import GaussianLikelihood
 
@@ -38,9 +40,9 @@ class SingularSystem:
         """From A Aᵀ = U diag(spectrum) Uᵀ."""
 
         def rotate(y: Tensor) -> Tensor:
-            return y @ basis.to(y.device, y.dtype)
+            return y @ placed(basis, y.device, y.dtype)
 
-        return cls(spectrum.sqrt(), rotate, lambda c: c @ basis.to(c.device, c.dtype).T)
+        return cls(spectrum.sqrt(), rotate, lambda c: c @ placed(basis, c.device, c.dtype).T)
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class MeasuredDirections:
     def _inverse(self) -> Tensor:
         """1/s_i, and 0 where a direction is not measured; float64, (m,)."""
         y = self.likelihood.observation
-        values = self._system.values.to(y.device)
+        values = placed(self._system.values, y.device)
         kept = values > max(torch.finfo(y.dtype).eps ** 0.5, LEAST) * values.max()
         return torch.where(kept, 1 / torch.where(kept, values, 1), 0)
 
@@ -82,9 +84,9 @@ class MeasuredDirections:
     def coordinates(self, x: Tensor) -> Tensor:
         """Vᵀ x, (n, *shape) → (n, m); 0 where a direction is not measured."""
         rotated = self._system.rotate(self.likelihood.operator(x))
-        return self._inverse.to(x.device, x.dtype) * rotated
+        return placed(self._inverse, x.device, x.dtype) * rotated
 
     def event(self, coordinates: Tensor) -> Tensor:
         """V c, (n, m) → (n, *shape)."""
-        scaled = self._inverse.to(coordinates.device, coordinates.dtype) * coordinates
+        scaled = placed(self._inverse, coordinates.device, coordinates.dtype) * coordinates
         return self.likelihood.operator.adjoint(self._system.rotate_back(scaled))

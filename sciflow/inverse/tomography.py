@@ -22,6 +22,7 @@ from torch import Tensor
 from sciflow.errors import InputError
 from sciflow.inverse.operator import LinearOperator
 from sciflow.inverse.sparse import SparseMap
+from sciflow.types import placed
 
 MOST_GIGABYTES = 8.0
 """Of a system matrix with its transpose; a larger one is refused before it is made."""
@@ -105,14 +106,14 @@ class _Tomography:
 
     def _scaled(self, v: Tensor, factors: Tensor) -> Tensor:
         """U diag(factors) Uᵀ v for each channel; factors (m,) or (batch, 1, m)."""
-        vectors = self._eigen[1].to(v.device, v.dtype)
+        vectors = placed(self._eigen[1], v.device, v.dtype)
         channels = v.reshape(len(v), self.shape[0], -1)
         return (channels @ vectors * factors.to(v.device, v.dtype) @ vectors.T).reshape(v.shape)
 
     def gram_solve(self, v: Tensor, ridge: float | Tensor, scale: float | Tensor = 1.0) -> Tensor:
         if not self._is_small:
             return LinearOperator.gram_solve(self, v, ridge, scale)  # type: ignore[arg-type]
-        values = self._eigen[0].to(v.device)
+        values = placed(self._eigen[0], v.device)
         ridge, scale = (n[:, None] if isinstance(n, Tensor) and n.ndim else n for n in (ridge, scale))
         return self._scaled(v, 1 / (scale * values + ridge))
 

@@ -25,6 +25,7 @@ from sciflow.particles.resampling import (
     split,
     uniform,
 )
+from sciflow.particles.slots import cumulative
 from sciflow.random import Stream
 
 ConditionalResampler = Callable[[Tensor, int, Stream, int], Tensor]
@@ -52,7 +53,7 @@ def _with(ancestors: Tensor, kept: int) -> Tensor:
 
 def _point(weights: Tensor, stream: Stream, kept: int) -> Tensor:
     """A uniform point of the kept particle's interval [F_{k−1}, F_k)."""
-    end = weights.cumsum(0)[kept]
+    end = cumulative(weights)[kept]
     return end - weights[kept] * (1 - uniform(1, stream.child("kept"), weights))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sciflow.particles.slots import folded
+from sciflow.particles.slots import add_at, folded
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class Genealogy:
 
     def resampled(self, ancestors: Tensor, log_weights: Tensor) -> Genealogy:
         """The genealogy after one resampling from normalised weights, for sorted ancestors."""
-        luck = self.luck.index_add(0, self.eve, log_weights.exp().neg_())
+        luck = add_at(self.luck.clone(), self.eve, log_weights.exp().neg_())
         eve = self.eve[ancestors]
-        luck.scatter_add_(0, eve, luck.new_full((1,), 1 / len(eve)).expand_as(luck))
+        add_at(luck, eve, luck.new_full((1,), 1 / len(eve)).expand_as(luck))
         n_parents = 1 + int((ancestors[1:] != ancestors[:-1]).count_nonzero())
         return Genealogy(eve, luck, self.generations + 1, n_parents)
 
@@ -57,5 +57,5 @@ class Genealogy:
         n = len(self.eve)
         if n < 2:
             return math.nan
-        contribution = (-1 / n - self.luck).index_add_(0, self.eve, log_weights.exp())
+        contribution = add_at(-1 / n - self.luck, self.eve, log_weights.exp())
         return math.sqrt(n / (n - 1) * float(folded(contribution.square_())))

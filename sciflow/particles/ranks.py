@@ -76,9 +76,11 @@ class Group:
 
     @classmethod
     def here(cls, device: torch.device | None = None) -> Group | Alone:
-        """The place in the default group, or alone without one."""
+        """The place in the default group, or alone without one; NCCL sends what lies on this process's device."""
         if not (dist.is_available() and dist.is_initialized()):
             return Alone()
+        if device is None and dist.get_backend() == "nccl":
+            device = torch.device("cuda", torch.cuda.current_device())
         return cls(dist.get_rank(), dist.get_world_size(), device)
 
     def gathered(self, rows: Tensor, lengths: Sequence[int]) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sciflow.errors import InputError
+from sciflow.particles.slots import cumulative
 from sciflow.random import Stream
 
 Resampler = Callable[[Tensor, int, Stream], Tensor]
@@ -61,13 +62,13 @@ def uniform(n: int, stream: Stream, like: Tensor) -> Tensor:
 
 def inverse(weights: Tensor, points: Tensor) -> Tensor:
     """The smallest i with w_0 + … + w_i > point, never a particle of weight zero."""
-    cumulative = weights.cumsum(0)
-    return torch.searchsorted(cumulative, points * cumulative[-1], right=True).clamp_max(_last(cumulative))
+    sums = cumulative(weights)
+    return torch.searchsorted(sums, points * sums[-1], right=True).clamp_max(_last(sums))
 
 
-def _last(cumulative: Tensor) -> Tensor:
-    """Index of the last particle that adds to the sum: where rounding at the end must not step over."""
-    return torch.searchsorted(cumulative, cumulative[-1:])[0]
+def _last(sums: Tensor) -> Tensor:
+    """Index of the last particle that adds to the cumulative sum: where rounding at the end must not step over."""
+    return torch.searchsorted(sums, sums[-1:])[0]
 
 
 def repeated(copies: Tensor, n: int) -> Tensor:
@@ -86,8 +87,7 @@ def combed(weights: Tensor, n: int, offset: Tensor) -> Tensor:
 
     Overwrites the weights: at 10⁶ particles every array counts.
     """
-    weights.cumsum_(0)
-    last = _last(weights)
+    last = _last(cumulative(weights, out=weights))
     torch.addcmul(-offset, weights, n / weights[-1], out=weights).ceil_()
     weights[last:] = n
     ends = weights.long()
@@ -184,7 +184,7 @@ class Tournament:
     @classmethod
     def of(cls, fractions: Tensor, n_copies: int) -> Tournament:
         """The matches for fractions that sum to a whole number of copies."""
-        total = fractions.cumsum(0).clamp_max(n_copies)
+        total = cumulative(fractions, n_copies).clamp_max(n_copies)
         total[_last(total) :] = n_copies
         whole = total.floor()
         before = torch.cat([total.new_zeros(1), total[:-1]])

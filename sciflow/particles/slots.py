@@ -102,6 +102,32 @@ def folded(values: Tensor) -> Tensor:
     return values[..., 0]
 
 
+UNIT = 2.0**-61  # of the fixed-point numbers below: sums of one in total leave two bits to spare
+
+
+def cumulative(values: Tensor, total: float = 1.0, out: Tensor | None = None) -> Tensor:
+    """Cumulative sums of non-negative float64 numbers that add up to `total`, the same bits every time.
+
+    On a GPU the order of the additions changes from call to call, which the sums of whole numbers do not notice:
+    there the values are first cut to 2⁻⁶¹ of the total.
+    """
+    if values.device.type == "cpu":
+        return torch.cumsum(values, 0, out=out)
+    return torch.mul(values.div(total * UNIT).long().cumsum_(0), total * UNIT, out=out)
+
+
+def add_at(sums: Tensor, index: Tensor, values: Tensor) -> Tensor:
+    """sums[index[i]] += values[i] for all i, in place, the same bits every time: see `cumulative`.
+
+    Args:
+        values: float64, of magnitudes that add up to at most one.
+    """
+    if sums.device.type == "cpu":
+        return sums.index_add_(0, index, values)
+    whole = index.new_zeros(len(sums)).index_add_(0, index, values.div(UNIT).long())
+    return sums.add_(whole.double(), alpha=UNIT)
+
+
 def log_sums(values: Tensor, slots: Slots, ranks: Ranks) -> tuple[Tensor, Tensor]:
     """log Σ exp(v) and log Σ exp(2v) of each own island, float64, the same bits on any number of ranks.
 

@@ -104,7 +104,8 @@ class ExponentialRosenbrock:
     and exact where f is affine in t; the space itself needs m ≥ 2 for second order.
 
     Order: 2; exact for an affine drift where m exceeds the number of coordinates (or equals it, for constant f).
-    Cost: m + 2 drift calls per step, m of them with their derivative (about twice the price).
+    Cost: m + 2 drift calls per step, m of them with their derivative (about twice the price); the host waits for the
+        matrix exponential.
     Bias: O(h²).
     Args:
         dimension: m of the Krylov space, per row.

@@ -61,7 +61,7 @@ class Skipping:
     the device to know which rows to call. On a point mass every pattern of skips is exact.
 
     Order: min(order, terms) where calls are skipped, order where none is.
-    Cost: 1 model call per step for the samples that do not skip.
+    Cost: 1 model call per step for the samples that do not skip; the host reads which ones.
     Bias: O(h^{terms + 1}) for each skip.
     Args:
         order: nodes of the method.
