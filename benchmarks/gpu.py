@@ -53,6 +53,15 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def peak(run: Callable[[], object]) -> tuple[int, float]:
+    """Bytes that a run takes at most on the device, and its seconds."""
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    held, taken = torch.cuda.memory_allocated(), seconds(run)
+    return torch.cuda.max_memory_allocated() - held, taken
+
+
 def rounds(runs: Mapping[str, Callable[[], object]], n: int) -> dict[str, list[float]]:
     """Seconds of each by turns; a first round compiles and is thrown away."""
     found: dict[str, list[float]] = {name: [] for name in runs}
@@ -152,20 +161,15 @@ def ensemble_rows(n: int, n_steps: int) -> list[Row]:
     log_weights = Stream(0).normal(MILLION, dtype=torch.float64, device=DEVICE)
     model = Annealed(n_steps, 2 * Stream(5).normal(8, (DIMENSION,), device=DEVICE) / math.sqrt(DIMENSION))
     resampling = rounds({"": lambda: systematic(log_weights, MILLION, Stream(1))}, n)[""]
-    smc(model, TILE, Stream(0))
-    torch.cuda.synchronize()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    held = torch.cuda.memory_allocated()
-    runs = []
-    for seed in range(3):
-        runs.append(seconds(lambda s=seed: smc(model, MILLION, Stream(s))))
-    peak = (torch.cuda.max_memory_allocated() - held) / (4 * MILLION * DIMENSION)
+    smc(model, TILE, Stream(0))  # the workspaces that a first call takes
+    tile, _ = peak(lambda: smc(model, TILE, Stream(0)))
+    told = [peak(lambda s=seed: smc(model, MILLION, Stream(s))) for seed in range(3)]
+    runs, over_tile = [one for _, one in told], told[0][0] / (4 * MILLION * DIMENSION + tile)
     claim = f"10⁶ particles of 64 float32, {n_steps} steps"
     return [
         row("systematic resampling of 10⁶ float64 log-weights [ms]", [1e3 * one for one in resampling]),
         row(f"{claim} [s]", runs),
-        Row(f"{claim}: peak memory over the state", peak, 0.0, 1.3, peak <= 1.3),
+        Row(f"{claim}: peak memory over state and one tile", over_tile, 0.0, 1.2, over_tile <= 1.2),
     ]
 
 

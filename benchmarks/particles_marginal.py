@@ -8,13 +8,14 @@ that of the law at the last noise level. Calls are counted: network calls for ea
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from rows import Row
+from rows import Row, in_parallel
 from torch import Tensor
 
 from sciflow.diffusion.denoiser import Counted
@@ -39,6 +40,12 @@ METHODS: dict[str, dict[str, object]] = {
     "first order, kernel ratio": {"weights": "kernel_ratio"},
     "second order": {},
     "second order, control": {"control": Control()},
+}
+LAST = "second order, control"
+EXACT = "exact draws"
+TILTED: dict[str, dict[str, object]] = {
+    "half guidance": {},
+    "half guidance, control": {"control": Control(("position", "score", "gradient"))},
 }
 
 
@@ -105,28 +112,50 @@ def mean(claim: str, values: Sequence[float], target: float | None = None) -> Ro
     return Row(claim, value, stderr, target, None if target is None else value <= target)
 
 
-def annealed_rows(problem: Problem, modes: Tensor, n_seeds: int, with_distance: bool) -> list[Row]:
+@functools.cache
+def problems(quick: bool) -> dict[str, tuple[Problem, Tensor | None]]:
+    """Every problem, and the mode that each component of its law belongs to; None for the tilted ones."""
+    n_particles, n_steps = (300, 20) if quick else (4000, 200)
+    modes = MixturePower(n_components=40).law(Stream(0))
+    forty = annealing("GMM-40, power 3", modes, 3, n_particles, n_steps)
+    eight = annealing("8 modes in d=30, power 2", eight_modes(), 2, n_particles // 2, n_steps)
+    found = {one.name: (one, nearest(one.law, law)) for one, law in ((forty, modes), (eight, eight_modes()))}
+    return found | {f"d={d}": (half_observed(d, n_particles // 2, n_steps), None) for d in (8, 32, 128)}
+
+
+def annealing_run(name: str, quick: bool, method: str, seed: int) -> dict[str, float]:
+    """What one run, or as many exact draws, are judged by."""
+    problem, modes = problems(quick)[name]
+    assert modes is not None
+    if method == EXACT:
+        x, log_weights = problem.law.sample(problem.n_particles, Stream(seed, ("fresh",))), torch.zeros(1).double()
+        log_weights, told = log_weights.expand(len(x)), {}
+    else:
+        particles, calls = run(problem, seed, METHODS[method])
+        x, log_weights = particles.x, particles.log_weights
+        told = {"log Ẑ − log Z": particles.log_evidence - problem.log_constant}
+        told |= {"resamplings": float(particles.n_resampled), "network calls per step": calls}
+    w2 = {"sliced W2": distance(problem, x, log_weights, seed)} if x.shape[1] == 2 else {}
+    return {"mode-weight TV": mode_error(problem, modes, x, log_weights)} | told | w2
+
+
+def annealed_rows(name: str, found: dict[str, list[dict[str, float]]]) -> list[Row]:
     """Every method on one problem; targets are for the last one."""
-    found = []
-    equal = torch.zeros(problem.n_particles, dtype=torch.float64)
-    fresh = [problem.law.sample(problem.n_particles, Stream(seed, ("fresh",))) for seed in range(n_seeds)]
-    floor = statistics.fmean(distance(problem, x, equal, seed) for seed, x in enumerate(fresh)) if with_distance else 0
-    least = [mode_error(problem, modes, x, equal) for x in fresh]
-    found.append(mean(f"{problem.name}, exact draws: mode-weight TV", least))
-    for method, options in METHODS.items():
-        runs = [run(problem, seed, options) for seed in range(n_seeds)]
-        is_last = options.get("control") is not None
-        label = f"{problem.name}, {method}"
-        values = [mode_error(problem, modes, p.x, p.log_weights) for p, _ in runs]
-        found.append(mean(f"{label}: mode-weight TV", values, 0.05 if is_last else None))
-        bias = [p.log_evidence - problem.log_constant for p, _ in runs]
-        found.append(bias_row(label, bias, 0.05 if is_last else None))
-        if with_distance:
-            distances = [distance(problem, p.x, p.log_weights, seed) / floor for seed, (p, _) in enumerate(runs)]
-            found.append(mean(f"{label}: sliced W2 over that of exact draws", distances, 2.0 if is_last else None))
-        found.append(mean(f"{label}: resamplings", [float(p.n_resampled) for p, _ in runs]))
-        found.append(mean(f"{label}: network calls per step", [calls for _, calls in runs]))
-    return found
+
+    def values(method: str, what: str) -> list[float]:
+        return [one[what] for one in found[method]]
+
+    rows = [mean(f"{name}, {EXACT}: mode-weight TV", values(EXACT, "mode-weight TV"))]
+    for method in METHODS:
+        is_last, label = method == LAST, f"{name}, {method}"
+        rows.append(mean(f"{label}: mode-weight TV", values(method, "mode-weight TV"), 0.05 if is_last else None))
+        rows.append(bias_row(label, values(method, "log Ẑ − log Z"), 0.05 if is_last else None))
+        if "sliced W2" in found[method][0]:
+            floor = statistics.fmean(values(EXACT, "sliced W2"))
+            over = [one / floor for one in values(method, "sliced W2")]
+            rows.append(mean(f"{label}: sliced W2 over that of exact draws", over, 2.0 if is_last else None))
+        rows += [mean(f"{label}: {what}", values(method, what)) for what in ("resamplings", "network calls per step")]
+    return rows
 
 
 def bias_row(label: str, bias: Sequence[float], target: float | None) -> Row:
@@ -147,33 +176,42 @@ def half_observed(d: int, n_particles: int, n_steps: int) -> Problem:
     return Problem(name, path, prior, posterior, float(evidence), n_particles, n_steps)
 
 
-def tilted_rows(problem: Problem, n_seeds: int) -> list[Row]:
-    found, d = [], problem.law.means.shape[1]
-    control = Control(("position", "score", "gradient"))
-    for method, options in (("half guidance", {}), ("half guidance, control", {"control": control})):
-        runs = [run(problem, seed, options) for seed in range(n_seeds)]
-        label = f"{problem.name}, {method}"
-        bias = [p.log_evidence - problem.log_constant for p, _ in runs]
-        found.append(bias_row(label, bias, 0.1 if options else None))
-        ratios = [p.var() / problem.law.covariances[0].diagonal() for p, _ in runs]
-        found.append(mean(f"{label}: variance ratio, observed", [float(r[: d // 2].mean()) for r in ratios]))
-        found.append(mean(f"{label}: variance ratio, unobserved", [float(r[d // 2 :].mean()) for r in ratios]))
-        found.append(mean(f"{label}: network calls per step", [calls for _, calls in runs]))
-    return found
+def tilted_run(name: str, quick: bool, method: str, seed: int) -> dict[str, float]:
+    problem, _ = problems(quick)[name]
+    particles, calls = run(problem, seed, TILTED[method])
+    ratio = particles.var() / problem.law.covariances[0].diagonal()
+    half = len(ratio) // 2
+    return {
+        "log Ẑ − log Z": particles.log_evidence - problem.log_constant,
+        "variance ratio, observed": float(ratio[:half].mean()),
+        "variance ratio, unobserved": float(ratio[half:].mean()),
+        "network calls per step": calls,
+    }
+
+
+def tilted_rows(name: str, found: dict[str, list[dict[str, float]]]) -> list[Row]:
+    rows = []
+    for method, options in TILTED.items():
+        label = f"linear Gaussian {name}, {method}"
+        rows.append(bias_row(label, [one["log Ẑ − log Z"] for one in found[method]], 0.1 if options else None))
+        others = [what for what in found[method][0] if what != "log Ẑ − log Z"]
+        rows += [mean(f"{label}: {what}", [one[what] for one in found[method]]) for what in others]
+    return rows
 
 
 def rows(quick: bool) -> list[Row]:
     """All rows; quick: few particles, steps and seeds, which show that it runs."""
-    n_particles, n_steps, n_seeds = (300, 20, 2) if quick else (4000, 200, 10)
-    dataset = MixturePower(n_components=40)
-    forty = annealing("GMM-40, power 3", dataset.law(Stream(0)), 3, n_particles, n_steps)
-    modes = nearest(forty.law, dataset.law(Stream(0)))
-    found = annealed_rows(forty, modes, n_seeds, with_distance=True)
-    eight = annealing("8 modes in d=30, power 2", eight_modes(), 2, n_particles // 2, n_steps)
-    found += annealed_rows(eight, nearest(eight.law, eight_modes()), n_seeds, with_distance=False)
-    for d in (8, 32, 128):
-        found += tilted_rows(half_observed(d, n_particles // 2, n_steps), max(2, n_seeds // 2))
-    return found
+    n_seeds, names = (2 if quick else 10), problems(quick)
+    annealed = [name for name, (_, modes) in names.items() if modes is not None]
+    cases = [(name, quick, m, seed) for name in annealed for m in (EXACT, *METHODS) for seed in range(n_seeds)]
+    told = zip(cases, in_parallel(annealing_run, cases), strict=True)
+    others = [(n, quick, m, s) for n in names if n not in annealed for m in TILTED for s in range(max(2, n_seeds // 2))]
+    told = [*told, *zip(others, in_parallel(tilted_run, others), strict=True)]
+    found: dict[str, dict[str, list[dict[str, float]]]] = {name: {} for name in names}
+    for (name, _, method, _), numbers in told:
+        found[name].setdefault(method, []).append(numbers)
+    shown = [annealed_rows(name, found[name]) if name in annealed else tilted_rows(name, found[name]) for name in names]
+    return [row for part in shown for row in part]
 
 
 def nearest(law: GaussianMixture, modes: GaussianMixture) -> Tensor:

@@ -15,12 +15,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from rows import Row
+from rows import Row, in_parallel
 from torch import Tensor
 
 from sciflow.diffusion.mixture import GaussianDenoiser, GaussianMixture, MixtureDenoiser
@@ -115,32 +116,37 @@ def half_observed(d: int) -> tuple[MixtureDenoiser, GaussianLikelihood, Tensor]:
     return prior, GaussianLikelihood(y, Dense.of(matrix), NOISE), place % 2 == 0
 
 
-def gaussian_rows(name: str, method: Method, d: int, n_seeds: int, quick: bool) -> list[Row]:
-    """Evidence, variances and cost of one sampler; means over seeds."""
+def sizes(method: Method, quick: bool) -> tuple[int, int]:
+    """Particles and levels."""
+    return (method.n // 4, min(method.levels, 40)) if quick else (method.n, method.levels)
+
+
+def gaussian_run(d: int, name: str, quick: bool, seed: int) -> tuple[float, ...]:
+    """Error of the evidence, both ratios of variances, and both costs of one run."""
     prior, likelihood, observed = half_observed(d)
     exact, log_evidence = prior.mixture.posterior(likelihood.operator.matrix, likelihood.observation, NOISE)
-    variance = exact.covariances[0].diagonal()
-    n, levels = (method.n // 4, min(method.levels, 40)) if quick else (method.n, method.levels)
+    n, levels = sizes(METHODS[name], quick)
     times = LogSNR(levels, ratio_max=100.0, ratio_min=0.01)(EDM())
-    found, opaque = [], Opaque(prior)
-    for seed in range(n_seeds):
-        run = method.make(n)(opaque, likelihood, times, 1, Stream(seed))
-        ratio = run.var() / variance
-        found.append(
-            [run.log_evidence - float(log_evidence), float(ratio[observed].mean()), float(ratio[~observed].mean())]
-        )
+    opaque = Opaque(prior)
+    run = METHODS[name].make(n)(opaque, likelihood, times, 1, Stream(seed))
+    ratio, looks = run.var() / exact.covariances[0].diagonal(), n * (levels + 1)
+    errors = run.log_evidence - float(log_evidence), float(ratio[observed].mean()), float(ratio[~observed].mean())
+    return *errors, opaque.calls / looks, opaque.passes[0] / looks
+
+
+def gaussian_rows(d: int, name: str, quick: bool, found: Sequence[tuple[float, ...]]) -> list[Row]:
+    """Evidence, variances and cost of one sampler; means over seeds."""
     values = torch.tensor(found, dtype=torch.float64)
-    mean, error = values.mean(0).tolist(), (values.std(0) / math.sqrt(n_seeds)).tolist()
+    mean, error = values.mean(0).tolist(), (values.std(0) / math.sqrt(len(found))).tolist()
     judge = name == BEST and d == 128 and not quick
-    looks = n_seeds * n * (levels + 1)
     where = f"(a) d = {d}, {name}"
     return [
         _near(f"{where}: Δ log Z", mean[0], error[0], 0.0, MOST_ERROR if judge else None),
         _near(f"{where}: variance, observed", mean[1], error[1], 1.0, MOST_RATIO if judge else None),
         _near(f"{where}: variance, unobserved", mean[2], error[2], 1.0, MOST_RATIO if judge else None),
-        Row(f"{where}: calls per particle and level", opaque.calls / looks, 0.0),
-        Row(f"{where}: backward passes per particle and level", opaque.passes[0] / looks, 0.0),
-    ]  # fmt: skip
+        Row(f"{where}: calls per particle and level", mean[3], 0.0),
+        Row(f"{where}: backward passes per particle and level", mean[4], 0.0),
+    ]
 
 
 def _near(claim: str, value: float, stderr: float, aim: float, most: float | None) -> Row:
@@ -189,54 +195,82 @@ def largest_sliced(x: Tensor, y: Tensor, stream: Stream, n_directions: int = 100
     return float((a - b).square().mean(1).max().sqrt())
 
 
-def _one_by_one(prior: Opaque, likelihood: GaussianLikelihood, n: int, seed: int) -> Tensor:
+OURS, THEIRS, EXACT = "twisted SMC", "MCGDiff stated anew", "exact draws"
+N_DRAWS, CHUNK = 1000, 50
+
+
+def _one_by_one(prior: Opaque, likelihood: GaussianLikelihood, first: int, n: int) -> Tensor:
     """MCGDiff as published: a filter of 128 particles and 100 levels for each draw, with the noise η = 0.6."""
     times = LogSNR(100, ratio_max=150.0, ratio_min=0.01)(EDM())
     sampler = MCGDiff(128, eta=0.6, resampling="multinomial")
-    runs = [sampler(prior, likelihood, times, 1, Stream(seed).child(k)) for k in range(n)]
-    return torch.cat([run.resample(1, Stream(seed).child("pick", k)).x for k, run in enumerate(runs)])
+    runs = [sampler(prior, likelihood, times, 1, Stream(0).child(k)).resample(1, Stream(0).child("pick", k))
+            for k in range(first, first + n)]  # fmt: skip
+    return torch.cat([run.x for run in runs])
 
 
-def _one_ensemble(prior: Opaque, likelihood: GaussianLikelihood, n: int, seed: int, n_particles: int) -> Tensor:
+def _one_ensemble(prior: Opaque, likelihood: GaussianLikelihood, seed: int, n_particles: int) -> Tensor:
     """Ours: 1000 draws of one ensemble whose twist and kernels differentiate the denoiser."""
     times = LogSNR(60, ratio_max=150.0, ratio_min=0.01)(EDM())
     run = TwistedSMC(n_particles, "jacobian")(prior, likelihood, times, 1, Stream(seed))
-    return run.resample(n, Stream(seed).child("draws")).x
+    return run.resample(N_DRAWS, Stream(seed).child("draws")).x
 
 
-def mode_rows(n_measurements: int, quick: bool) -> list[Row]:
-    """Distance and calls of both, in one run, beside exact draws."""
+def mode_run(n_measurements: int, who: str, quick: bool, k: int) -> tuple[list[list[float]], float]:
+    """Draws of one ensemble, of one chunk of filters, or exact ones; and the calls of each draw."""
+    law, likelihood = twenty_five_modes(n_measurements)
+    prior = Opaque(MixtureDenoiser(law, EDM()))
+    if who == EXACT:
+        exact, _ = law.posterior(likelihood.operator.matrix, likelihood.observation, likelihood.sigma)
+        x = exact.sample(N_DRAWS, Stream(3).child(k))
+    elif who == THEIRS:
+        x = _one_by_one(prior, likelihood, k * CHUNK, 10 if quick else CHUNK)
+    else:
+        x = _one_ensemble(prior, likelihood, k, 2000 if quick else 10_000)
+    return x.tolist(), (prior.calls + prior.passes[0]) / len(x)
+
+
+def mode_cases(quick: bool) -> list[tuple[int, str, bool, int]]:
+    """Every run of (b)."""
+    repeats = {OURS: 2 if quick else 5, EXACT: 2 if quick else 5, THEIRS: 1 if quick else N_DRAWS // CHUNK}
+    return [(m, who, quick, k) for m in PUBLISHED for who, n in repeats.items() for k in range(n)]
+
+
+def mode_rows(n_measurements: int, quick: bool, found: dict[str, list[tuple[list[list[float]], float]]]) -> list[Row]:
+    """Distance and calls of both, beside exact draws."""
     law, likelihood = twenty_five_modes(n_measurements)
     exact, _ = law.posterior(likelihood.operator.matrix, likelihood.observation, likelihood.sigma)
-    n_particles, n_filters, n_seeds = (2000, 10, 2) if quick else (10_000, 1000, 5)
-    where, known = f"(b) {n_measurements} measured", exact.sample(10_000, Stream(1))
-
-    def distances(draw: Callable[[int], Tensor], repeats: int) -> tuple[float, float]:
-        found = torch.tensor([largest_sliced(known, draw(k), Stream(2).child(k)) for k in range(repeats)])
-        return float(found.mean()), float(found.std() / math.sqrt(repeats)) if repeats > 1 else math.nan
-
-    ours, theirs = Opaque(MixtureDenoiser(law, EDM())), Opaque(MixtureDenoiser(law, EDM()))
-    value, error = distances(lambda k: _one_ensemble(ours, likelihood, 1000, k, n_particles), n_seeds)
-    floor = distances(lambda k: exact.sample(1000, Stream(3).child(k)), n_seeds)
-    again = distances(lambda k: _one_by_one(theirs, likelihood, n_filters, k), 1)
-    spent, most = (ours.calls + ours.passes[0]) / n_seeds / 1000, theirs.calls / n_filters
-    limit = PUBLISHED[n_measurements]
-    return [
-        Row(f"{where}, twisted SMC: largest sliced distance", value, error, limit, None if quick else value <= limit),
-        Row(f"{where}, exact draws: largest sliced distance", *floor),
-        Row(f"{where}, MCGDiff stated anew, {n_filters} draws: largest sliced distance", *again),
-        Row(f"{where}, twisted SMC: calls and backward passes per draw", spent, 0.0, most, spent <= most),
-        Row(f"{where}, MCGDiff stated anew: calls per draw", most, 0.0),
-    ]
+    known = exact.sample(10_000, Stream(1))
+    clouds = {who: [torch.tensor(x, dtype=torch.float64) for x, _ in told] for who, told in found.items()}
+    clouds[THEIRS] = [torch.cat(clouds[THEIRS])]
+    distances = {
+        who: torch.tensor([largest_sliced(known, x, Stream(2).child(k)) for k, x in enumerate(parts)])
+        for who, parts in clouds.items()
+    }
+    spent, most = (statistics.fmean(calls for _, calls in found[who]) for who in (OURS, THEIRS))
+    where, limit = f"(b) {n_measurements} measured", PUBLISHED[n_measurements]
+    rows = []
+    for who, values in distances.items():
+        value, n = float(values.mean()), len(values)
+        error = float(values.std()) / math.sqrt(n) if n > 1 else math.nan
+        judged = who == OURS and not quick
+        claim = f"{where}, {who}: largest sliced distance"
+        rows.append(Row(claim, value, error, limit if judged else None, value <= limit if judged else None))
+    calls = f"{where}, {OURS}: calls and backward passes per draw"
+    return [*rows, Row(calls, spent, 0.0, most, spent <= most), Row(f"{where}, {THEIRS}: calls per draw", most, 0.0)]
 
 
 def rows(quick: bool) -> list[Row]:
     """All rows; quick ones are small and judge with what they have."""
-    found = []
-    for d in (8, 32, 128):
-        for name, method in METHODS.items():
-            if d <= method.largest and not (quick and d > 8 and name != BEST):
-                found += gaussian_rows(name, method, d, 2 if quick else 4, quick)
-    for n_measurements in PUBLISHED:
-        found += mode_rows(n_measurements, quick)
-    return found
+    pairs = [(d, name) for d in (8, 32, 128) for name, method in METHODS.items() if d <= method.largest]
+    who = [(d, name) for d, name in pairs if d == 8 or name == BEST or not quick]
+    cases = [(d, name, quick, seed) for d, name in reversed(who) for seed in range(2 if quick else 4)]
+    told = zip(cases, in_parallel(gaussian_run, cases), strict=True)
+    by_case: dict[tuple[int, str], list[tuple[float, ...]]] = {}
+    for (d, name, *_), numbers in told:
+        by_case.setdefault((d, name), []).append(numbers)
+    found = [row for d, name in who for row in gaussian_rows(d, name, quick, by_case[d, name])]
+    modes: dict[int, dict[str, list]] = {m: {} for m in PUBLISHED}
+    runs = mode_cases(quick)
+    for (m, one, *_), answer in zip(runs, in_parallel(mode_run, runs), strict=True):
+        modes[m].setdefault(one, []).append(answer)
+    return found + [row for m in PUBLISHED for row in mode_rows(m, quick, modes[m])]

@@ -6,12 +6,16 @@ import argparse
 import datetime
 import itertools
 import json
+import os
 import random
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 N_RESAMPLES = 400
@@ -48,6 +52,23 @@ def estimate(statistic: Statistic, sittings: Sequence[int], seed: int = 0) -> tu
         return [index for rounds in chosen for index in draw.choices(rounds, k=len(rounds))]
 
     return statistic(range(ends[-1])), statistics.stdev(statistic(resample()) for _ in range(N_RESAMPLES))
+
+
+def in_parallel(work: Callable[..., Any], arguments: Iterable[Sequence[object]]) -> list[Any]:
+    """work(*a) for each, in as many processes of one thread as there are cores; for numbers that no clock decides.
+
+    Args:
+        work: a function of a module; its arguments and answers travel between processes.
+    """
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), _alone) as pool:
+        return list(pool.map(work, *zip(*arguments, strict=True)))
+
+
+def _alone() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
 
 
 def judged(claim: str, statistic: Statistic, sittings: Sequence[int], target: float | None, quiet: bool) -> Row:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sciflow.errors import InputError, NonFiniteError
 from sciflow.particles import Particles, SMCState, smc
-from sciflow.particles.exchange import BLOCK, gather_rows, owned
+from sciflow.particles.exchange import BLOCKS, gather_rows, owned
 from sciflow.random import Stream
 
 
@@ -166,7 +166,7 @@ def test_ancestors_in_any_order_are_put_in_order() -> None:
 # Memory ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n", [1, 10, 3 * BLOCK + 7])
+@pytest.mark.parametrize("n", [1, 10, 3 * BLOCKS["cpu"] + 7])
 def test_gathering_in_place(n: int) -> None:
     """Sorted ancestors of every kind: few families, all from the right, all from the left."""
     generator = torch.Generator().manual_seed(0)
