@@ -16,15 +16,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sciflow.diffusion.denoiser import Denoiser, velocity
-from sciflow.diffusion.schedule import Schedule
-from sciflow.solvers.dynamics import Equation, lagrange, quadrature
+from sciflow.diffusion.schedule import Schedule, is_value
+from sciflow.solvers.dynamics import Equation, Split, lagrange, quadrature
 from sciflow.types import Time
 
 Frame = Literal["noise", "data", "velocity"]
@@ -36,6 +36,13 @@ DEFAULT_NODES: dict[Frame, NodeVariable] = {"noise": "log_snr", "data": "log_snr
 
 def _levels(schedule: Schedule, t: float) -> tuple[float, float]:
     return float(schedule.alpha(t)), float(schedule.sigma(t))
+
+
+@dataclass(frozen=True)
+class _Levels:
+    """What is left of a denoiser without the model."""
+
+    schedule: Schedule
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,18 @@ class FrameSplit:
         levels = schedule.alpha(grid), schedule.sigma(grid)
         known = dict(zip(times, zip(*(level.tolist() for level in levels), strict=True), strict=True))
         return replace(self, known=known, grid=tuple(array.numpy() for array in (grid, *levels)))
+
+    def alone(self) -> FrameSplit | None:
+        """The split of the schedule without the model, from which all coefficients follow, to be a key of plans.
+
+        None where the schedule may change under the same name.
+        """
+        schedule = self.denoiser.schedule
+        return replace(self, denoiser=cast(Denoiser, _Levels(schedule))) if is_value(schedule) else None
+
+    def of(self, other: Split) -> FrameSplit:
+        """The split of the model of another, with the tables of this one."""
+        return replace(self, denoiser=cast(FrameSplit, other).denoiser)
 
     def noisy(self, eta: float) -> FrameSplit:
         """The split of the reverse SDE of noise level η.

@@ -7,7 +7,7 @@ label noise levels. Papers run time from data to noise; with their time s ours i
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Protocol, runtime_checkable
 
 import torch
@@ -32,6 +32,13 @@ class Schedule(Protocol):
     def sigma_rate(self, t: Time) -> Tensor: ...
     def log_snr(self, t: Time) -> Tensor: ...
     def time(self, log_snr: Time) -> Tensor: ...
+
+
+def is_value(thing: object) -> bool:
+    """Whether its fields tell a schedule for ever: a frozen dataclass of numbers, text, and others of its kind."""
+    if is_dataclass(thing) and not isinstance(thing, type) and thing.__dataclass_params__.frozen:  # type: ignore
+        return all(is_value(getattr(thing, field.name)) for field in fields(thing))
+    return thing is None or isinstance(thing, int | float | str)
 
 
 def _tensor(t: Time) -> Tensor:

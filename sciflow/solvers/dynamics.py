@@ -78,6 +78,18 @@ class NoisySplit(Split, Protocol):
         ...
 
 
+class SoleSplit(Split, Protocol):
+    """A split that can be told from its model: coefficients depend on the noise levels alone."""
+
+    def alone(self) -> SoleSplit | None:
+        """The split without the model, a key by which plans are found again; None where it is none."""
+        ...
+
+    def of(self, other: Split) -> SoleSplit:
+        """This split with the model of another."""
+        ...
+
+
 class Dynamics(Protocol):
     """dx = drift(t, x) dt + diffusion(t, x) dW.
 

@@ -8,15 +8,16 @@ data frame UniPC-3.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, cast
 
 from pydantic import Field
 from torch import Tensor
 
-from sciflow.solvers.dynamics import Coefficient, Dynamics, Split
+from sciflow.solvers.dynamics import Coefficient, Dynamics, SoleSplit, Split
 from sciflow.solvers.single_step import SingleStep, advance, single_steps
 from sciflow.solvers.solve import Past, StepNoise
 from sciflow.solvers.weights import (
@@ -186,10 +187,22 @@ class EABM:
 
     def plan(self, dynamics: Dynamics, times: Sequence[float], past: Sequence[float] = ()) -> list[Step | Start]:
         require_ode(self, dynamics)
-        known = [*past, *times]
         split = dynamics.split(self.frame)
         split = over(self, split, self.nodes) if self.nodes else split
-        split = prepared(noisy(self, split, self.eta) if self.eta else split, known)
+        split = noisy(self, split, self.eta) if self.eta else split
+        alone = split.alone() if hasattr(split, "alone") else None
+        if alone is None:
+            return self.planned(prepared(split, [*past, *times]), times, past)
+        prototype, steps = _remembered(self, alone, tuple(times), tuple(past))
+        own = prototype.of(split)
+        return [
+            Step(step.a, step.b, own, *step[3:]) if isinstance(step, Step) else step._replace(step=step.step.on(own))
+            for step in steps
+        ]
+
+    def planned(self, split: Split, times: Sequence[float], past: Sequence[float]) -> list[Step | Start]:
+        """The steps in a frame that is prepared for these times."""
+        known = [*past, *times]
         orders = self._orders(len(times) - 1)
         steps: list[Step | Start] = [*multistep(split, known, orders, orders if self.corrector else ())]
         if self.start == "single_step":
@@ -235,3 +248,12 @@ class EABM:
 
     def value(self, state: State) -> Tensor:
         return state.x
+
+
+@functools.lru_cache(maxsize=256)
+def _remembered(
+    solver: EABM, alone: SoleSplit, times: tuple[float, ...], past: tuple[float, ...]
+) -> tuple[SoleSplit, list[Step | Start]]:
+    """The plan of a grid, made once: tiles, observations and restarts ask for it again."""
+    split = prepared(alone, [*past, *times])
+    return cast(SoleSplit, split), solver.planned(split, times, past)

@@ -69,6 +69,10 @@ class SingleStep(NamedTuple):
     split: Split
     stages: tuple[Stage, ...]
 
+    def on(self, split: Split) -> SingleStep:
+        """The same step of another model with the same noise levels."""
+        return self._replace(split=split)
+
 
 def between(split: Split, a: float, b: float, fraction: float) -> float:
     """A time inside a step: at a fraction of it in the node variable of the split, where it has one, else in t."""

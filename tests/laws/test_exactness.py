@@ -13,7 +13,7 @@ from problems import gaussian, mixture
 from sciflow.diffusion.denoiser import FromView
 from sciflow.diffusion.flow import FRAMES, FrameSplit, probability_flow, reverse_sde, transition
 from sciflow.diffusion.mixture import MixtureDenoiser
-from sciflow.diffusion.schedule import EDM, Cosine, Linear, VariancePreserving
+from sciflow.diffusion.schedule import EDM, Cosine, Linear, Scaled, VariancePreserving, is_value
 from sciflow.random import Stream
 from sciflow.solvers import (
     EABM,
@@ -272,3 +272,47 @@ def test_wrong_combinations_are_refused_with_the_way_out() -> None:
         solve(sde, x, [0.3, 0.4], EulerMaruyama())
     with pytest.raises(ValueError, match="no frame 'noise'"):
         solve(Equation(lambda t, x: x), x, [0.3, 0.4], EABM(2))
+
+
+PLANNED = [
+    EABM(3, "noise"),
+    EABM(2, "data", corrector=True),
+    EABM(3, "velocity", start="single_step"),
+    EABM(2, eta=1.0),
+]
+
+
+@pytest.mark.parametrize("solver", PLANNED, ids=str)
+def test_a_plan_that_is_remembered_is_used_with_the_model_at_hand(solver: EABM) -> None:
+    times = [0.3, 0.4, 0.55, 0.7, 0.8]
+    laws = [MixtureDenoiser(law(), VariancePreserving()) for law in (mixture, gaussian)]
+    for denoiser in laws:  # the second finds the plan of the first
+        flow, x = probability_flow(denoiser), torch.ones(1, *denoiser.shape, dtype=torch.float64)
+        split = flow.split(solver.frame)
+        split = (split.noisy(solver.eta) if solver.eta else split).tabulate(times)
+        found, afresh = solver.plan(flow, times), solver.planned(split, times, ())
+        for step, other in zip(found, afresh, strict=True):
+            assert getattr(step, "step", step).split.denoiser is denoiser
+            assert step == other  # weights to the last bit, and the same model, by which splits are compared
+        assert solve(flow, x, times, solver, stream=Stream(0)).isfinite().all()
+
+
+class Tunable:
+    """A schedule that somebody may change between two solves."""
+
+    def __init__(self) -> None:
+        self.scale = 1.0
+
+    def __getattr__(self, name: str):
+        return lambda t: (self.scale if name.startswith("sigma") else 1.0) * getattr(EDM(), name)(t)
+
+
+def test_the_plan_of_a_schedule_that_can_change_is_made_anew() -> None:
+    schedule = Tunable()
+    flow = probability_flow(FromView(lambda x, t: 0.5 * x, "data", schedule, (2,)))
+    before = EABM(2, "noise").plan(flow, [0.3, 0.4, 0.5])
+    schedule.scale = 2.0
+    after = EABM(2, "noise").plan(flow, [0.3, 0.4, 0.5])
+    sigma = float(EDM().sigma(0.4))
+    assert [plan[0].split.levels(0.4)[1] for plan in (before, after)] == pytest.approx([sigma, 2 * sigma], rel=1e-12)
+    assert is_value(Scaled(EDM(), 2.0)) and not is_value(schedule)
