@@ -28,6 +28,7 @@ ARTEFACTS = dict(zip(STAGES, ("data.nc", "model.pt", "samples.nc", "metrics.csv"
 SHARED = ("seed", "domain", "plugins")  # what every stage depends on: swept, it counts as part of `dataset`
 FILES = ("path", "top", "pdb", "system")  # keys whose values are files that a stage reads
 ASIDE = ("sweep", "smoke")  # keys of a run file that are used up when it is resolved
+SETTLED = ("name", "swept", "sweep")  # keys of a run.yaml that say which run of which sweep it is
 SMOKE = "-smoke"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 UNSAFE = re.compile(r"[^A-Za-z0-9.,=+_-]")  # what a shell or file system could misread in a name
@@ -113,7 +114,8 @@ class Run:
         name: folder under results/; `<base>` or `<base>~<key>=<value>~…`.
         base: name of the run that the file itself describes (with -smoke in the smoke size).
         file: the run file.
-        values: its settled content, without `sweep` and `smoke`, with `name` and, for a child, `swept`.
+        values: its settled content, without `smoke`, with `name`, the whole `sweep` that it belongs to and, for a
+            child, its `swept` values.
         assignments: the swept (key, value) pairs, in the order of the stages.
     """
 
@@ -125,12 +127,12 @@ class Run:
 
     @property
     def content(self) -> dict[str, Any]:
-        """`values` as a run file could hold them: without `name` and `swept`."""
-        return {key: value for key, value in self.values.items() if key not in ("name", "swept")}
+        """`values` as a run file could hold them: without `name`, `swept` and `sweep`, which no stage depends on."""
+        return {key: value for key, value in self.values.items() if key not in SETTLED}
 
     def owner(self, stage: str) -> str:
         """Name of the run that builds this stage: the swept values that matter up to it, and no others."""
-        return _name(self.base, [pair for pair in self.assignments if rank(pair[0]) <= STAGES.index(stage)])
+        return name_of(self.base, [pair for pair in self.assignments if rank(pair[0]) <= STAGES.index(stage)])
 
     def section(self, stage: str) -> dict[str, Any]:
         """What the stage depends on in the run file: its section, the seed and the domain (report: the prose too)."""
@@ -166,7 +168,8 @@ def _items(value: Any) -> Iterable[tuple[str, Any]]:
             yield str(key), entry
 
 
-def _name(base: str, assignments: Sequence[tuple[str, Any]]) -> str:
+def name_of(base: str, assignments: Sequence[tuple[str, Any]]) -> str:
+    """Name, and folder, of the child with these swept (key, value) pairs; a long one ends in a digest of them."""
     name = "~".join([base, *(f"{UNSAFE.sub('-', key)}={label(value)}" for key, value in assignments)])
     return name if len(name.encode()) <= LONGEST_NAME else f"{base}~{_short([list(pair) for pair in assignments])}"
 
@@ -217,7 +220,7 @@ def resolve(
     runs: dict[str, Run] = {}
     for combination in itertools.product(*([(key, value) for value in entries] for key, entries in sweep.items())):
         for length in range(len(combination) + 1):
-            run = _child(names[-1] if smoke else stem, Path(file), values, combination[:length])
+            run = _child(names[-1] if smoke else stem, Path(file), values, combination[:length], sweep)
             runs.setdefault(run.name, run)
     return runs
 
@@ -258,9 +261,12 @@ def _sweep(sweep: Mapping[str, Any], values: Mapping[str, Any], where: str) -> d
     return dict(sorted(sweep.items(), key=lambda item: rank(item[0])))
 
 
-def _child(base: str, file: Path, values: dict[str, Any], pairs: Sequence[tuple[str, Any]]) -> Run:
-    name = _name(base, pairs)
+def _child(
+    base: str, file: Path, values: dict[str, Any], pairs: Sequence[tuple[str, Any]], sweep: Mapping[str, list[Any]]
+) -> Run:
+    name = name_of(base, pairs)
     for key, value in pairs:
         values = assign(values, key, value, f"{file}: sweep")
-    head = {"name": name, "swept": dict(pairs)} if pairs else {"name": name}
-    return Run(name, base, file, {**head, **{k: v for k, v in values.items() if k != "name"}}, tuple(pairs))
+    head = {"name": name, "swept": dict(pairs), "sweep": dict(sweep)}
+    settled = {key: entry for key, entry in head.items() if entry}
+    return Run(name, base, file, {**settled, **{k: v for k, v in values.items() if k != "name"}}, tuple(pairs))

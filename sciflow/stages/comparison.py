@@ -11,11 +11,12 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from sciflow.data.store import open_dataset
+from sciflow.data.table import read_rows
 from sciflow.figures.comparison import sampler_comparison
 from sciflow.figures.front import error_and_cost
 from sciflow.figures.sweep import sweep_map
 from sciflow.metrics.front import LESS_IS_BETTER, front
-from sciflow.stages.page import embedded, read_rows, templates, write
+from sciflow.stages.page import embedded, templates, write
 
 
 def compare(runs: Sequence[Path], out: Path) -> None:
@@ -26,13 +27,7 @@ def compare(runs: Sequence[Path], out: Path) -> None:
             part of what is swept, errors are set against the network calls of a draw.
         out: the page to write.
     """
-    from sciflow.yamlfile import load
-
-    children = []
-    for folder in runs:
-        values = load(folder / "run.yaml")
-        children.append((folder.name, values.get("swept", {}), read_rows(folder / "metrics.csv")))
-    keys = list(dict.fromkeys(key for _, swept, _ in children for key in swept))
+    children, keys, truth = read_children(runs)
     lines = [
         ([_brief(swept.get(key, "")) for key in keys], name, row["posterior"], row)
         for name, swept, rows in children
@@ -41,8 +36,7 @@ def compare(runs: Sequence[Path], out: Path) -> None:
     costs = {folder.name: calls for folder in runs if (calls := _calls(folder / "samples.nc"))}
     metrics = list(dict.fromkeys(row["metric"] for *_, row in lines))
     grouped = [(metric, [line for line in lines if line[3]["metric"] == metric]) for metric in metrics]
-    truth = [_truth(key, values) for key in keys] if children else []
-    figures = [(embedded(figure), caption) for figure, caption in _swept_figures(children, keys, metrics, truth)]
+    figures = [(embedded(figure), caption) for figure, caption in swept_figures(children, keys, metrics, truth)]
     fronts = [_front(metric, rows, costs) for metric, rows in grouped if metric in LESS_IS_BETTER and costs]
     page = (
         templates()
@@ -57,6 +51,19 @@ def compare(runs: Sequence[Path], out: Path) -> None:
         )
     )
     write(out, page)
+
+
+def read_children(runs: Sequence[Path]) -> tuple[list[tuple], list[str], list[float | None]]:
+    """(name, swept values, rows of metrics.csv) of each child, the swept keys, and what was true of each key."""
+    from sciflow.yamlfile import load
+
+    children: list[tuple] = []
+    values: dict[str, Any] = {}
+    for folder in runs:
+        values = load(folder / "run.yaml")
+        children.append((folder.name, values.get("swept", {}), read_rows(folder / "metrics.csv")))
+    keys = list(dict.fromkeys(key for _, swept, _ in children for key in swept))
+    return children, keys, [_truth(key, values) for key in keys]
 
 
 def _brief(value: Any) -> str:
@@ -74,10 +81,10 @@ def _truth(key: str, values: Mapping[str, Any]) -> float | None:
     return float(place) if isinstance(place, int | float) else None
 
 
-def _swept_figures(
+def swept_figures(
     children: Sequence[tuple], keys: Sequence[str], metrics: Sequence[str], truth: Sequence[float | None]
 ) -> Iterable[tuple]:
-    """One figure for each metric against one swept key, or a map over two, if they are numbers."""
+    """Figure and caption for each metric against one swept key, or a map over two, if they are numbers."""
     if len(keys) not in (1, 2) or not all(
         isinstance(swept.get(key), int | float) for _, swept, _ in children for key in keys
     ):

@@ -1,9 +1,8 @@
-"""What all pages share: templates, numbers as text, figures as text, the table of metrics."""
+"""What all pages share: templates, numbers as text, figures as text."""
 
 from __future__ import annotations
 
 import base64
-import csv
 import io
 import math
 from collections.abc import Mapping
@@ -14,7 +13,6 @@ import jinja2
 from matplotlib.figure import Figure
 
 from sciflow.data.store import atomic_path
-from sciflow.errors import InputError
 
 
 def templates() -> jinja2.Environment:
@@ -48,22 +46,6 @@ def embedded(figure: Figure) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def read_rows(table: Path) -> list[dict[str, Any]]:
-    """metrics.csv with numbers as numbers.
-
-    Raises:
-        InputError: the table is missing or not one of ours.
-    """
-    try:
-        with table.open(newline="", encoding="utf-8") as file:
-            return [
-                {**row, "value": float(row["value"]), "stderr": float(row["stderr"]), "n": int(row["n"])}
-                for row in csv.DictReader(file)
-            ]
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{table} is no metrics table ({error}). Run `sciflow evaluate` again.") from error
 
 
 def write(path: Path, page: str) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 import jinja2
 
 from sciflow.data.store import Header, open_dataset, provenance_path, read_header, read_provenance
+from sciflow.data.table import read_rows
 from sciflow.diffusion.model import unpack
 from sciflow.domains.protocol import Evidence, question
 from sciflow.stages.artefact import Job
-from sciflow.stages.page import embedded, read_rows, templates, write
+from sciflow.stages.page import embedded, templates, write
 from sciflow.training.checkpoint import load as read_checkpoint
 
 MOST_COLUMNS = 7
@@ -41,18 +42,9 @@ def run(job: Job, section: ReportSection, values: Mapping[str, Any], text: str) 
         values: the resolved run, for title and question.
         text: the resolved run as YAML.
     """
-    model = read_checkpoint(job.inputs["model"], "model")
-    check_lineage(job, model)
-    evidence = Evidence(
-        data=job.open_data(),
-        samples=open_dataset(job.inputs["samples"], stage="sample"),
-        arrays=open_dataset(job.inputs["metrics"].with_suffix(".nc"), stage="evaluate"),
-        rows=read_rows(job.inputs["metrics"]),
-        history=model.get("history", {}),
-        prior=unpack(model),
-    )
+    found = evidence(job)
     domain = question(job.domain, "report")
-    drawn = [domain.FIGURES[name](evidence) for name in section.figures or domain.FIGURES]
+    drawn = [domain.FIGURES[name](found) for name in section.figures or domain.FIGURES]
     drawings = [drawing for drawing in drawn if drawing is not None]
     page = (
         templates()
@@ -62,10 +54,10 @@ def run(job: Job, section: ReportSection, values: Mapping[str, Any], text: str) 
             run=job.run,
             domain=job.domain,
             question=values.get("question", ""),
-            verdicts=domain.verdicts(evidence),
+            verdicts=domain.verdicts(found),
             figures=[(embedded(drawing.figure), drawing.caption) for drawing in drawings],
-            metrics=tables(evidence.rows),
-            costs=costs(job, evidence),
+            metrics=tables(found.rows),
+            costs=costs(job, found),
             stages=provenance(job),
             spent=spent(job),
             provenance={**job.header().versions, "seed": job.seed},
@@ -74,6 +66,27 @@ def run(job: Job, section: ReportSection, values: Mapping[str, Any], text: str) 
     )
     write(job.out, page)
     job.sign(figures=len(drawings))
+
+
+def evidence(job: Job) -> Evidence:
+    """All that the figures of a run may draw from.
+
+    Args:
+        job: `inputs` names data, model, samples and metrics.
+
+    Raises:
+        InputError: an artefact cannot be read, or they are not of one run.
+    """
+    model = read_checkpoint(job.inputs["model"], "model")
+    check_lineage(job, model)
+    return Evidence(
+        data=job.open_data(),
+        samples=open_dataset(job.inputs["samples"], stage="sample"),
+        arrays=open_dataset(job.inputs["metrics"].with_suffix(".nc"), stage="evaluate"),
+        rows=read_rows(job.inputs["metrics"]),
+        history=model.get("history", {}),
+        prior=unpack(model),
+    )
 
 
 def check_lineage(job: Job, model: Mapping[str, Any]) -> None:
