@@ -29,6 +29,12 @@ def megabytes(asked: int, state: Path, attempt: int) -> int:
 def kills(state: Path) -> int:
     """How many attempts in a row have been killed, the last one included if it was."""
     count, holder, refused = (state / name for name in ("killed", "holder", "refused"))
-    before = int(count.read_text()) if count.is_file() else 0
+    before = counted(count)
     is_alive = refused.is_file() and holder.is_file() and refused.stat().st_mtime_ns >= holder.stat().st_mtime_ns
     return before + (holder.is_file() and not is_alive)
+
+
+def counted(file: Path) -> int:
+    """The number in a file; 0 if there is none, as where a disk was full when it was written."""
+    text = file.read_text(errors="replace").strip() if file.is_file() else ""
+    return int(text) if text.isdecimal() else 0

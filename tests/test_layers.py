@@ -26,7 +26,7 @@ STAGES = {f"stages.{stage}" for stage in ("dataset", "train", "sample", "evaluat
 QUESTIONS = ("simulate", "network", "target", "metrics", "figures")
 
 FLOORS = [
-    {"types", "random", "errors", "yamlfile", "progress", "journal"},
+    {"types", "random", "errors", "yamlfile", "progress", "journal", "memory"},
     {"solvers", "networks", "data", "metrics", "figures"},
     {"diffusion", "particles"},
     {"search"},
@@ -47,7 +47,6 @@ FLOORS = [
         "source",
         "checking",
         "catalogue",
-        "memory",
         "devices",
         "resources",
         "status",

@@ -19,7 +19,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +28,7 @@ from filelock import FileLock, Timeout
 
 from sciflow.data.store import atomic_path
 from sciflow.errors import InputError, NonFiniteError
+from sciflow.memory import counted
 
 KEY = re.compile("[0-9a-f]{16}")
 """What `state_key` returns, so that no other folder is ever deleted."""
@@ -50,6 +51,45 @@ def state_key(section: str, source: str, inputs: Mapping[str, str]) -> str:
     """The key of a state: any change of section, source digest or input hashes gives another one."""
     text = json.dumps([section, source, dict(inputs)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Be the only process that works in `directory`, for a stage that is over too soon to keep a state.
+
+    Args:
+        directory: of the stage, as for `State`.
+
+    Raises:
+        InputError: another process works here, as an orphan of a workflow that was killed.
+    """
+    lock, holder = FileLock(directory / "lock"), directory / "holder"
+    _acquire(lock, directory)
+    try:
+        holder.write_text(_name())
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # as in State: not instead of the error that is on its way
+            holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def _acquire(lock: FileLock, directory: Path) -> None:
+    """Take the lock of a stage at once, or say who has it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        holder = directory / "holder"
+        who = (holder.read_text() if holder.is_file() else "") or "another process"
+        (directory / "refused").touch()
+        raise InputError(
+            f"{directory} is in use by {who}. Wait for it to end, or stop it, and run the same command again."
+        ) from None
+
+
+def _name() -> str:
+    return f"process {os.getpid()} on {platform.node()}"
 
 
 @dataclass(frozen=True)
@@ -76,19 +116,11 @@ class State:
         object.__setattr__(self, "_lock", FileLock(self.directory / "lock"))
 
     def __enter__(self) -> State:
-        self.directory.mkdir(parents=True, exist_ok=True)
+        _acquire(self._lock, self.directory)
         holder = self.directory / "holder"
         try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            who = holder.read_text() if holder.is_file() else "another process"
-            (self.directory / "refused").touch()
-            raise InputError(
-                f"{self.directory} is in use by {who}. Wait for it to end, or stop it, and run the same command again."
-            ) from None
-        try:
             self._count_kills(holder)
-            holder.write_text(f"process {os.getpid()} on {platform.node()}")
+            holder.write_text(_name())
             self._remove_stale()
             self._repeat_failure()
             self._folder.mkdir(exist_ok=True)
@@ -151,7 +183,8 @@ class State:
         """Whoever left its name here did not come to an end of its own (`sciflow.memory` reads the count)."""
         if holder.is_file():
             count = self.directory / "killed"
-            count.write_text(str(int(count.read_text()) + 1 if count.is_file() else 1))
+            with atomic_path(count) as temporary:  # every parsing of the Snakefile reads it
+                temporary.write_text(str(counted(count) + 1))
             self.log(f"{holder.read_text()} was killed, or had no memory left")
 
     def _remove_stale(self) -> None:

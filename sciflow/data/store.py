@@ -250,17 +250,23 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def checked_sha256(path: str | Path) -> str:
+def checked_sha256(path: str | Path, beside: str | Path | None = None, fact: str = "sha256") -> str:
     """SHA-256 of an artefact, compared with the one that its stage wrote beside it, if it did.
+
+    Args:
+        path: of the artefact.
+        beside: the artefact in whose volatile facts the sum stands; None: in its own.
+        fact: under which name.
 
     Raises:
         InputError: they differ: a bad disk, a broken copy, or another hand. HDF5 itself notices only what breaks its
             structure, not a number that changed.
     """
-    found, written = sha256(path), read_provenance(path).get("sha256")
+    signed = path if beside is None else beside
+    found, written, sidecar = sha256(path), read_provenance(signed).get(fact), provenance_path(signed).name
     if written is not None and written != found:
         raise InputError(
-            f"{path} is not the file that its stage wrote: its SHA-256 is {found[:12]}…, {provenance_path(path).name} "
+            f"{path} is not the file that its stage wrote: its SHA-256 is {found[:12]}…, {sidecar} "
             f"says {str(written)[:12]}…. It was damaged, edited or replaced. Delete it and run its stage again; "
             "deleting the latter alone takes it as it is."
         )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sciflow.data.state import State, state_key
+from sciflow.data.state import State, alone, state_key
 from sciflow.data.store import Header, checked_sha256, open_dataset, sha256, write_provenance
 from sciflow.errors import InputError, NonFiniteError, OutOfTime
 from sciflow.random import Stream
@@ -97,6 +97,14 @@ class Job:
     def open_state(self) -> State | None:
         """The state of this stage (and shard), keyed by everything that its result depends on."""
         return None if self.state is None else State(self.folder(), state_key(self.section, self.source, self.hashes))
+
+    def alone(self) -> contextlib.AbstractContextManager[None]:
+        """For a stage without a state: an orphan and its duplicate never both write.
+
+        Raises:
+            InputError: another process works at this stage of this run.
+        """
+        return contextlib.nullcontext() if self.state is None else alone(self.folder())
 
     def open_data(self) -> xr.Dataset:
         """data.nc.

@@ -18,7 +18,8 @@ def run(job: Job, dataset: Dataset) -> None:
     Raises:
         InputError: a file that cannot be read, or data that break the schema.
     """
-    arrays = dataset.simulate(job.stream)
-    check(arrays, DATA, str(job.out))
-    write_dataset(job.out, arrays, job.header())
-    job.sign(samples=int(arrays.sizes["sample"]), observations=int(arrays.sizes.get("observation", 0)))
+    with job.alone():
+        arrays = dataset.simulate(job.stream)
+        check(arrays, DATA, str(job.out))
+        write_dataset(job.out, arrays, job.header())
+        job.sign(samples=int(arrays.sizes["sample"]), observations=int(arrays.sizes.get("observation", 0)))

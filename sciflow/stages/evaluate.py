@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sciflow.data.schema import SAMPLES, check
-from sciflow.data.store import atomic_path, open_dataset, read_header, write_dataset
+from sciflow.data.store import atomic_path, open_dataset, read_header, sha256, write_dataset
 from sciflow.domains.protocol import Row, question
 from sciflow.errors import InputError
 from sciflow.inverse.likelihood import LikelihoodModel
@@ -49,13 +49,14 @@ def run(job: Job, section: EvaluateSection, likelihood: LikelihoodModel) -> None
     job.expect("samples", read_header(job.inputs["samples"]).inputs)
     domain = question(job.domain, "evaluate")
     names = section.metrics or tuple(domain.METRICS)
-    findings = domain.evaluate(names, data, samples, likelihood, job.stream)
-    write_dataset(arrays_path(job.out), findings.arrays, job.header())
-    with atomic_path(job.out) as path, path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        writer.writerows(_line(job.run, row) for row in findings.rows)
-    job.sign(rows=len(findings.rows))
+    with job.alone():
+        findings = domain.evaluate(names, data, samples, likelihood, job.stream)
+        write_dataset(arrays_path(job.out), findings.arrays, job.header())
+        with atomic_path(job.out) as path, path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
+            writer.writerows(_line(job.run, row) for row in findings.rows)
+        job.sign(rows=len(findings.rows), arrays_sha256=sha256(arrays_path(job.out)))
 
 
 def _line(run: str, row: Row) -> tuple:

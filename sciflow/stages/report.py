@@ -9,7 +9,7 @@ from typing import Any
 
 import jinja2
 
-from sciflow.data.store import Header, open_dataset, provenance_path, read_header, read_provenance
+from sciflow.data.store import Header, checked_sha256, open_dataset, provenance_path, read_header, read_provenance
 from sciflow.data.table import read_rows
 from sciflow.diffusion.model import unpack
 from sciflow.domains.protocol import Evidence, question
@@ -64,8 +64,9 @@ def run(job: Job, section: ReportSection, values: Mapping[str, Any], text: str) 
             text=text,
         )
     )
-    write(job.out, page)
-    job.sign(figures=len(drawings))
+    with job.alone():
+        write(job.out, page)
+        job.sign(figures=len(drawings))
 
 
 def evidence(job: Job) -> Evidence:
@@ -93,7 +94,9 @@ def check_lineage(job: Job, model: Mapping[str, Any]) -> None:
     """Refuse artefacts of different runs, and tables that are older than what they describe."""
     job.expect("model", Header.of(model["header"], job.inputs["model"]).inputs)
     job.expect("samples", read_header(job.inputs["samples"]).inputs)
-    job.expect("metrics", read_header(job.inputs["metrics"].with_suffix(".nc")).inputs)
+    arrays = job.inputs["metrics"].with_suffix(".nc")
+    job.expect("metrics", read_header(arrays).inputs)
+    checked_sha256(arrays, job.inputs["metrics"], "arrays_sha256")
 
 
 def tables(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -20,7 +21,15 @@ from sciflow.data.arrays import concatenate, evened, to_xarray
 from sciflow.data.measured import read_measured
 from sciflow.data.schema import SAMPLES, check
 from sciflow.data.state import State
-from sciflow.data.store import Header, open_dataset, provenance_path, read_header, read_provenance, write_dataset
+from sciflow.data.store import (
+    Header,
+    checked_sha256,
+    open_dataset,
+    provenance_path,
+    read_header,
+    read_provenance,
+    write_dataset,
+)
 from sciflow.diffusion.denoiser import Counted, Denoiser, Tiled
 from sciflow.diffusion.forecast import Forecasts
 from sciflow.diffusion.model import load
@@ -39,6 +48,8 @@ from sciflow.training.checkpoint import load as read_checkpoint
 
 if TYPE_CHECKING:
     import xarray as xr
+
+logger = logging.getLogger(__name__)
 
 TRACES = ("ess_trace", "parents_trace", "log_evidence_trace")
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
@@ -86,12 +97,8 @@ class _Draw:
 
     def pack(self) -> bytes:
         buffer = io.BytesIO()
-        torch.save(self.__dict__, buffer)
+        torch.save({"sciflow": "draw", **self.__dict__}, buffer)
         return buffer.getvalue()
-
-    @classmethod
-    def unpack(cls, content: bytes) -> _Draw:
-        return cls(**torch.load(io.BytesIO(content), weights_only=True))
 
 
 def run(job: Job, section: SampleSection) -> None:
@@ -217,8 +224,16 @@ def _place(name: str, i: int) -> str:
 
 
 def _recall(state: State | None, name: str, i: int) -> _Draw | None:
-    content = state.load(_place(name, i)) if state else None
-    return _Draw.unpack(content) if content else None
+    """What was drawn before an interruption; what a bad disk made of it is drawn again, to the same numbers."""
+    path = state.path(_place(name, i)) if state else None
+    if path is None:
+        return None
+    try:
+        return _Draw(**read_checkpoint(path, "draw"))
+    except InputError as error:
+        logger.warning("%s: observation %d of %r is drawn again", str(error).partition(" Delete it")[0], i, name)
+        path.unlink()
+        return None
 
 
 def _draw(
@@ -346,16 +361,18 @@ def gather(job: Job, parts: Sequence[Path]) -> None:
             raise InputError(
                 f"{path} belongs to another run, section or input than {parts[0]}. Delete both and sample again."
             )
+        checked_sha256(path)
     opened = [open_dataset(path, stage="sample") for path in parts]
     shards = sorted(str(part.attrs.pop("shard", "1/1")) for part in opened)
     if shards != sorted(f"{k}/{len(parts)}" for k in range(1, len(parts) + 1)):
         raise InputError(f"the files hold the shards {shards}, not each of {len(parts)} once. Name every shard once.")
     joined = concatenate(evened(opened, "smc_step"), "observation")
     check(joined, SAMPLES, str(job.out))
-    write_dataset(job.out, joined, headers[0])
-    job.sign(**_sum([read_provenance(path) for path in parts]))
-    for path in parts:
-        provenance_path(path).unlink(missing_ok=True)  # its facts are in the sum now
+    with job.alone():
+        write_dataset(job.out, joined, headers[0])
+        job.sign(**_sum([read_provenance(path) for path in parts]))
+        for path in parts:
+            provenance_path(path).unlink(missing_ok=True)  # its facts are in the sum now
 
 
 def _sum(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from sciflow.data.state import RETRY_VARIABLE, State, state_key
+from sciflow.data.state import RETRY_VARIABLE, State, alone, state_key
 from sciflow.errors import InputError, NonFiniteError, OutOfTime
 from sciflow.memory import megabytes
 
@@ -156,6 +157,28 @@ def test_only_those_that_were_killed_get_more_memory(tmp_path):
     assert asked(4) == 4000, "what was enough stays"
     attempt(tmp_path, "state.clear()")
     assert asked(4) == 1000
+
+
+def test_a_count_of_kills_that_a_full_disk_left_empty_starts_anew(tmp_path):
+    (tmp_path / "killed").touch()
+    assert megabytes(1000, tmp_path, 4) == 1000
+    attempt(tmp_path, "os.kill(os.getpid(), 9)")
+    assert megabytes(1000, tmp_path, 4) == 2000
+    attempt(tmp_path, "raise SystemExit(75)")
+    assert (tmp_path / "killed").read_text() == "1"
+
+
+def test_a_stage_without_a_state_has_one_process(tmp_path):
+    """As with a state: refused while the other lives, whichever of the two kinds it is, and never after its end."""
+    with alone(tmp_path):
+        for other in (alone(tmp_path), State(tmp_path, KEY)):
+            with pytest.raises(InputError, match=rf"in use by process {os.getpid()} on .*Wait for it"), other:
+                pytest.fail("two at once")
+    with pytest.raises(OSError, match="disk"), alone(tmp_path):
+        raise OSError(28, "disk full")
+    assert not (tmp_path / "holder").exists()
+    with alone(tmp_path):
+        pass
 
 
 def test_a_refused_duplicate_asks_for_no_more(tmp_path):

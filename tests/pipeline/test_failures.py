@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from sciflow.runs import STAGES
 from tests.pipeline.conftest import TIME_LIMIT, Project
-from tests.tiny import Place
+from tests.tiny import IMAGING, Place, change, copy_repository
 
 DAY = 86_400.0
 HOLD = """
@@ -26,12 +27,13 @@ with State(*sys.argv[1:]) as state:
 """
 
 
-@pytest.mark.parametrize("stage", ["train", "sample"])
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_duplicate_is_refused_while_an_orphan_works(stage: str, copied: Place) -> None:
     """The lock decides: the duplicate writes nothing, and names the process that it would have stood beside."""
     results = copied.results("imaging")
-    (key,) = [entry.name for entry in (results / ".state" / stage).iterdir() if entry.is_dir()]
-    call = [sys.executable, "-c", HOLD, str(results / ".state" / stage), key]
+    keys = [entry.name for entry in (results / ".state" / stage).iterdir() if entry.is_dir()]
+    assert len(keys) == (stage in ("train", "sample")), "the others are over too soon to keep a state"
+    call = [sys.executable, "-c", HOLD, str(results / ".state" / stage), *(keys or [16 * "0"])]
     with subprocess.Popen(call, stdin=-1, stdout=-1, text=True) as orphan:
         assert orphan.stdout is not None and orphan.stdout.readline() == "held\n"
         before = {file: file.read_bytes() for file in results.iterdir() if file.is_file()}
@@ -41,6 +43,37 @@ def test_a_duplicate_is_refused_while_an_orphan_works(stage: str, copied: Place)
         assert {file: file.read_bytes() for file in results.iterdir() if file.is_file()} == before
         orphan.kill()
     assert copied.sciflow(stage, "imaging.yaml").status == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(4 * TIME_LIMIT)
+def test_an_orphan_and_its_duplicate_never_both_write(tmp_path: Path) -> None:
+    """SIGKILL to Snakemake alone: its training runs on, the next workflow's is refused, the orphan's model stays."""
+    place, environment = Place(tmp_path / "copy"), copy_repository(tmp_path / "copy")
+    shutil.copy(Path(__file__).parents[1] / "slurm" / "held.py", place.folder)
+    place.write({**change(IMAGING, {"train.loss": {"kind": "held"}}), "plugins": ["held.py"]}, "orphan")
+    trace, hold = place.folder / "trace", place.folder / "hold"
+    hold.touch()
+
+    target = "results/orphan/model.pt"
+    call = [sys.executable, "-m", "snakemake", "--cores", "1", "--config", "runs=[orphan.yaml]"]
+    options = {"cwd": place.folder, "env": environment, "stdout": -1, "stderr": -2, "text": True}
+    with subprocess.Popen([*call, "--", target], **options) as first:
+        end = time.monotonic() + TIME_LIMIT
+        while not trace.is_file() or len(trace.read_text().splitlines()) < 3:
+            assert first.poll() is None and time.monotonic() < end, "the training has not begun"
+            time.sleep(0.05)
+        first.kill()
+        first.wait()
+        again = [*call, "--nolock", "--retries", "0", "--", target]
+        said = subprocess.run(again, **options, check=False, timeout=2 * TIME_LIMIT).stdout
+        assert f"/.state/train is in use by process {trace.read_text().split()[0]} on " in said, said
+        hold.unlink()
+        first.communicate(timeout=TIME_LIMIT)  # the pipe is the orphan's too: it has come to its end
+    model = (place.folder / target).read_bytes()
+    assert len(set(trace.read_text().split())) == 1, "only the orphan has trained"
+    assert place.sciflow("train", "orphan.yaml").status == 0
+    assert (place.folder / target).read_bytes() == model, "a part of it was written by another hand"
 
 
 @pytest.fixture

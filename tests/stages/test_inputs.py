@@ -149,6 +149,35 @@ def test_one_changed_bit_is_noticed(stage: str, artefact: str, said: str, copied
     assert len(outcome.text.splitlines()) == 1
 
 
+def change_a_number(file: Path) -> None:
+    """One bit of the longest array of a netCDF file, where HDF5 has no checksum."""
+    with xr.open_dataset(file) as opened:
+        numbers = max((array.to_numpy() for array in opened.data_vars.values()), key=lambda array: array.nbytes)
+    content = bytearray(file.read_bytes())
+    content[content.index(numbers.tobytes()) + 5] ^= 1
+    file.write_bytes(content)
+
+
+def test_one_changed_bit_behind_the_figures_is_noticed(copied: Place) -> None:
+    change_a_number(copied.results("imaging") / "metrics.nc")
+    outcome = copied.sciflow("report", "imaging.yaml")
+    assert outcome.status == 2
+    assert "metrics.nc is not the file that its stage wrote: its SHA-256 is" in outcome.text
+    assert "metrics.csv.provenance.json says" in outcome.text
+
+
+def test_one_changed_bit_of_a_shard_is_noticed(copied: Place) -> None:
+    before = (copied.results("imaging") / "samples.nc").read_bytes()
+    for shard in ("1", "2"):
+        call = ("sample", "imaging.yaml", "--shard", f"{shard}/2", "--out", f"part{shard}.nc")
+        assert copied.sciflow(*call).status == 0
+    change_a_number(copied.folder / "part2.nc")
+    outcome = copied.sciflow("sample", "imaging.yaml", "--gather", "part1.nc", "part2.nc")
+    assert outcome.status == 2
+    assert "part2.nc is not the file that its stage wrote: its SHA-256 is" in outcome.text
+    assert (copied.results("imaging") / "samples.nc").read_bytes() == before
+
+
 def test_an_artefact_names_its_inputs_section_and_source(built: Place) -> None:
     results = built.results("imaging")
     data, samples, metrics = (read_header(results / name) for name in ("data.nc", "samples.nc", "metrics.nc"))

@@ -164,6 +164,26 @@ def test_a_terminated_run_continues_to_the_same_bytes(copied: Place) -> None:
         )
 
 
+@pytest.mark.parametrize("damage", ["bit", "part", "text"])
+def test_a_draw_that_the_disk_damaged_is_drawn_again(
+    damage: str, copied: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    posteriors = {"a": FAULTY}
+    values = {**change(IMAGING, {"sample.posteriors": posteriors}), "plugins": [FAULTS]}
+    for stage in ("dataset", "train", "sample"):
+        assert copied.sciflow(stage, copied.write(values, "imaging")).status == 0
+    unbroken = drawn(copied)
+    interrupted(copied, CALLS + 3, posteriors)
+    (kept,) = copied.results("imaging").glob(".state/sample/*/*.pt")
+    content = bytearray(kept.read_bytes())
+    content[len(content) // 2] ^= 1
+    kept.write_bytes({"bit": bytes(content), "part": bytes(content[:900]), "text": b"no draw"}[damage])
+    outcome = copied.sciflow("sample", "imaging.yaml")
+    assert outcome.status == 0, outcome.text
+    assert f"{kept.name}: " in caplog.text and "observation 0 of 'a' is drawn again" in caplog.text
+    xr.testing.assert_identical(drawn(copied), unbroken)
+
+
 def test_out_of_time_says_what_to_do(copied: Place) -> None:
     before = (copied.folder / SAMPLES).read_bytes()
     outcome = copied.sciflow("sample", "imaging.yaml", "--time-limit", "1e-9")
