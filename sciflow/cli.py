@@ -144,15 +144,19 @@ def dataset(run: RunArgument, out: Out = None, state: State = None, time_limit: 
 def train(run: RunArgument, data: Data = None, out: Out = None, state: State = None, time_limit: Limit = None,
           source: Source = "", smoke: Smoke = False) -> None:  # fmt: skip
     """Train the prior: model.pt."""
+    from dataclasses import replace
+
+    from sciflow.data import scratch
     from sciflow.stages import train as stage
     from sciflow.training.launch import rank_environment, relaunch
 
+    on_node = scratch.folder(os.environ)
     described, parsed, job = _prepare(run, "train", {"data": data}, out, state, time_limit, source, smoke)
     n_ranks = int(described.resource("train", "ranks") or described.resource("train", "gpu"))
     if n_ranks > 1 and not rank_environment(os.environ):
         raise SystemExit(relaunch(n_ranks, ["-m", "sciflow.cli", *sys.argv[1:]]))
     _record(job)
-    stage.run(job, parsed.train)
+    stage.run(replace(job, scratch=on_node), parsed.train)
 
 
 @app.command()

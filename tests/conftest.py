@@ -12,6 +12,20 @@ if TYPE_CHECKING:
     from tests.tiny import Place  # imports torch: only for the tests that need it
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How often runs were killed, as tests note it under `kills`, and what became of them."""
+    ended = {outcome: terminalreporter.getreports(outcome) for outcome in ("passed", "failed")}
+    noted = {
+        outcome: [value for report in reports for name, value in report.user_properties if name == "kills"]
+        for outcome, reports in ended.items()
+    }
+    if noted["passed"] or noted["failed"]:
+        terminalreporter.write_line(
+            f"{sum(noted['passed'])} kills in {len(noted['passed'])} tests, all artefacts as if undisturbed; "
+            f"{len(ended['failed'])} tests failed"
+        )
+
+
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
     """An empty working directory; what plugins add is taken back at the end."""

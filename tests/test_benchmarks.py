@@ -96,6 +96,21 @@ def test_a_verdict_needs_a_target_a_quiet_machine_and_a_small_error() -> None:
     assert "| no verdict |" in markdown([unsure])
 
 
+@pytest.mark.slow
+def test_the_workflow_benchmark_answers_in_rows(tmp_path: Path) -> None:
+    """Its cheapest part: the share of train time that a checkpoint a minute takes."""
+    file, readme = tmp_path / "workflow.json", (ROOT / "benchmarks/README.md").read_text(encoding="utf-8")
+    command = [sys.executable, "benchmarks/workflow.py", "checkpoint", "--quick", "--json", str(file)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(file.read_text())
+    seconds, share = (Row(**row) for row in found["rows"])
+    assert seconds.claim.startswith("a checkpoint of ") and seconds.value > 0 and seconds.target is None
+    assert share.target == 0.02 and share.value == pytest.approx(seconds.value / (60 + seconds.value))
+    assert found["quiet"] or share.holds is None
+    assert "<!-- workflow -->\n" in readme and "<!-- /workflow -->" in readme
+
+
 @pytest.mark.parametrize("benchmark", ["overhead", "imaging"])
 def test_without_the_peers_environment_the_benchmark_says_what_to_do(benchmark: str) -> None:
     command = [sys.executable, f"benchmarks/{benchmark}.py", "--peers", "no/such/python"]

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sciflow.data.sink import sink
 from sciflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+STRUCTURE = 2**14  # bytes for a variable besides its numbers, ample; what is too much is given back
 INFLATION, HARMLESS = 100, 256 * 2**20  # bytes declared for a byte of file, and bytes that are never too many
 
 
@@ -93,8 +95,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_orphans(path)
-    temporary = path.with_name(f".tmp-{_host()}-{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+    temporary = temporary_path(path)
     try:
         yield temporary
         _flush(temporary)
@@ -107,6 +108,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise OSError(error.errno, message, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_path(path: Path) -> Path:
+    """A name beside `path` that no other process uses; deletes what processes that are gone left under such names."""
+    _remove_orphans(path)
+    return path.with_name(f".tmp-{_host()}-{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
 
 
 def _flush(path: Path) -> None:
@@ -129,7 +136,8 @@ def _remove_orphans(path: Path) -> None:
         try:
             os.kill(int(process), 0)
         except ProcessLookupError:
-            orphan.unlink(missing_ok=True)
+            with contextlib.suppress(PermissionError):  # another user's, where a folder is shared
+                orphan.unlink(missing_ok=True)
         except (PermissionError, ValueError):
             continue
 
@@ -137,17 +145,20 @@ def _remove_orphans(path: Path) -> None:
 def write_dataset(path: str | Path, dataset: xr.Dataset, header: Header | None = None) -> None:
     """Write netCDF4, atomically; the same content gives the same bytes.
 
-    The file is made in memory first: HDF5 that meets a full disk leaves the process unable to end cleanly. So a file
-    needs its own size in memory.
+    Cost: that of h5py alone; room on the disk is reserved first, because HDF5 that finds none cannot end cleanly
 
     Args:
         path: where to write.
         dataset: named arrays; encodings are dropped, variables and attributes sorted by name.
         header: added to the attributes.
+
+    Raises:
+        OSError: of the disk; the previous file is whole.
     """
-    content = _canonical(dataset, header.attributes() if header else {}).to_netcdf(engine="h5netcdf")
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)
+    content = _canonical(dataset, header.attributes() if header else {})
+    size = content.nbytes + STRUCTURE * (4 + len(content.variables))
+    with atomic_path(path) as temporary, sink(temporary, size) as file:
+        content.to_netcdf(file, engine="h5netcdf")
 
 
 def _canonical(dataset: xr.Dataset, attributes: Mapping[str, object]) -> xr.Dataset:

@@ -45,6 +45,7 @@ class Job:
         deadline: reading of `time.monotonic()` at which to save and stop; None for no limit.
         device: "cpu" or "cuda".
         part: this shard and the number of shards.
+        scratch: folder of this node for checkpoints on their way to `state`; None for none.
     """
 
     run: str
@@ -59,6 +60,7 @@ class Job:
     deadline: float | None = None
     device: str = "cpu"
     part: tuple[int, int] = (1, 1)
+    scratch: Path | None = None
     started: float = field(default_factory=time.monotonic)
 
     @property

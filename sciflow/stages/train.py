@@ -132,7 +132,7 @@ class NetworkTraining:
             def loss(module: nn.Module, batch: Tensor, stream: Stream, step: int, first: int = 0) -> Tensor:
                 return self.loss(replace(untrained, module=module), batch, stream, step, first)
 
-            keep = Checkpoint(checkpoint) if checkpoint else None
+            keep = Checkpoint(checkpoint, job.scratch) if checkpoint else None
             fitted = fit(
                 untrained.module, loss, train, validation, self.optimisation, job.stream,
                 checkpoint=keep, deadline=job.deadline,
@@ -244,7 +244,7 @@ class ForecastTraining:
             return self._model(forecaster, module, train, scale).loss(batch, stream, step, first)
 
         options = replace(self.optimisation, n_steps=forecaster.n_steps or self.optimisation.n_steps)
-        keep = Checkpoint(checkpoint) if checkpoint else None
+        keep = Checkpoint(checkpoint, job.scratch) if checkpoint else None
         return fit(
             module, loss, train, validation, options, job.stream.child(name), checkpoint=keep, deadline=job.deadline
         )

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sciflow.data.store import atomic_path
+from sciflow.data.scratch import Carrier
+from sciflow.data.store import atomic_path, temporary_path
 from sciflow.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+KIND = "training checkpoint"
 
 
 def save(path: Path, content: Mapping[str, Any], kind: str) -> None:
@@ -26,7 +32,12 @@ def save(path: Path, content: Mapping[str, Any], kind: str) -> None:
     Raises:
         OSError: of the file; a full disk says that the old one is whole.
     """
-    with atomic_path(path) as temporary, temporary.open("wb") as file:  # an open file: no name enters the bytes
+    with atomic_path(path) as temporary:
+        _write(temporary, content, kind)
+
+
+def _write(path: Path, content: Mapping[str, Any], kind: str) -> None:
+    with path.open("wb") as file:  # an open file: no name enters the bytes
         try:
             torch.save({"sciflow": kind, **content}, file)
         except RuntimeError as error:  # what torch makes of a file that cannot be written
@@ -61,17 +72,47 @@ class Checkpoint:
 
     Args:
         path: the file.
+        scratch: a folder of this node; with it, `save` waits for the node alone, and training goes on while the state
+            is carried to `path`.
     """
 
     path: Path
+    scratch: Path | None = None
+    _carrier: Carrier = field(default_factory=Carrier, init=False, repr=False, compare=False)
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Replace what is there."""
-        save(self.path, state, "training checkpoint")
+        """Replace what is there, at once or, with scratch, before the next `save` or `settle` returns.
+
+        Raises:
+            OSError: of this state or, with scratch, of the one before.
+        """
+        if self.scratch is None:
+            save(self.path, state, KIND)
+            return
+        self.settle()  # of two states under way the older could arrive last
+        local = temporary_path(self.scratch / self.path.name)
+        try:
+            _write(local, state, KIND)
+        except OSError as error:
+            local.unlink(missing_ok=True)
+            reason = error.strerror
+            logger.warning("%s takes no checkpoint (%s): it goes to %s at once", self.scratch, reason, self.path)
+            save(self.path, state, KIND)
+        else:
+            self._carrier.carry(local, self.path)
+
+    def settle(self) -> None:
+        """Wait until the last saved state is where it belongs.
+
+        Raises:
+            OSError: it is not; the one before is.
+        """
+        self._carrier.settle()
 
     def load(self) -> dict[str, Any] | None:
         """The last saved state, or None if there is none."""
-        return load(self.path, "training checkpoint") if self.path.exists() else None
+        self.settle()
+        return load(self.path, KIND) if self.path.exists() else None
 
     def __str__(self) -> str:
         return str(self.path)

@@ -42,6 +42,9 @@ class Checkpointer(Protocol):
     def save(self, state: Mapping[str, Any]) -> None:
         """Replace the saved state."""
 
+    def settle(self) -> None:
+        """Return once the saved state outlives this process and its node."""
+
     def load(self) -> dict[str, Any] | None:
         """The saved state, or None."""
 
@@ -115,11 +118,16 @@ def fit(
         run = _Run(module, loss, train, validation, options, stream, checkpoint)
         show = progress if progress is not None and run.ranks.rank == 0 else _silently
         remaining = range(len(run.history.loss), options.n_steps if not run.stopped else 0)
-        with closing(show(remaining, "train", done=remaining.start, status=run.status, numbers=run.numbers)) as steps:
-            for step in steps:
-                run.advance(step, is_over)
-                if run.stopped:
-                    break
+        steps = show(remaining, "train", done=remaining.start, status=run.status, numbers=run.numbers)
+        try:
+            with closing(steps):
+                for step in steps:
+                    run.advance(step, is_over)
+                    if run.stopped:
+                        break
+        finally:
+            if checkpoint is not None:
+                checkpoint.settle()
     return Fitted(run.average.module, run.history, run.stopped, run.seconds())
 
 

@@ -96,7 +96,7 @@ def test_plain_xarray_reads_it_without_sciflow(tmp_path, dataset):
 # --- atomic -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stage", ["write", "fsync", "replace"])
+@pytest.mark.parametrize("stage", ["reserve", "write", "last write", "fsync", "replace"])
 @pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EIO])
 def test_a_failure_at_any_stage_leaves_the_previous_file_whole(tmp_path, monkeypatch, dataset, stage, fault):
     path = tmp_path / "data.nc"
@@ -106,8 +106,17 @@ def test_a_failure_at_any_stage_leaves_the_previous_file_whole(tmp_path, monkeyp
     def fail(*_: object, **__: object) -> None:
         raise OSError(fault, os.strerror(fault))
 
-    target = {"write": (Path, "write_bytes"), "fsync": (os, "fsync"), "replace": (os, "replace")}[stage]
-    monkeypatch.setattr(*target, fail)
+    calls, pwrite = [], os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda *arguments: calls.append(1) or pwrite(*arguments))
+    write_dataset(tmp_path / "twin.nc", dataset * 2, HEADER)
+    n_writes = len(calls)
+
+    def fail_at_last(*arguments: object) -> int:
+        calls.append(1)
+        return pwrite(*arguments) if len(calls) < 2 * n_writes else fail()
+
+    name = {"reserve": "posix_fallocate", "write": "pwrite", "last write": "pwrite"}.get(stage, stage)
+    monkeypatch.setattr(os, name, fail_at_last if stage == "last write" else fail)
     with pytest.raises(OSError) as caught:
         write_dataset(path, dataset * 2, HEADER)
     monkeypatch.undo()
@@ -115,6 +124,22 @@ def test_a_failure_at_any_stage_leaves_the_previous_file_whole(tmp_path, monkeyp
     assert ("disk full; the previous file, if any, is whole" in str(caught.value)) == (fault == errno.ENOSPC)
     assert path.read_bytes() == before
     assert leftovers(tmp_path) == []
+    write_dataset(path, dataset * 2, HEADER)  # HDF5 has noticed nothing, and works on
+    assert path.read_bytes() == (tmp_path / "twin.nc").read_bytes()
+
+
+@pytest.mark.parametrize("can_reserve", [True, False])
+def test_the_file_is_what_hdf5_would_hold_in_memory(tmp_path, monkeypatch, dataset, can_reserve):
+    """To the byte: what was reserved and not used is given back. Not every file system can reserve."""
+
+    def cannot(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    if not can_reserve:
+        monkeypatch.setattr(os, "posix_fallocate", cannot)
+    write_dataset(tmp_path / "data.nc", dataset, HEADER)
+    made = store._canonical(dataset, HEADER.attributes()).to_netcdf(engine="h5netcdf")
+    assert (tmp_path / "data.nc").read_bytes() == bytes(made)
 
 
 def test_a_real_write_error_of_the_kernel_leaves_the_previous_file_whole(tmp_path):

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from sciflow.runs import STAGES
+from sciflow.training.checkpoint import load
 from tests.pipeline.conftest import TIME_LIMIT, Project
 from tests.tiny import IMAGING, Place, change, copy_repository
 
@@ -70,10 +71,9 @@ def test_an_orphan_and_its_duplicate_never_both_write(tmp_path: Path) -> None:
         assert f"/.state/train is in use by process {trace.read_text().split()[0]} on " in said, said
         hold.unlink()
         first.communicate(timeout=TIME_LIMIT)  # the pipe is the orphan's too: it has come to its end
-    model = (place.folder / target).read_bytes()
     assert len(set(trace.read_text().split())) == 1, "only the orphan has trained"
-    assert place.sciflow("train", "orphan.yaml").status == 0
-    assert (place.folder / target).read_bytes() == model, "a part of it was written by another hand"
+    model = load(place.folder / target, "model")  # every checksum in it is right
+    assert len(model["history"]["loss"]) == IMAGING["train"]["optimisation"]["n_steps"]
 
 
 @pytest.fixture

@@ -11,12 +11,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
+from sciflow.journal import FILE, read
 from tests.tiny import IMAGING, Place, change, copy_repository
 
 TIME_LIMIT = 400  # seconds for one Snakemake call: it takes 20 CPU s, and a shared core may be ten times slower
@@ -129,7 +131,9 @@ def straight(snapshot: Killable, tmp_path_factory: pytest.TempPathFactory) -> di
 
 @pytest.mark.slow
 @pytest.mark.timeout(2 * TIME_LIMIT)
-def test_a_job_that_is_killed_is_tried_again_from_its_state(straight: dict[str, bytes], killed: Killable) -> None:
+def test_a_job_that_is_killed_is_tried_again_from_its_state(
+    straight: dict[str, bytes], killed: Killable, record_property: Callable[[str, object], None]
+) -> None:
     """SIGKILL to the job alone, as an out-of-memory killer does, in a step and in a write, and a SIGTERM."""
     plan = ["loss 4 die", "model.pt 1 die", f"guidance {PER_OBSERVATION + 3} term", "samples.part1of1.nc 1 die"]
     status, text = killed.snakemake(plan="\n".join(plan))
@@ -140,6 +144,7 @@ def test_a_job_that_is_killed_is_tried_again_from_its_state(straight: dict[str, 
     assert killed.calls("guidance") == [PER_OBSERVATION + 3, 2 * PER_OBSERVATION]
     assert "Trying to restart job" in text
     assert not killed.leftovers()
+    record_property("kills", "\n".join(plan).count("die"))
 
 
 def killed_calls(straight: dict[str, bytes]) -> int:
@@ -155,12 +160,15 @@ def killed_calls(straight: dict[str, bytes]) -> int:
 
 @pytest.mark.slow
 @pytest.mark.timeout(4 * TIME_LIMIT)
-def test_killed_with_its_snakemake_it_resumes_at_the_next_call(straight: dict[str, bytes], killed: Killable) -> None:
+def test_killed_with_its_snakemake_it_resumes_at_the_next_call(
+    straight: dict[str, bytes], killed: Killable, record_property: Callable[[str, object], None]
+) -> None:
     """SIGKILL to all of it, in the writing of data, in a step of training and of sampling.
 
     Snakemake's own lock survives a SIGKILL: `snakemake --unlock` takes it away, as Snakemake says and the profile too.
     """
-    for plan in ("data.nc 1 kill", "loss 7 kill", f"guidance {2 * PER_OBSERVATION + 5} kill"):
+    plans = ("data.nc 1 kill", "loss 7 kill", f"guidance {2 * PER_OBSERVATION + 5} kill")
+    for plan in plans:
         status, text = killed.snakemake("--rerun-incomplete", *(["--nolock"] if plan[0] != "d" else []), plan=plan)
         assert status == -signal.SIGKILL, text
     status, text = killed.snakemake("--rerun-incomplete")
@@ -172,16 +180,18 @@ def test_killed_with_its_snakemake_it_resumes_at_the_next_call(straight: dict[st
     assert killed.calls("loss") == [7, killed_calls(straight) - 6]
     assert killed.calls("guidance") == [2 * PER_OBSERVATION + 5, PER_OBSERVATION]
     assert not killed.leftovers()
+    record_property("kills", len(plans))
 
 
-KILLS = 12  # of each seed; with the twenty of tests/training more than fifty
+KILLS = 8  # of each seed, and
+PER_STAGE = 5  # of each stage: with the 35 of tests/training, 84
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", range(3))
 def test_killed_again_and_again_at_any_moment(
-    seed: int, straight: dict[str, bytes], killed: Killable, capsys: pytest.CaptureFixture[str]
+    seed: int, straight: dict[str, bytes], killed: Killable, record_property: Callable[[str, object], None]
 ) -> None:
     """Start-up, reading, steps, checkpoints, writes, joining of shards: whatever is going on when the signal comes.
 
@@ -205,8 +215,54 @@ def test_killed_again_and_again_at_any_moment(
         assert not killed.leftovers()
         n_ends += 1
         shutil.rmtree(killed.folder / "results")
-    with capsys.disabled():
-        print(f"seed {seed}: {n_kills} kills, {n_ends} times the artefacts of the undisturbed run")
+    record_property("kills", n_kills)
+
+
+STAGES = {
+    "dataset": ("data.nc",),
+    "train": ("model.pt",),
+    "sample": ("samples.nc",),
+    "evaluate": ("metrics.csv", "metrics.nc"),
+    "report": ("report.html",),
+}
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_is_killed_at_any_moment_of_its_work(
+    stage: str, built: Place, snapshot: Killable, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """The command alone, between its first line in the journal and its end: what is there is whole, or is not there."""
+    place, moments, n_kills = Place(built.copy(tmp_path / "copy")), random.Random(stage), 0
+    results = place.results("imaging")
+    files, journal = [results / name for name in STAGES[stage]], results / ".state" / stage / FILE
+    call = [sys.executable, "-m", "sciflow.cli", stage, "imaging.yaml"]
+
+    def begun() -> subprocess.Popen[bytes]:
+        for file in files:
+            file.unlink(missing_ok=True)
+        journal.unlink(missing_ok=True)
+        return subprocess.Popen(call, cwd=place.folder, env=snapshot.environment, stderr=subprocess.DEVNULL)
+
+    assert begun().wait(TIME_LIMIT) == 0
+    straight = [file.read_bytes() for file in files]
+    start, *_, end = (datetime.fromisoformat(line["time"]) for line in read(journal))
+    for _ in range(10 * PER_STAGE):  # some come to their end first
+        process = begun()
+        while process.poll() is None and not journal.is_file():
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0, (end - start).total_seconds()))
+        process.kill()
+        n_kills += process.wait() == -signal.SIGKILL
+        assert all(not file.exists() or file.read_bytes() == made for file, made in zip(files, straight, strict=True))
+        if n_kills == PER_STAGE:
+            break
+    assert n_kills == PER_STAGE
+    assert begun().wait(TIME_LIMIT) == 0
+    assert [file.read_bytes() for file in files] == straight
+    assert not [path for path in results.rglob("*") if path.name.startswith(".tmp")]
+    record_property("kills", n_kills)
 
 
 @pytest.fixture
@@ -221,18 +277,9 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-STAGES = {
-    "dataset": "data.nc",
-    "train": "model.pt",
-    "sample": "samples.nc",
-    "evaluate": "metrics.csv",
-    "report": "report.html",
-}
-
-
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_full_disk_leaves_the_previous_artefact_whole(stage: str, built: Place, tiny_disk: Path) -> None:
-    out = tiny_disk / STAGES[stage]
+    out = tiny_disk / STAGES[stage][0]
     previous = b"an artefact of an earlier run"
     out.write_bytes(previous)
     (tiny_disk / "filler").write_bytes(bytes(100_000 if stage in ("dataset", "report") else 150_000))
@@ -252,7 +299,7 @@ def test_a_write_that_fails_leaves_the_previous_artefact_whole(
     """A store that fails as a disk, a quota or a cable does; afterwards the same command ends well."""
     from sciflow.data import store
 
-    out = copied.results("imaging") / STAGES[stage]
+    out = copied.results("imaging") / STAGES[stage][0]
     before = out.read_bytes()
 
     def failing(path: Path) -> None:

@@ -143,12 +143,24 @@ def test_a_checkpoint_of_another_network_is_refused(problem, checkpoint):
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("n_kills", [pytest.param(1, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.soak)])
-def test_sigkill_at_any_moment(tmp_path, spawn, n_kills):
+@pytest.mark.parametrize(
+    ("n_kills", "is_carried"),
+    [
+        pytest.param(1, False, marks=pytest.mark.slow),
+        pytest.param(2, True, marks=pytest.mark.slow),
+        pytest.param(20, False, marks=pytest.mark.soak),
+        pytest.param(15, True, marks=pytest.mark.soak),
+    ],
+)
+def test_sigkill_at_any_moment(tmp_path, spawn, record_property, n_kills, is_carried):
+    """Whether checkpoints are written where they belong or carried there from a scratch folder."""
     n_steps, moments = 60 * n_kills, random.Random(n_kills)
-    arguments = ("--dropout", "0.2", "--accumulate", "2", "--n_steps", str(n_steps))
+    arguments = ["--dropout", "0.2", "--accumulate", "2", "--n_steps", str(n_steps)]
     folders = [tmp_path / name for name in ("straight", "killed")]
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
     straight = spawn(folders[0], *arguments)
+    arguments += ["--scratch", str(scratch)] if is_carried else []
     for kill in range(1, n_kills + 1):
         process = spawn(folders[1], *arguments)
         for _ in range(9):
@@ -162,3 +174,5 @@ def test_sigkill_at_any_moment(tmp_path, spawn, n_kills):
     assert straight.returncode == last.returncode == 0
     assert straight_steps.count("step") == 2 * n_steps > steps.count("step") > 0  # two pieces a step; it did continue
     assert (folders[0] / "model.pt").read_bytes() == (folders[1] / "model.pt").read_bytes()
+    assert not list(scratch.iterdir()), "what was killed on its way is gone too"
+    record_property("kills", n_kills)

@@ -25,6 +25,7 @@ def main() -> int:
         parser.add_argument(f"--{name}", type=type(default), default=default)
     parser.add_argument("--seed-by-rank", action="store_true")
     parser.add_argument("--time-limit", type=float)
+    parser.add_argument("--scratch", type=Path)
     options = parser.parse_args()
 
     def loss(module: torch.nn.Module, batch: Tensor, stream: Stream, step: int, first: int) -> Tensor:
@@ -46,7 +47,8 @@ def main() -> int:
         deadline = None if options.time_limit is None else time.monotonic() + options.time_limit
         fitted = fit(
             module, loss, stream.child("train").normal(500, (2,)), stream.child("test").normal(51, (2,)), optimisation,
-            stream, checkpoint=Checkpoint(options.folder / "training.pt"), deadline=deadline, progress=None,
+            stream, checkpoint=Checkpoint(options.folder / "training.pt", options.scratch), deadline=deadline,
+            progress=None,
         )  # fmt: skip
         if rank == 0:
             content = {"weights": fitted.module.state_dict(), "loss": fitted.history.loss}

@@ -1,0 +1,130 @@
+"""Checkpoints and artefacts beside what the disk can do, and two ranks beside one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+import xarray as xr
+from workflow_jobs import ROUNDS, Found
+
+from sciflow import config
+from sciflow.data.store import Header, open_dataset, write_dataset
+from sciflow.random import Stream
+from sciflow.runs import read
+from sciflow.training.checkpoint import Checkpoint
+from sciflow.training.loop import fit
+from sciflow.training.optimisation import Optimisation
+
+ROOT = Path(__file__).resolve().parents[1]
+RUN = ROOT / "workflows/runs/digits-inpainting.yaml"
+SHAPE = (1, 8, 8)  # of its images
+MEGABYTES = 256
+SHARE, OVER_H5PY, OVER_ONE = 0.02, 1 / 0.8, 1 / 1.7  # the targets: of train time, of time, of time
+
+
+@dataclass
+class Watched:
+    """A checkpoint that notes how long training stood still for it."""
+
+    checkpoint: Checkpoint
+    seconds: list[float] = field(default_factory=list)
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        start = time.perf_counter()
+        self.checkpoint.save(state)
+        self.seconds.append(time.perf_counter() - start)
+
+    def settle(self) -> None:
+        self.checkpoint.settle()
+
+    def load(self) -> dict[str, Any] | None:
+        return self.checkpoint.load()
+
+
+def checkpoint(folder: Path, quick: bool) -> list[Found]:
+    """Of the network of a default run, after every step; at the default interval there is one a minute."""
+    training = config.parse(read(RUN).content, RUN).train
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    network = training.network.build(SHAPE)
+    options = replace(Optimisation(), n_steps=ROUNDS[quick], batch_size=2, checkpoint_every=0, validate_every=10**6)
+    rows = Stream(0).normal(64, SHAPE)
+
+    def loss(module: torch.nn.Module, batch: torch.Tensor, stream: Stream, step: int, first: int) -> torch.Tensor:
+        return (module(batch, torch.ones(len(batch))) - batch).square().flatten(1).mean(1)
+
+    watched = Watched(Checkpoint(folder / "checkpoint.pt"))
+    fit(network, loss, rows, None, options, Stream(0), checkpoint=watched, progress=None)
+    size, every = watched.checkpoint.path.stat().st_size / 1e6, Optimisation().checkpoint_every
+    return [
+        Found(f"a checkpoint of {size:.1f} MB [s]", watched.seconds),
+        Found(f"checkpoints every {every:g} s, share of train time", [s / (every + s) for s in watched.seconds], SHARE),
+    ]
+
+
+def store(folder: Path, quick: bool) -> list[Found]:
+    """One array, written until it is on the disk and read whole; h5py is told to wait for the disk too."""
+    array = np.random.default_rng(0).standard_normal((MEGABYTES, 512, 512), dtype=np.float32)
+    named, header = xr.Dataset({"data": (("sample", "y", "x"), array)}), Header("run", "dataset")
+    ours, plain = folder / "ours.nc", folder / "plain.h5"
+
+    def write_plain() -> None:
+        with h5py.File(plain, "w") as file:
+            file.create_dataset("data", data=array)
+        handle = os.open(plain, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+
+    def read_plain() -> np.ndarray:
+        with h5py.File(plain, "r") as file:
+            return file["data"][...]
+
+    def read_ours() -> np.ndarray:
+        return open_dataset(ours, stage="dataset")["data"].to_numpy()
+
+    taken: dict[str, list[float]] = {"write": [], "write plain": [], "read": [], "read plain": []}
+    turns: dict[str, Callable[[], object]] = {
+        "write": lambda: write_dataset(ours, named, header), "write plain": write_plain,
+        "read": read_ours, "read plain": read_plain,
+    }  # fmt: skip
+    for _ in range(ROUNDS[quick]):
+        for name, turn in turns.items():
+            start = time.perf_counter()
+            turn()
+            taken[name].append(time.perf_counter() - start)
+    if not np.array_equal(read_ours(), read_plain()):
+        raise RuntimeError("the two files do not hold the same numbers.")
+    found = [Found(f"{MEGABYTES} MiB, {name} [s]", seconds) for name, seconds in taken.items()]
+    for what in ("write", "read"):
+        ratios = [a / b for a, b in zip(taken[what], taken[f"{what} plain"], strict=True)]
+        found.append(Found(f"store, {what}, over plain h5py, wall time", ratios, OVER_H5PY))
+    return found
+
+
+def ranks(folder: Path, quick: bool) -> list[Found]:
+    """A training step on two ranks over one, by turns in the same two processes; a core for each."""
+    script = Path(__file__).with_name("workflow_ranks.py")
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    calls = [[sys.executable, str(script), str(rank), str(folder), str(ROUNDS[quick])] for rank in (0, 1)]
+    started = [subprocess.Popen(call, env=variables, stdout=-1, stderr=-1, text=True) for call in calls]
+    said = [process.communicate(timeout=1800) for process in started]
+    if any(process.returncode for process in started):
+        raise RuntimeError("\n".join(error for _, error in said))
+    rounds = json.loads(said[0][0])
+    return [
+        Found("a training step on one rank [s]", [alone for alone, _ in rounds]),
+        Found(
+            "training step on two ranks over one, wall time", [both / alone for alone, both in rounds], OVER_ONE
+        ),
+    ]  # fmt: skip
