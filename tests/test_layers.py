@@ -243,3 +243,10 @@ def test_importing_the_package_is_cheap() -> None:
 def test_the_help_page_is_cheap() -> None:
     program = "import sys; sys.argv = ['sciflow', '--help']; from sciflow.cli import main; main()"
     assert cpu_seconds(sys.executable, "-c", program) < 0.3
+
+
+def test_reading_a_run_file_loads_no_statistics() -> None:
+    """Every job does it: what a few solvers and noises need is loaded by those."""
+    heavy = "{'scipy.stats', 'scipy.interpolate', 'scipy.optimize', 'skimage', 'sklearn'}"
+    program = f"import sys, sciflow.config; assert not {heavy} & set(sys.modules), sorted({heavy} & set(sys.modules))"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=120)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 import numpy as np
-import scipy.stats
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -27,8 +26,10 @@ NotNegative = Annotated[float, Field(ge=0)]
 
 def counted(rate: Tensor, stream: Stream) -> Tensor:
     """Poisson counts of rates (batch, m), float64, by inversion of one uniform number for each."""
+    from scipy.stats import poisson  # the half second that it takes to load is for those who count
+
     u = stream.uniform(len(rate), rate.shape[1:], dtype=torch.float64)
-    counts = scipy.stats.poisson.ppf(u.numpy(), rate.double().cpu().numpy())
+    counts = poisson.ppf(u.numpy(), rate.double().cpu().numpy())
     return torch.as_tensor(np.maximum(counts, 0)).to(rate.device)  # ppf(0) is −1
 
 

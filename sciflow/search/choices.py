@@ -11,7 +11,6 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 import torch
 from pydantic import Field
-from scipy.stats import kendalltau
 from torch import Tensor
 
 from sciflow.diffusion.denoiser import Denoiser
@@ -83,6 +82,8 @@ class Ranker:
 
     def kendall(self, plans: Sequence[Plan], losses: Sequence[float]) -> float:
         """Kendall's τ between predicted and true order: 1 all pairs right, 0 none better than a coin."""
+        from scipy.stats import kendalltau
+
         return float(kendalltau([self(plan) for plan in plans], losses).statistic)
 
 

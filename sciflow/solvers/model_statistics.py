@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 from sciflow.random import Stream
@@ -73,6 +72,8 @@ class ModelStatistics:
 
     @cached_property
     def _splines(self) -> tuple[Any, ...]:
+        from scipy.interpolate import CubicSpline
+
         slope, mean = CubicSpline(self.log_snr, self.slopes), CubicSpline(self.log_snr, self.means)
         return slope, slope.antiderivative(), mean, CubicSpline(self.log_snr, np.log(self.spreads))
 

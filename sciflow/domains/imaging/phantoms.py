@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import j1
 
 from sciflow.inverse.tomography import Rays
 
@@ -62,6 +61,8 @@ class Ellipses:
 
     def spectrum(self, side: int) -> np.ndarray:
         """Its Fourier transform where `sciflow.inverse.mri.spectrum` has that of its image, complex, (side, side)."""
+        from scipy.special import j1
+
         k = (np.arange(side) - side // 2) / 2  # cycles per half side
         origin = (2 * (side // 2) + 1 - side) / side  # of the discrete transform, the middle of pixel side // 2
         total = np.zeros((side, side), dtype=complex)
