@@ -116,7 +116,7 @@ def sweep(folder: Path, quick: bool) -> list[Found]:
     for cores in (1, 2):
         projects[cores] = _project(folder / str(cores), n, WORK)
         walls[cores] = _snakemake(projects[cores], "--cores", str(cores))
-    n_jobs = len(projects[2].calls())
+    n_jobs, start = len(projects[2].calls()), _snakemake(projects[2], "--dry-run", "--cores", "2").cpu
     whole = projects[2]
     if quick:
         whole = _project(folder / "whole", N_RUNS, 0.0)
@@ -125,7 +125,6 @@ def sweep(folder: Path, quick: bool) -> list[Found]:
     dry = [_snakemake(whole, "--dry-run", "--cores", "2") for _ in range(3 if quick else 5)]
     if len(whole.calls()) != n_made or n_jobs < 4 * n:
         raise RuntimeError(f"the sweep of {n} runs made {n_jobs} jobs, and a dry run {len(whole.calls()) - n_made}.")
-    start = sorted(spent.cpu for spent in dry)[len(dry) // 2]
     return [
         Found(f"nothing to be done in a sweep of {N_RUNS} runs, `snakemake -n` [s]", [d.wall for d in dry], DRY_RUN),
         Found(f"sweep of {n} runs, {n_jobs} stand-in jobs of {WORK} s, 1 core [s]", [walls[1].wall]),
