@@ -15,7 +15,7 @@ from sciflow.diffusion.discrete import MaskedModel, TableDenoiser, TokenDenoiser
 from sciflow.diffusion.divergence import ExactDivergence, Hutchinson, HutchPlusPlus
 from sciflow.diffusion.flow import probability_flow, reverse_sde
 from sciflow.diffusion.fokker_planck import FokkerPlanck
-from sciflow.diffusion.forecast import FORECASTERS, ConditionalDiffusion, Forecasts, Regression
+from sciflow.diffusion.forecast import FORECASTERS, ConditionalDiffusion, Forecasts, PDERefiner, Regression
 from sciflow.diffusion.framed import FrameFlow, framed_adjoint
 from sciflow.diffusion.interpolant import interpolant
 from sciflow.diffusion.ito import ItoDensity, PathDensity
@@ -101,6 +101,7 @@ __all__ = [
     "MixtureDenoiser",
     "MixtureTwoSided",
     "NetworkDenoiser",
+    "PDERefiner",
     "PathDensity",
     "PoissonFlow",
     "PoissonFlowDenoiser",

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from sciflow.diffusion.denoiser import Denoiser
-from sciflow.diffusion.forecast import DiffusionModel, Forecasts, RegressionModel, Scale
+from sciflow.diffusion.forecast import Forecasts
 from sciflow.diffusion.known import KnownDynamics
 from sciflow.diffusion.mixture import EmpiricalDenoiser, GaussianMixture, MixtureDenoiser
 from sciflow.diffusion.network import NetworkDenoiser
+from sciflow.diffusion.one_step import DiffusionModel, ForecastModel, RefinerModel, RegressionModel, Scale
 from sciflow.diffusion.schedule import Scaled, Schedule
 from sciflow.diffusion.subspace import SubspaceDenoiser, SubspaceMixture
 from sciflow.errors import InputError
@@ -71,13 +72,29 @@ def _unpack_space(fields: Mapping[str, Any]) -> StateSpace:
     return StateSpace(parts["equation"], tuple(fields["grid"]), fields["mean"], solver=parts["solver"], **numbers)
 
 
+def _pack_own(model: ForecastModel) -> dict[str, Any]:
+    """What a forecaster of this kind has and others have not."""
+    if isinstance(model, RegressionModel):
+        return {"spectrum": model.spectrum}
+    if isinstance(model, RefinerModel):
+        return {"n_refinements": model.n_refinements, "min_noise": model.min_noise}
+    return _pack_schedule(model.schedule)
+
+
+def _unpack_own(own: Mapping[str, Any], common: tuple[nn.Module, tuple[int, ...], int, Scale]) -> ForecastModel:
+    if "spectrum" in own:
+        return RegressionModel(*common, **own)
+    if "n_refinements" in own:
+        return RefinerModel(*common, **own)
+    return DiffusionModel(*common, _unpack_schedule(own))
+
+
 def _pack_forecasts(forecasts: Forecasts, network: Any) -> dict[str, Any]:
     """Every forecaster with the entry of NETWORKS that built its module."""
     models = {}
     for name, model in forecasts.models.items():
         common = {"weights": model.module.state_dict(), "shape": list(model.shape), "n_given": model.n_given}
-        own = {"spectrum": model.spectrum} if isinstance(model, RegressionModel) else _pack_schedule(model.schedule)
-        models[name] = {**common, "scale": asdict(model.scale), "own": own}
+        models[name] = {**common, "scale": asdict(model.scale), "own": _pack_own(model)}
     spec = {"kind": _kind("network", network), **asdict(network)}
     return {"models": models, "network": spec, "interval": forecasts.interval}
 
@@ -87,15 +104,9 @@ def _unpack_forecasts(fields: Mapping[str, Any]) -> Forecasts:
     spec = _table("network")[options.pop("kind")](**options)
     for name, stored in fields["models"].items():
         shape, n_given, own = tuple(stored["shape"]), stored["n_given"], stored["own"]
-        is_regression = "spectrum" in own
-        channels = (n_given if is_regression else n_given + 1) * shape[0]
+        channels = (n_given if "spectrum" in own else n_given + 1) * shape[0]
         module = _restored(spec.build((channels, *shape[1:])), stored["weights"])
-        common = (module, shape, n_given, Scale(**stored["scale"]))
-        models[name] = (
-            RegressionModel(*common, own["spectrum"])
-            if is_regression
-            else DiffusionModel(*common, _unpack_schedule(own))
-        )
+        models[name] = _unpack_own(own, (module, shape, n_given, Scale(**stored["scale"])))
     return Forecasts(models, tuple(fields["shape"]), fields["interval"])
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from sciflow.diffusion.denoiser import Counted, Denoiser
 from sciflow.diffusion.flow import probability_flow
-from sciflow.diffusion.forecast import DiffusionModel, ForecastModel, Forecasts, RegressionModel
+from sciflow.diffusion.forecast import Forecasts
+from sciflow.diffusion.one_step import DiffusionModel, ForecastModel, RefinerModel, RegressionModel
 from sciflow.errors import InputError, NonFiniteError
 from sciflow.inverse.likelihood import Likelihood
 from sciflow.inverse.moments import linear_gaussian
@@ -46,6 +47,29 @@ def given_fields(prior: Denoiser, likelihood: Likelihood, n_given: int) -> Tenso
     return read[:n_seen]
 
 
+def increment(
+    model: DiffusionModel | RefinerModel, past: Tensor, levels: Tensor, solver: Solver, stream: Stream
+) -> tuple[Tensor, int]:
+    """Draws of u_{t+1} − u_t given the past, (batch, channel, *grid), and the network calls of a row.
+
+    Args:
+        model: that draws.
+        past: (batch, n_given, channel, *grid).
+        levels: log-SNR of the grid on which a diffusion is solved, (n_steps + 1,).
+        solver: of its flow.
+        stream: of the noise of these rows.
+    """
+    if isinstance(model, RefinerModel):
+        return model.increment(past, stream), model.n_refinements + 1
+    denoiser = Counted(model.denoiser(past))
+    grid = model.schedule.time(levels)
+    x = denoiser.initial(float(grid[0]), len(past), stream.child("initial"), past.dtype).to(past.device)
+    x = solve(probability_flow(denoiser), x, grid, solver, stream=stream.child("solver"))
+    if float(denoiser.schedule.sigma(grid[-1])) > 0:
+        x = denoiser(x, grid[-1])
+    return x, denoiser.rows // len(past)
+
+
 @dataclass(frozen=True)
 class Rollout:
     """Forecast a trajectory field by field, each member with random numbers of its own.
@@ -54,11 +78,12 @@ class Rollout:
 
     A conditional diffusion draws d by its flow, or with noise (solver `eabm` with eta: 1 on a Föllmer schedule is the
     Föllmer process). A regression gives its mean, to which the fitted residual may be added, every step or only once to
-    the state it starts from. The state is taken as the observation gives it: sigma of the likelihood is not looked at.
+    the state it starts from. A refiner noises and refines its prediction. The state is taken as the observation gives
+    it: sigma of the likelihood is not looked at.
 
     Target: the law of trajectories from the given fields, p(u_{t+1}, …, u_H | u_{≤ t}).
     Exactness: as good as the forecaster; for a Markov chain, exact with an exact one.
-    Cost: one network call per solver call, step and member.
+    Cost: one network call per solver call, step and member; of a refiner, one per level, step and member.
     Bias: errors of one step add up; a regression without noise has no spread at all. Noise costs steps: on a Gaussian
         chain eight steps of the flow give the variance to 2 %, while with eta: 1 it is off by a factor of two, and 24
         steps of order 3 are needed for 1 %.
@@ -110,10 +135,10 @@ class Rollout:
         return Particles.equal(torch.cat(members))
 
     def _check(self, model: ForecastModel) -> None:
-        if isinstance(model, DiffusionModel) and (self.residual or self.perturbation):
+        if not isinstance(model, RegressionModel) and (self.residual or self.perturbation):
             raise InputError(
                 "`residual` and `perturbation` are for a regression, whose residual was fitted; a conditional "
-                "diffusion draws its own noise. Set them to 0."
+                "diffusion and a refiner draw their own noise. Set them to 0."
             )
 
     def _tile(
@@ -138,34 +163,20 @@ class Rollout:
             path[-1] = path[-1] + self.perturbation * model.residual(white(stream.child("perturbation")))
         for step in range(n_steps):
             past = torch.stack(path[-k:], 1)
-            if isinstance(model, DiffusionModel):
-                path.append(
-                    path[-1] + self._increment(model, past, levels, stream.child("step", step), tally, n_wanted)
-                )
-            else:
+            if isinstance(model, RegressionModel):
                 path.append(model.mean(past))
                 if self.residual:
                     path[-1] = path[-1] + self.residual * model.residual(white(stream.child("residual"), step))
-                if isinstance(tally, Counted):
-                    tally.rows += n_wanted
+                n_calls = 1
+            else:
+                drawn, n_calls = increment(model, past, levels, self.solver, stream.child("step", step))
+                path.append(path[-1] + drawn)
+            if isinstance(tally, Counted):
+                tally.rows += n_calls * n_wanted
             self._refuse_blow_up(path[-1][:n_wanted], model, (len(path) - 1) * forecasts.interval)
             if on_step is not None:
                 on_step(step + 1, n_steps)
         return torch.stack(path, 1)[:n_wanted].reshape(n_wanted, *forecasts.event)
-
-    def _increment(
-        self, model: DiffusionModel, past: Tensor, levels: Tensor, stream: Stream, tally: Denoiser, n_wanted: int
-    ) -> Tensor:
-        """Draws of u_{t+1} − u_t given the past, (tile, channel, *grid)."""
-        denoiser = Counted(model.denoiser(past))
-        grid = model.schedule.time(levels)
-        x = denoiser.initial(float(grid[0]), len(past), stream.child("initial"), past.dtype).to(past.device)
-        x = solve(probability_flow(denoiser), x, grid, self.solver, stream=stream.child("solver"))
-        if float(denoiser.schedule.sigma(grid[-1])) > 0:
-            x = denoiser(x, grid[-1])
-        if isinstance(tally, Counted):
-            tally.rows += denoiser.rows * n_wanted // len(past)
-        return x
 
     def _refuse_blow_up(self, fields: Tensor, model: ForecastModel, time: float) -> None:
         """Stop where a field is not finite, or out of all proportion to the training data."""

@@ -21,17 +21,11 @@ from sciflow.data.arrays import from_xarray
 from sciflow.data.layouts.simulations import check_uniform
 from sciflow.data.schema import DATA, check
 from sciflow.diffusion.denoiser import Denoiser
-from sciflow.diffusion.forecast import (
-    ConditionalDiffusion,
-    Forecaster,
-    ForecastModel,
-    Forecasts,
-    Regression,
-    Scale,
-)
+from sciflow.diffusion.forecast import ConditionalDiffusion, Forecaster, Forecasts, Regression
 from sciflow.diffusion.loss import Denoising, Loss
 from sciflow.diffusion.model import load, pack
 from sciflow.diffusion.network import NetworkDenoiser
+from sciflow.diffusion.one_step import ForecastModel, Scale
 from sciflow.diffusion.schedule import Cosine, Scaled, Schedule
 from sciflow.diffusion.subspace import SubspaceDenoiser
 from sciflow.domains.protocol import question

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from sciflow.diffusion import Karras, reverse_sde
 from sciflow.diffusion.denoiser import FromView
-from sciflow.diffusion.forecast import DiffusionModel, Forecasts, RegressionModel, Scale
+from sciflow.diffusion.forecast import Forecasts
 from sciflow.diffusion.loss import Denoising, Velocity
 from sciflow.diffusion.model import pack, unpack
+from sciflow.diffusion.one_step import DiffusionModel, ForecastModel, RefinerModel, RegressionModel, Scale
 from sciflow.diffusion.paths import Follmer
 from sciflow.diffusion.schedule import EDM, Linear
 from sciflow.errors import InputError, NonFiniteError
@@ -50,6 +51,29 @@ class ExactMean(nn.Module):
         return (KEEP - 1) * (x * SCALE.std + SCALE.mean) / SCALE.step
 
 
+class ExactRefinement(nn.Module):
+    """What the network of a perfect refiner answers: E[σ a − α ε | α a + σ ε = x], a ~ N(m, s²) given the past."""
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        noisy, past = x[:, :1], x[:, -1:] * SCALE.std + SCALE.mean
+        mean, variance = (KEEP - 1) * past / SCALE.step, (NOISE / SCALE.step) ** 2
+        ratio = level.exp()[:, None, None]  # infinite at level 0
+        alpha, sigma = (1 + ratio**2).rsqrt(), (1 + ratio**-2).rsqrt()
+        expected = mean + alpha * variance / (alpha**2 * variance + sigma**2) * (noisy - alpha * mean)
+        return (sigma * expected - alpha * (noisy - alpha * expected) / sigma).expand(-1, x.shape[1], -1)
+
+
+class PastAlone(nn.Module):
+    """A network that sees the past, as one that sees noise before it and does not look."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor, level: Tensor | None) -> Tensor:
+        return self.module(x[:, 1:], level).expand(-1, x.shape[1], -1)
+
+
 def chain(n: int, length: int, stream: Stream) -> Tensor:
     fields = [stream.child("start").normal(n, (1, SIZE), dtype=torch.float64)]
     for k in range(length - 1):
@@ -62,7 +86,8 @@ DIFFUSION = {
     for name, schedule in {"edm": EDM(), "linear": Linear(), "follmer": Follmer(noise=0.5)}.items()
 }
 REGRESSION = RegressionModel(ExactMean(), (1, SIZE), 1, SCALE).finished(chain(4000, 2, Stream(4)))
-FORECASTS = Forecasts({**DIFFUSION, "mean": REGRESSION}, (HORIZON + 1, SIZE), interval=0.5)
+REFINER = RefinerModel(ExactRefinement(), (1, SIZE), 1, SCALE, n_refinements=3, min_noise=0.05)
+FORECASTS = Forecasts({**DIFFUSION, "mean": REGRESSION, "refiner": REFINER}, (HORIZON + 1, SIZE), interval=0.5)
 TIMES = Karras(24, 20.0, 0.02)(FORECASTS.schedule)
 FLOW, NOISY = EABM(order=3), EABM(order=3, frame="data", eta=1.0)
 
@@ -109,7 +134,11 @@ def test_a_mean_has_no_spread_and_a_perturbation_fades() -> None:
 
 
 def test_members_do_not_depend_on_how_many_there_are() -> None:
-    for options in ({"forecaster": "follmer", "solver": NOISY}, {"forecaster": "mean", "residual": 1.0}):
+    for options in (
+        {"forecaster": "follmer", "solver": NOISY},
+        {"forecaster": "mean", "residual": 1.0},
+        {"forecaster": "refiner"},
+    ):
         assert torch.equal(rolled(11, tile=4, **options)[:5], rolled(5, tile=4, **options))
 
 
@@ -141,8 +170,10 @@ def test_the_follmer_process_is_the_reverse_sde(power: float) -> None:
             assert found.diffusion(t, x) ** 2 == pytest.approx(squared, rel=1e-10)  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("model", [REGRESSION, DIFFUSION["edm"], replace(DIFFUSION["linear"], objective=Velocity())])
-def test_rows_of_a_loss_do_not_depend_on_the_batch(model: RegressionModel | DiffusionModel) -> None:
+@pytest.mark.parametrize(
+    "model", [REGRESSION, DIFFUSION["edm"], replace(DIFFUSION["linear"], objective=Velocity()), REFINER]
+)
+def test_rows_of_a_loss_do_not_depend_on_the_batch(model: ForecastModel) -> None:
     windows, stream = chain(10, 2, Stream(5)), Stream(3, tile=4)
     whole = model.loss(windows, stream, 5)
     parts = torch.cat([model.loss(windows[k : k + 4], stream, 5, k) for k in (0, 4, 8)])
@@ -152,7 +183,7 @@ def test_rows_of_a_loss_do_not_depend_on_the_batch(model: RegressionModel | Diff
 def test_no_network_has_a_lower_loss_than_the_exact_one() -> None:
     """Against the answer of the exact network times 0.7 and 1.3, at 4 standard errors of the paired difference."""
     windows = chain(4000, 2, Stream(6))
-    for exact in (REGRESSION, replace(DIFFUSION["edm"], objective=Denoising())):
+    for exact in (REGRESSION, replace(DIFFUSION["edm"], objective=Denoising()), REFINER):
         for factor in (0.7, 1.3):
             gap = replace(exact, module=Scaled(exact.module, factor)).loss(windows, Stream(1), 0)
             gap = gap - exact.loss(windows, Stream(1), 0)
@@ -166,6 +197,48 @@ class Scaled(nn.Module):
 
     def forward(self, x: Tensor, level: Tensor | None) -> Tensor:
         return self.factor * self.module(x, level)
+
+
+def test_without_refinements_a_refiner_is_a_regression() -> None:
+    refiner, windows = replace(REFINER, module=PastAlone(ExactMean()), n_refinements=0), chain(50, 2, Stream(7))
+    assert torch.equal(refiner.loss(windows, Stream(1), 3), REGRESSION.loss(windows, Stream(1), 3))
+    past = windows[:, :1]
+    assert torch.equal(past[:, -1] + refiner.increment(past, Stream(1)), REGRESSION.mean(past))
+    exact = replace(REFINER, n_refinements=0).increment(past, Stream(1))
+    assert torch.allclose(exact, (KEEP - 1) * past[:, -1], rtol=0, atol=1e-12)  # float64, ten operations
+
+
+@pytest.mark.parametrize("n_refinements", [1, 3, 60])
+def test_refinements_leave_the_mean_and_draw_with_the_variance_of_theory(n_refinements: int) -> None:
+    """V_k = g² (V_{k−1} + ρ²), g = s²/(s² + ρ²): never half of s², however many levels there are."""
+    n, refiner = 4096, replace(REFINER, n_refinements=n_refinements)
+    drawn = refiner.increment(START.expand(n, 1, 1, SIZE), Stream(9)) - (KEEP - 1) * START
+    ratios, variance = (refiner.noises / (1 - refiner.noises**2).sqrt())[1:], 0.0
+    for ratio in (SCALE.step * ratios).tolist():
+        variance = (NOISE**2 / (NOISE**2 + ratio**2)) ** 2 * (variance + ratio**2)
+    assert variance < NOISE**2 / 2
+    # 4 standard errors: of the mean of n numbers, the largest of SIZE; of the mean square of n · SIZE
+    assert float(drawn.mean(0).abs().max()) < 4 * math.sqrt(variance / n)
+    assert abs(float(drawn.square().mean()) / variance - 1) < 4 * math.sqrt(2 / (n * SIZE))
+    if n_refinements == 60:
+        assert variance > 0.3 * NOISE**2  # from 0.01 with one level; its limit is below 0.5
+
+
+def test_the_loss_of_an_exact_refiner_is_the_variance_that_is_left() -> None:
+    """Var(σ a − α ε | α a + σ ε) = s²/(α² s² + σ²), s² at level 0, at 4 standard errors."""
+    n, variance = 20000, (NOISE / SCALE.step) ** 2
+    windows, noise = chain(n, 2, Stream(10)), Stream(11).normal(n, (1, SIZE), dtype=torch.float64)
+    for k, sigma in enumerate(REFINER.noises.tolist()):
+        found = REFINER.loss_at(torch.full((n,), k), windows, noise)
+        expected = variance / ((1 - sigma**2) * variance + sigma**2)
+        assert abs(float(found.mean()) - expected) < 4 * float(found.std()) / math.sqrt(n)
+
+
+def test_rows_of_a_refinement_never_see_one_another() -> None:
+    past, stream = chain(11, 2, Stream(12))[:, :1], Stream(13, tile=4)
+    whole = REFINER.increment(past, stream)
+    parts = [REFINER.increment(past[k : k + 3], stream.rows_from(k)) for k in range(0, 11, 3)]
+    assert torch.equal(torch.cat(parts), whole)
 
 
 def test_windows_are_all_pieces_of_all_trajectories() -> None:
@@ -183,6 +256,7 @@ def test_forecasters_come_back_from_their_file() -> None:
     models = {
         "a": RegressionModel(spec.build((2, SIZE)), (1, SIZE), 2, SCALE, REGRESSION.spectrum),
         "b": DiffusionModel(spec.build((3, SIZE)), (1, SIZE), 2, SCALE, Follmer(1.5)),
+        "c": RefinerModel(spec.build((3, SIZE)), (1, SIZE), 2, SCALE, 2, 0.01),
     }
     for model in models.values():
         torch.nn.init.normal_(model.module.last[-1].weight)  # it starts as zero
@@ -194,6 +268,8 @@ def test_forecasters_come_back_from_their_file() -> None:
     before, after = (held["b"].denoiser(past)(past[:, -1], t) for held in (models, found.models))
     assert torch.equal(before, after)
     assert torch.equal(found.named("a").spectrum, REGRESSION.spectrum)
+    drawn = [held["c"].increment(past, Stream(2)) for held in (models, found.models)]
+    assert torch.equal(*drawn) and not torch.equal(drawn[0], models["c"].increment(past, Stream(3)))
 
 
 def test_a_blow_up_names_time_and_norm() -> None:
@@ -211,6 +287,7 @@ def test_a_blow_up_names_time_and_norm() -> None:
         ({"forecaster": "nobody"}, GIVEN, "not 'nobody'. Name one of them"),
         ({}, GIVEN, "not ''. Name one of them"),
         ({"forecaster": "edm", "residual": 1.0}, GIVEN, "are for a regression"),
+        ({"forecaster": "refiner", "perturbation": 1.0}, GIVEN, "are for a regression"),
         ({"forecaster": "edm"}, GaussianLikelihood(START[::2], Sensors(2, 1), 0.1), "got an observation of 4"),
     ],
 )
