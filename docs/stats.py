@@ -12,8 +12,11 @@ from sciflow.domains.analytic.simulate import MixtureGrid
 from sciflow.domains.analytic.twin import Lorenz96Paths
 from sciflow.domains.imaging.patches import Patches
 from sciflow.domains.imaging.simulate import FORM_STARTS, Digits
+from sciflow.domains.pde.porous import PorousSquare
 from sciflow.domains.pde.simulate import Evolving
 from sciflow.inverse import LogPoissonNoise, ParallelBeam
+from sciflow.inverse.darcy import Darcy
+from sciflow.inverse.likelihood import GaussianNoise
 from sciflow.inverse.observe import Observation
 from sciflow.random import Stream
 
@@ -127,6 +130,27 @@ def burgers() -> dict[str, Any]:
     }
 
 
+def porous_square() -> dict[str, Any]:
+    """Facts of the porous squares of the run `darcy-inverse`."""
+    wells = Observation(Darcy(size=16, stride=4, source=10.0), GaussianNoise(0.05))
+    data = PorousSquare(n_modes=25, n_observations=10, observation=wells).simulate(Stream(SEED).child("dataset"))
+    fields, pressures = data["log_permeability"].to_numpy(), data["pressure"].to_numpy()
+    split = data["split"].to_numpy()
+    return {
+        "samples": int(data.sizes["sample"]),
+        "shape": [int(data.sizes["mode"])],
+        "observations": int(data.sizes["observation"]),
+        "measurements": int(data.sizes["measurement"]),
+        "root_mean_square_of_coefficients": _round(np.sqrt((data["data"].to_numpy() ** 2).mean()), 4),
+        "root_mean_square_of_log_permeability": _round(np.sqrt((fields**2).mean()), 4),
+        "range_of_log_permeability": [_round(fields.min(), 3), _round(fields.max(), 3)],
+        "largest_pressure_of_each_square": [_round(value, 3) for value in pressures.max((1, 2))],
+        "noise_over_root_mean_square_reading": _round(0.05 / np.sqrt((data["measured"].to_numpy() ** 2).mean()), 4),
+        "resolution_error": float(f"{data.attrs['resolution_error']:.2g}"),
+        "split": {name: int((split == name).sum()) for name in ("train", "validation")},
+    }
+
+
 def lorenz96() -> dict[str, Any]:
     """Facts of the paths of the run `lorenz-filter`."""
     data = Lorenz96Paths().simulate(Stream(SEED).child("dataset"))
@@ -147,7 +171,14 @@ def lorenz96() -> dict[str, Any]:
     }
 
 
-STATS = {"digits": digits, "gravel": gravel, "mixture": mixture, "burgers": burgers, "lorenz96": lorenz96}
+STATS = {
+    "digits": digits,
+    "gravel": gravel,
+    "mixture": mixture,
+    "burgers": burgers,
+    "porous_square": porous_square,
+    "lorenz96": lorenz96,
+}
 
 
 def main() -> None:

@@ -23,6 +23,8 @@ RUNS = {
     "muller-brown~train.loss.weight=0.1": "muller_brown_",
 }
 """Default run, of a sweep one child -> what stands before the names of its figures, which other runs have too."""
+OTHERS = {"darcy-inverse": "darcy_", "posterior-calibration": "sbc_"}
+"""Runs of which the pages show figures though they are no default: drawn where their results are."""
 IMAGES = Path(__file__).resolve().parent / "images"
 EMBEDDED = re.compile(r'<figure>\s*<img src="data:image/png;base64,([A-Za-z0-9+/=]+)"')
 WIDTH = 840  # pixels; larger figures are shrunk
@@ -60,9 +62,11 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="take the runs of the smoke size")
     options = parser.parse_args()
     IMAGES.mkdir(exist_ok=True)
-    for run, prefix in RUNS.items():
+    for run, prefix in {**RUNS, **OTHERS}.items():
         base, swept, values = run.partition("~")
         folder = options.results / f"{base}{'-smoke' * options.smoke}{swept}{values}"
+        if run in OTHERS and not folder.is_dir():
+            continue
         for name, png in figures(folder).items():
             file = IMAGES / f"{prefix}{name}.png"
             shrink(png).save(file, optimize=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from sciflow.data.arrays import to_xarray
 from sciflow.domains.protocol import Findings, Row
 from sciflow.metrics import METRICS
 from sciflow.metrics.calibration import DISTANCE, QUANTITIES, coverage_curve, rank_counts, rank_functions, snap
+from sciflow.metrics.score import Score
+from sciflow.metrics.uniformity import LEVEL
 from sciflow.random import Stream
 
 if TYPE_CHECKING:
@@ -89,6 +92,8 @@ def score(
         more = {} if fit is None else {FIT: (fit(truth[:, None])[:, 0], fit(ranked))}
         arrays[str(name)] = _curves(truth, ranked, mask, stream, n_bins)
         arrays[str(name)] |= function_arrays(truth, ranked, mask, stream, more)
+        if more and "sbc" in names:
+            rows.append(fit_row(str(name), arrays[str(name)], len(truth)))
     return Findings(rows, _named(arrays, [*QUANTITIES, *more, DISTANCE]))
 
 
@@ -101,6 +106,13 @@ def function_arrays(
         "rank_point": found.band.points, "rank_low": found.band.low, "rank_high": found.band.high,
         "rank_function": found.functions, "rank_p": torch.tensor(found.p_values, dtype=torch.float64),
     }  # fmt: skip
+
+
+def fit_row(posterior: str, arrays: Mapping[str, Tensor], n: int) -> Row:
+    """The p-value of the ranks of the quantity that looks at the data: draws of the prior do not pass it."""
+    p = float(arrays["rank_p"][len(QUANTITIES)])
+    note = f"ranks of the {FIT} are {'not ' * (p < 1 - LEVEL)}uniform{' as far as can be seen' * (p >= 1 - LEVEL)}"
+    return Row(posterior, "sbc_fit_p", Score(p, math.nan, n, "1", note))
 
 
 def _curves(truth: Tensor, samples: Tensor, mask: Tensor, stream: Stream, n_bins: int) -> dict[str, Tensor]:

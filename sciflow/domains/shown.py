@@ -10,7 +10,8 @@ import numpy as np
 from sciflow.domains.protocol import Drawing, Evidence, unmarked
 from sciflow.figures.calibration import calibration, rank_functions, rank_histogram
 from sciflow.figures.loss import loss_curve
-from sciflow.figures.style import panels
+from sciflow.figures.style import grid, panels
+from sciflow.metrics.uniformity import LEVEL
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 
 ENDS = ("point", "low", "high")
+ABREAST = 3  # panels in a row
+ROUNDING = 1e-12  # of a p-value
 
 
 def coverage(evidence: Evidence) -> Drawing:
@@ -61,8 +64,11 @@ def functions(evidence: Evidence) -> Drawing | None:
         return None
     arrays = evidence.arrays
     names, shown = arrays["posterior"].to_numpy().tolist(), arrays["quantity"].to_numpy().tolist()
-    axes, (points, low, high) = panels(len(names), 5.2, 4.0), (arrays[f"rank_{n}"].to_numpy() for n in ENDS)
-    for ax, name in zip(axes, names, strict=True):
+    axes = grid(-(-len(names) // ABREAST), min(len(names), ABREAST), 5.2, 4.0)
+    points, low, high = (arrays[f"rank_{n}"].to_numpy() for n in ENDS)
+    for ax in axes[len(names) :]:
+        ax.set_axis_off()
+    for ax, name in zip(axes, names, strict=False):  # the last row may be short
         lines = {quantity: arrays["rank_function"].sel(posterior=name, quantity=quantity) for quantity in shown}
         rank_functions(points, {k: v.to_numpy() for k, v in lines.items()}, low, high, title=unmarked(name), ax=ax)
     return Drawing(
@@ -89,12 +95,29 @@ def loss(evidence: Evidence) -> Drawing | None:
 
 def verdicts(evidence: Evidence) -> list[str]:
     """Whether the credible intervals can be believed."""
-    return [
+    covered = [
         f"{row['posterior']}: 90 % credible intervals hold the truth in {100 * row['value']:.1f} ± "
         f"{100 * row['stderr']:.1f} % of the inferred values ({row['note'].partition('; ')[2] or row['note']})."
         for row in evidence.rows
         if row["metric"] == "coverage_90"
     ]
+    return [*covered, *calibration_verdicts(evidence)]
+
+
+def calibration_verdicts(evidence: Evidence) -> list[str]:
+    """Which samplers' ranks are not uniform, where simulation-based calibration was asked for."""
+    tested: dict[str, list[dict]] = {}
+    for row in evidence.rows:
+        if row["metric"] in ("sbc_p", "sbc_fit_p"):
+            tested.setdefault(row["posterior"], []).append(dict(row))
+    found = []
+    for name, rows in tested.items():
+        worst = min(rows, key=lambda row: row["value"])
+        p = len(rows) * float(worst["value"])  # one of several was chosen
+        wrong = f"is not calibrated: {worst['note']} (p {f'= {p:.2g}' if p > ROUNDING else '< 1e-12'})"
+        right = f"passes simulation-based calibration over {worst['n']} observations"
+        found.append(f"{name} {wrong if p < 1 - LEVEL else right}.")
+    return found
 
 
 CALIBRATION: dict[str, Callable[[Evidence], Drawing | None]] = {

@@ -245,7 +245,6 @@ class RankFunctions:
 N_PROJECTIONS = 2
 QUANTITIES = ("mean", "mean square", *(f"projection {k + 1}" for k in range(N_PROJECTIONS)))
 DISTANCE = "distance"
-UNIFORM_SPREAD = 1 / math.sqrt(12)  # standard deviation of a p-value when there is nothing to be found
 
 
 def quantities(data: Ensemble, stream: Stream) -> dict[str, tuple[Tensor, Tensor]]:
@@ -322,7 +321,7 @@ def sbc(
         unit: not used; part of the common signature.
 
     Returns:
-        `sbc_p`; its standard error is the spread of a p-value when there is nothing to be found.
+        `sbc_p`, without a standard error: a p-value is a statement about one set of truths.
 
     Source: Talts et al. (2018), Validating Bayesian inference algorithms with simulation-based calibration; Säilynoja,
         Bürkner and Vehtari (2022), Graphical test for discrete uniformity, for the band.
@@ -332,7 +331,7 @@ def sbc(
     values = {name: uniform_p_value(_ranked(*pair, stream.child("ties", name))) for name, pair in ranked.items()}
     worst, p = min(values, key=lambda name: values[name]), bonferroni(list(values.values()))
     note = "ranks are uniform as far as can be seen" if p > 1 - LEVEL else f"ranks of the {worst} are not uniform"
-    return {"sbc_p": Score(p, UNIFORM_SPREAD, len(data.truth), "1", note)}
+    return {"sbc_p": Score(p, math.nan, len(data.truth), "1", note)}
 
 
 def tarp(

@@ -9,7 +9,7 @@ import numpy as np
 
 from sciflow.domains.analytic import path_figures
 from sciflow.domains.protocol import Drawing, Evidence, unmarked
-from sciflow.domains.shown import functions
+from sciflow.domains.shown import calibration_verdicts, functions
 from sciflow.figures.comparison import sampler_comparison
 from sciflow.figures.scatter import posterior_scatter
 from sciflow.figures.style import panels
@@ -139,7 +139,7 @@ def verdicts(evidence: Evidence) -> list[str]:
         said = f"is {times:.1f} times as far from the exact posterior as exact draws are ({excess:+.2f} ± {stderr:.2f})"
         good = "cannot be told from exact draws at this sample size"
         found.append(f"{row['posterior']} {said if excess > 2 * stderr else good}.")
-    return found
+    return [*found, *calibration_verdicts(evidence)]
 
 
 FIGURES: dict[str, Callable[[Evidence], Drawing | None]] = {

@@ -17,7 +17,7 @@ from sciflow.domains.analytic.network import law, target
 from sciflow.domains.protocol import Findings, Row
 from sciflow.domains.recorded import likelihood as recorded
 from sciflow.domains.recorded import log_likelihoods
-from sciflow.domains.scored import FIT, FUNCTION_DIMS, function_arrays, together
+from sciflow.domains.scored import FIT, FUNCTION_DIMS, fit_row, function_arrays, together
 from sciflow.inverse.likelihood import GaussianLikelihood, LikelihoodModel
 from sciflow.metrics.calibration import DISTANCE, QUANTITIES, sbc, tarp
 from sciflow.metrics.particle import evidence_error, mode_weights, sliced_w2
@@ -220,6 +220,8 @@ def evaluate(
         if target(data) is None and "truth" in data.variables and x.shape[1] > 1:
             numbers["truth"] = from_xarray(data["truth"], ("observation", "dimension"))
             ranked[str(name)] = _functions(data, likelihood, numbers["truth"], x, known)
+            if "sbc" in names:
+                rows.append(fit_row(str(name), ranked[str(name)], len(x)))
         for metric in (metric for metric in names if metric in MIXTURE):
             for key, score in MIXTURE[metric](known, x, numbers).items():
                 if key.endswith("_floor"):
