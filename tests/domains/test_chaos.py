@@ -63,6 +63,6 @@ def test_kuramoto_sivashinsky_has_the_published_spectrum() -> None:
     found = lyapunov_spectrum(flow(1.0, 4), settled(32, 100), 1.0, 160, n_exponents=9, warm_up=40)
     # 4 standard errors over runs, what the publications differ by, and a factor e that is gained or lost in 160 units
     assert bool(((found.values[:8] - FIRST).abs() < 4 * found.stderr[:8] + APART + 1 / 160).all())
-    assert float(found.stderr[:8].max()) < 0.005
+    assert float(found.stderr[:8].max()) < 0.01
     assert abs(found.dimension - (4 + float(FIRST[:4].sum()) / 0.189)) < 0.15  # 4.24, with the errors of Σ λ over 0.19
     assert float(found.values[8]) < -1.5  # then the waves that are slaves
