@@ -124,6 +124,19 @@ def _record(job: Job) -> None:
         held.enter_context(journal.recorded(job.folder() / journal.FILE, **facts))
 
 
+def _start_ranks(run: Run, stage: str) -> None:
+    """Start the ranks of this node and end with their exit status, unless this process is one of them or all there is.
+
+    Raises:
+        SystemExit: the ranks have done the work.
+    """
+    from sciflow.training.launch import rank_environment, relaunch
+
+    n_ranks = int(run.resource(stage, "ranks") or run.resource(stage, "gpu"))
+    if n_ranks > 1 and not rank_environment(os.environ):
+        raise SystemExit(relaunch(n_ranks, ["-m", "sciflow.cli", *sys.argv[1:]]))
+
+
 def _maker(name: str) -> str:
     """The stage that writes an input."""
     return {"data": "dataset", "model": "train", "samples": "sample", "metrics": "evaluate"}[name]
@@ -148,13 +161,10 @@ def train(run: RunArgument, data: Data = None, out: Out = None, state: State = N
 
     from sciflow.data import scratch
     from sciflow.stages import train as stage
-    from sciflow.training.launch import rank_environment, relaunch
 
     on_node = scratch.folder(os.environ)
     described, parsed, job = _prepare(run, "train", {"data": data}, out, state, time_limit, source, smoke)
-    n_ranks = int(described.resource("train", "ranks") or described.resource("train", "gpu"))
-    if n_ranks > 1 and not rank_environment(os.environ):
-        raise SystemExit(relaunch(n_ranks, ["-m", "sciflow.cli", *sys.argv[1:]]))
+    _start_ranks(described, "train")
     _record(job)
     stage.run(replace(job, scratch=on_node), parsed.train)
 
@@ -176,7 +186,7 @@ def sample(
     if gather != bool(parts):
         raise InputError("--gather and the shards to join go together: sciflow sample RUN.yaml --gather A.nc B.nc")
     inputs = {} if gather else {"data": data, "model": model}
-    _, parsed, job = _prepare(run, "sample", inputs, out, state, time_limit, source, smoke, is_light=gather)
+    described, parsed, job = _prepare(run, "sample", inputs, out, state, time_limit, source, smoke, is_light=gather)
     if gather and parts:
         _record(job)
         stage.gather(job, parts)
@@ -185,6 +195,7 @@ def sample(
     if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
         raise InputError(f"--shard must be i/n with 1 ≤ i ≤ n, got {shard!r}.")
     job = replace(job, part=(int(index), int(count)))
+    _start_ranks(described, "sample")
     _record(job)
     stage.run(job, parsed.sample)
 

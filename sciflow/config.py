@@ -47,6 +47,7 @@ from sciflow.networks import NETWORKS
 from sciflow.networks.mlp import Network
 from sciflow.particles import KERNELS
 from sciflow.particles.kernels import Kernel
+from sciflow.particles.ranks import Ranks
 from sciflow.resources import Resources
 from sciflow.search import SEARCHES
 from sciflow.search.reference import Search
@@ -81,7 +82,7 @@ SLOTS: dict[type, MutableMapping[str, type]] = {
     MolecularSystem: MOLECULES,
     Training: TRAININGS,
 }
-OPEN = (torch.Tensor, torch.nn.Module, Denoiser, Likelihood, Callable)
+OPEN = (torch.Tensor, torch.nn.Module, Denoiser, Likelihood, Ranks, Callable)
 STRICT = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False)
 
 

@@ -11,6 +11,8 @@ from sciflow.diffusion.flow import reverse_sde
 from sciflow.diffusion.mixture import EmpiricalDenoiser
 from sciflow.diffusion.schedule import Schedule
 from sciflow.domains.protocol import question
+from sciflow.errors import InputError
+from sciflow.inverse.shared import Shared, check_ranks
 from sciflow.runs import did_you_mean
 from sciflow.search.reference import refined
 from sciflow.solvers.scheduled import Scheduled
@@ -40,6 +42,7 @@ def inconsistencies(run: RunFile) -> Iterator[str]:
     if hasattr(run.train, "schedule"):
         yield from unplannable(run, run.train.schedule)
     yield from _unforecast(run)
+    yield from _unshared(run)
     n_steps = run.sample.times.n_steps
     for name, posterior in run.sample.posteriors.items():
         if not name.strip() or not name.isprintable():
@@ -77,6 +80,32 @@ def _unforecast(run: RunFile) -> Iterator[str]:
         if not (asked is None or hasattr(run.train, "path") or asked in known or (not asked and len(known) == 1)):
             hint = did_you_mean(asked, known) if known else " Use `train: {kind: forecast}`."
             yield f"sample.posteriors.{name}.forecaster must be one of {sorted(known)}, got {asked!r}.{hint}"
+
+
+def _unshared(run: RunFile) -> Iterator[str]:
+    """Ranks that would have nothing to share."""
+    for stage in ("dataset", "evaluate", "report"):
+        asked = run.resources.get(stage)
+        if asked and (asked.ranks > 1 or asked.nodes > 1):
+            yield (
+                f"resources.{stage} asks for ranks or nodes, but {stage} runs in one process. Leave them out; `train` "
+                "and `sample` share their work."
+            )
+    asked = run.resources.get("sample")
+    if asked is None or asked.n_ranks == 1:
+        return
+    shared = {name: one for name, one in run.sample.posteriors.items() if isinstance(one, Shared) and one.is_shared}
+    for name, posterior in shared.items():
+        try:
+            check_ranks(posterior, run.sample.tile, asked.n_ranks)
+        except InputError as error:
+            yield f"resources.sample asks for {asked.n_ranks} ranks, but sample.posteriors.{name}: {error}"
+    if not shared and asked.shards > 1:
+        yield (
+            f"resources.sample asks for {asked.n_ranks} ranks in each of {asked.shards} shards, but no posterior has "
+            "an ensemble that ranks could hold together, so that both would cut the observations alone. Take "
+            f"{asked.shards * asked.n_ranks} shards of one process: they need not wait for one another."
+        )
 
 
 def _unsearchable(run: RunFile, schedule: Schedule, grid: typing.Sequence[float]) -> Iterator[str]:

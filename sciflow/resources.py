@@ -18,8 +18,8 @@ class Resources:
         mem_mb: memory [MB], on each node.
         runtime: time limit [minutes].
         shards: parts that `sample` is cut into.
-        ranks: processes of `train` on each node; 0 takes one for each device, and one where there is none.
-        nodes: nodes of a SLURM cluster that `train` is spread over.
+        ranks: processes of `train` or `sample` on each node; 0 takes one for each device, and one where there is none.
+        nodes: nodes of a SLURM cluster that `train` or `sample` is spread over.
     """
 
     threads: Annotated[int, Field(gt=0)] = 1
@@ -35,3 +35,8 @@ class Resources:
             raise ValueError(
                 f"ranks is {self.ranks}, with gpu {self.gpu} it must be 0 or {self.gpu}: a device for each."
             )
+
+    @property
+    def n_ranks(self) -> int:
+        """Processes on all nodes."""
+        return (self.ranks or self.gpu or 1) * self.nodes

@@ -89,25 +89,25 @@ def memory(stage):
     return answer
 
 
-def ranks(run):
-    """How many processes train on each node, and on how many nodes."""
-    return run.resource("train", "ranks") or run.resource("train", "gpu") or 1, run.resource("train", "nodes", 1)
+def ranks(run, stage):
+    """How many processes work on each node, and on how many nodes."""
+    return run.resource(stage, "ranks") or run.resource(stage, "gpu") or 1, run.resource(stage, "nodes", 1)
 
 
-def spread():
-    """What training asks of SLURM: processes on one node start one another, on several nodes `srun` does."""
+def spread(stage):
+    """What a stage asks of SLURM: processes on one node start one another, on several nodes `srun` does."""
 
     def only_on_several(value):
         def answer(wildcards):
             run = run_of(wildcards.run)
-            per_node, n_nodes = ranks(run)
-            return value(run.resource("train", "gpu"), per_node, n_nodes) if n_nodes > 1 else None
+            per_node, n_nodes = ranks(run, stage)
+            return value(run.resource(stage, "gpu"), per_node, n_nodes) if n_nodes > 1 else None
 
         return answer
 
     return {
         "gpu": lambda wildcards: (
-            0 if ranks(run_of(wildcards.run))[1] > 1 else run_of(wildcards.run).resource("train", "gpu")
+            0 if ranks(run_of(wildcards.run), stage)[1] > 1 else run_of(wildcards.run).resource(stage, "gpu")
         ),
         "nodes": only_on_several(lambda gpu, per_node, n_nodes: n_nodes),
         "tasks": only_on_several(lambda gpu, per_node, n_nodes: per_node * n_nodes),
@@ -116,20 +116,28 @@ def spread():
     }
 
 
-def train_threads(wildcards):
+def all_threads(stage):
     """Of the process that SLURM starts: one rank, or all ranks of its node."""
-    run = run_of(wildcards.run)
-    per_node, n_nodes = ranks(run)
-    return run.resource("train", "threads", 1) * (1 if n_nodes > 1 else per_node)
+
+    def answer(wildcards):
+        run = run_of(wildcards.run)
+        per_node, n_nodes = ranks(run, stage)
+        return run.resource(stage, "threads", 1) * (1 if n_nodes > 1 else per_node)
+
+    return answer
 
 
-def launch(wildcards, output):
-    """What stands before the training command where it runs on several nodes."""
-    per_node, n_nodes = ranks(run_of(wildcards.run))
-    srun = f"MASTER_ADDR=$(hostname) srun --nodes={n_nodes} --ntasks-per-node={per_node} --kill-on-bad-exit=1"
-    return (
-        srun if n_nodes > 1 else ""
-    )  # the job starts on its first node, whose name in SLURM may be known to SLURM alone
+def launch(stage):
+    """What stands before the command where it runs on several nodes."""
+
+    def answer(wildcards, output):
+        per_node, n_nodes = ranks(run_of(wildcards.run), stage)
+        srun = f"MASTER_ADDR=$(hostname) srun --nodes={n_nodes} --ntasks-per-node={per_node} --kill-on-bad-exit=1"
+        return (
+            srun if n_nodes > 1 else ""
+        )  # the job starts on its first node, whose name in SLURM may be known to SLURM alone
+
+    return answer
 
 
 def section(stage):
@@ -149,7 +157,7 @@ def page_source(wildcards):
     return digest("report", {}, catalogue.kinds)
 
 
-# Snakemake records no param whose function takes `output`: these three may change without a rerun.
+# Snakemake records no param whose function takes `output`: these may change without a rerun.
 def run_yaml(wildcards, output):
     return Path(output[0]).parent / "run.yaml"
 

@@ -13,9 +13,9 @@ rule sample_part:
     retries: RETRIES
     conda:
         "envs/sciflow.yaml"
-    threads: resource("sample", "threads", 1)
+    threads: all_threads("sample")
     resources:
-        gpu=resource("sample", "gpu"),
+        **spread("sample"),
         local_gpu=resource("sample", "gpu"),
         mem_mb=memory("sample"),
         runtime=resource("sample", "runtime"),
@@ -25,8 +25,10 @@ rule sample_part:
         write=write_run,
         yaml=run_yaml,
         state=state,
+        launch=launch("sample"),
     shell:
-        "{params.write} && sciflow sample {params.yaml:q} --data {input.data:q} --model {input.model:q} --out {output.part:q}"
+        "{params.write} && {params.launch} sciflow sample {params.yaml:q} --data {input.data:q} --model {input.model:q}"
+        " --out {output.part:q}"
         " --shard {wildcards.shard}/{wildcards.shards} --state {params.state:q}"
         " --time-limit {resources.runtime} --source {params.source} 2>&1 | tee {log:q}"
 

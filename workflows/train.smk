@@ -11,9 +11,9 @@ rule train:
     retries: RETRIES
     conda:
         "envs/sciflow.yaml"
-    threads: train_threads
+    threads: all_threads("train")
     resources:
-        **spread(),
+        **spread("train"),
         local_gpu=resource("train", "gpu"),
         mem_mb=memory("train"),
         runtime=resource("train", "runtime"),
@@ -23,7 +23,7 @@ rule train:
         write=write_run,
         yaml=run_yaml,
         state=state,
-        launch=launch,
+        launch=launch("train"),
     shell:
         "{params.write} && {params.launch} sciflow train {params.yaml:q} --data {input.data:q} --out {output.model:q}"
         " --state {params.state:q} --time-limit {resources.runtime} --source {params.source} 2>&1 | tee {log:q}"

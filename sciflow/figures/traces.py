@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ def ensemble_traces(
     parents: ArrayLike,
     log_evidence: ArrayLike | None = None,
     *,
+    errors: tuple[float, float] = (math.nan, math.nan),
     title: str = "How the ensemble fared",
     ax: Axes | None = None,
 ) -> Axes:
@@ -29,6 +31,7 @@ def ensemble_traces(
         ess: effective sample size after the start and each step, (step,).
         parents: distinct particles kept at each of them; all of them where nothing was resampled, (step,).
         log_evidence: log Ẑ at each of them, (step,); drawn on an axis of its own.
+        errors: standard errors of the last log Ẑ, from the genealogy and from islands; NaN where unknown.
         title: heading.
         ax: where to draw; None makes a Figure.
     """
@@ -54,7 +57,16 @@ def ensemble_traces(
         for side, spine in other.spines.items():
             spine.set_visible(side == "right")
             spine.set(color=style.FAINT, linewidth=0.8)
-    note = f"{n:.0f} particles, resampled after {int(resampled.sum())} steps"
+    note = f"{n:.0f} particles, resampled after {int(resampled.sum())} steps{_ended(log_evidence, errors)}"
     style.dress(ax, title, note, "step", "share of the particles")
     style.legend(ax, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     return ax
+
+
+def _ended(log_evidence: ArrayLike | None, errors: tuple[float, float]) -> str:
+    """The last log Ẑ with the errors that are known."""
+    known = zip(errors, ("genealogy", "islands"), strict=True)
+    said = [f"± {error:.2g} ({name})" for error, name in known if error >= 0]
+    if log_evidence is None or not said:
+        return ""
+    return f"\nlog Ẑ = {np.asarray(log_evidence, dtype=float)[-1]:.2f} {', '.join(said)}"

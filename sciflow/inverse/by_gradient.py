@@ -65,7 +65,7 @@ class TDS(SteeredPosterior):
     Cost: particles × levels denoiser calls with 1 backward pass each.
     Bias: O(1/particles) in means, O(step) in the prior's law. With "denoised" log Ẑ collapses in high dimension.
     Args:
-        n_particles, eta, spread, resampling, ess_threshold, tile: as `SteeredPosterior`.
+        n_particles, eta, spread, resampling, ess_threshold, tile, islands, ranks: as `SteeredPosterior`.
         alpha: temperature: the likelihood counts to the power 1/alpha.
         twist: "denoised": any differentiable likelihood, its spread ignored; "isotropic": linear and Gaussian ones.
         variance: v of "isotropic" [data units²]; null takes the square of the schedule's `std`.
@@ -95,7 +95,7 @@ class DAS(SteeredPosterior):
     Cost: as `tds`; `adaptive` adds some forty sums over the weights per level.
     Bias: as `tds`; `adaptive` adds O(1/particles) to E[Ẑ], since the powers depend on the particles.
     Args:
-        n_particles, eta, spread, resampling, ess_threshold, tile: as `SteeredPosterior`.
+        n_particles, eta, spread, resampling, ess_threshold, tile, islands, ranks: as `SteeredPosterior`.
         alpha, twist, variance: as `TDS`.
         full_at: share of the levels after which λ = 1, in (0, 1].
         adaptive: the largest λ up to this that leaves 0.9 of the ESS, by bisection at each level.
@@ -110,6 +110,10 @@ class DAS(SteeredPosterior):
     variance: Positive | None = None
     full_at: Annotated[float, Field(gt=0, le=1)] = 0.9
     adaptive: bool = False
+
+    @property
+    def is_shared(self) -> bool:
+        return not self.adaptive
 
     def model(self, prior: Denoiser, likelihood: Likelihood, times: Tensor | Sequence[float]) -> TwistedModel:
         if not 0 < self.full_at <= 1:
@@ -135,7 +139,7 @@ class WeightedDPS(SteeredPosterior):
     Cost: particles × levels denoiser calls with 1 backward pass each.
     Bias: O(1/particles) in means, O(step) in the prior's law; where the weights collapse, that of DPS.
     Args:
-        n_particles, eta, spread, resampling, ess_threshold, tile: as `SteeredPosterior`.
+        n_particles, eta, spread, resampling, ess_threshold, tile, islands, ranks: as `SteeredPosterior`.
         alpha: temperature: the likelihood counts to the power 1/alpha.
         scale: strength of the pull, ≥ 0 [1].
     Raises:

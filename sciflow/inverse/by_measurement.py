@@ -31,7 +31,7 @@ class MCGDiff(SteeredPosterior):
     Bias: O(1/particles) in means, O(step) in the prior's law; noise below that of the last level counts as if it were
         that of the last level.
     Args:
-        n_particles, eta, spread, resampling, ess_threshold, tile: as `SteeredPosterior`.
+        n_particles, eta, spread, resampling, ess_threshold, tile, islands, ranks: as `SteeredPosterior`.
     Raises:
         InputError: a likelihood that is not linear and Gaussian, or a direction noisier than the first level.
         NonFiniteError: weights that are not finite; names the step.
@@ -62,7 +62,7 @@ class FPS(SteeredPosterior):
     Cost: particles × levels denoiser calls; no backward pass.
     Bias: O(1/particles) in means, O(step) in the prior's law.
     Args:
-        n_particles, eta, spread, resampling, ess_threshold, tile: as `SteeredPosterior`.
+        n_particles, eta, spread, resampling, ess_threshold, tile, islands, ranks: as `SteeredPosterior`.
     Raises:
         InputError: a likelihood that is not linear and Gaussian.
         NonFiniteError: weights that are not finite; names the step.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sciflow.diffusion.denoiser import Denoiser
 from sciflow.inverse.likelihood import Likelihood
-from sciflow.inverse.posterior import Progress
+from sciflow.inverse.shared import Progress
 from sciflow.inverse.steered import SteeredPosterior, tempered
 from sciflow.particles.nested import GreedyModel, NestedModel
 from sciflow.particles.particles import Particles
@@ -38,7 +38,7 @@ class FKSteering(SteeredPosterior):
     Cost: particles × levels denoiser calls; no backward pass.
     Bias: O(1/particles) in means, O(step) in the prior's law. Impoverished in high dimension: count the families.
     Args:
-        n_particles, eta, spread, resampling, ess_threshold, tile: as `SteeredPosterior`.
+        n_particles, eta, spread, resampling, ess_threshold, tile, islands, ranks: as `SteeredPosterior`.
         alpha: temperature: the likelihood counts to the power 1/alpha.
         potential: "difference", "max", "sum" (ADD in their code) or "reward" (the bare reward, RT in their code).
         interval: levels from one potential to the next.
@@ -71,7 +71,7 @@ class DOIT(SteeredPosterior):
     Cost: particles × levels denoiser calls and particles × levels × n_looks rewards; no backward pass.
     Bias: O(1/particles) in means, O(step) in the prior's law.
     Args:
-        n_particles, eta, spread, resampling, ess_threshold, tile: as `SteeredPosterior`.
+        n_particles, eta, spread, resampling, ess_threshold, tile, islands, ranks: as `SteeredPosterior`.
         alpha: temperature: the likelihood counts to the power 1/alpha.
         n_looks: looks ahead per particle and level.
         variance: v, data units² of isotropic data, for g = 1/(α + σ²/α v); null freezes the noise, g = 1/α.
@@ -102,7 +102,7 @@ class SVDD(SteeredPosterior):
     Cost: particles × children × levels denoiser calls; no backward pass.
     Bias: O(1/particles) in means, O(step) in the prior's law.
     Args:
-        n_particles, eta, spread, resampling, ess_threshold, tile: as `SteeredPosterior`.
+        n_particles, eta, spread, resampling, ess_threshold, tile, islands, ranks: as `SteeredPosterior`.
         alpha: temperature: the likelihood counts to the power 1/alpha.
         n_children: children per particle, ≥ 1.
     Raises:
@@ -132,7 +132,8 @@ class GreedySVDD(SteeredPosterior):
     Cost: as `svdd`.
     Bias: towards the largest reward, without bound; no evidence.
     Args:
-        n_particles, eta, spread, resampling, ess_threshold, tile: as `SteeredPosterior`; nothing is ever resampled.
+        n_particles, eta, spread, resampling, ess_threshold, tile, islands, ranks: as `SteeredPosterior`; nothing is
+            ever resampled.
         alpha, n_children: as `SVDD`.
     Raises:
         InputError: options out of range.
@@ -161,4 +162,8 @@ class GreedySVDD(SteeredPosterior):
         on_step: Progress | None = None,
     ) -> Particles:
         drawn = super().__call__(prior, likelihood, times, n, stream, on_step)
-        return replace(drawn, log_evidence=math.nan, log_evidence_stderr=math.nan)
+        none = math.nan
+        return replace(
+            drawn, log_evidence=none, log_evidence_stderr=none, log_evidence_stderr_islands=none,
+            log_evidence_interval=(none, none),
+        )  # fmt: skip

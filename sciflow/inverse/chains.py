@@ -13,7 +13,7 @@ from torch import Tensor
 from sciflow.diffusion.denoiser import Denoiser, Tiled
 from sciflow.errors import InputError, NonFiniteError
 from sciflow.inverse.likelihood import Likelihood
-from sciflow.inverse.posterior import Progress
+from sciflow.inverse.shared import Progress
 from sciflow.particles.particles import Particles
 from sciflow.random import Stream
 from sciflow.search.gaussian import Moments

@@ -17,7 +17,7 @@ from sciflow.diffusion.subspace import SubspaceDenoiser, SubspaceMixture
 from sciflow.errors import InputError
 from sciflow.inverse.likelihood import GaussianLikelihood, Likelihood
 from sciflow.inverse.moments import linear_gaussian
-from sciflow.inverse.posterior import Progress
+from sciflow.inverse.shared import Progress
 from sciflow.particles.particles import Particles
 from sciflow.random import Stream
 

@@ -17,7 +17,8 @@ from sciflow.diffusion.flow import probability_flow
 from sciflow.errors import InputError, NonFiniteError
 from sciflow.inverse.likelihood import GaussianLikelihood, Likelihood
 from sciflow.inverse.moments import isotropic_variance, linear_gaussian
-from sciflow.inverse.posterior import Progress, Watched
+from sciflow.inverse.posterior import Watched
+from sciflow.inverse.shared import Progress
 from sciflow.inverse.singular import MeasuredDirections
 from sciflow.particles.particles import Particles
 from sciflow.random import Stream

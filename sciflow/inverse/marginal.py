@@ -15,7 +15,7 @@ from sciflow.errors import InputError, NonFiniteError
 from sciflow.inverse.expert import Expert
 from sciflow.inverse.likelihood import GaussianLikelihood, Likelihood
 from sciflow.inverse.noised import NoisedLikelihood
-from sciflow.inverse.posterior import Progress
+from sciflow.inverse.shared import Progress
 from sciflow.particles.feynman_kac import State, smc
 from sciflow.particles.particles import Particles
 from sciflow.particles.resampling import Scheme

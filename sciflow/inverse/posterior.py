@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, Protocol, runtime_checkable
 
@@ -18,8 +18,9 @@ from sciflow.inverse.belief import Differentiated, FullBelief, IsotropicBelief
 from sciflow.inverse.guidance import Guidance, MomentMatching
 from sciflow.inverse.likelihood import Likelihood
 from sciflow.inverse.moments import linear_gaussian
-from sciflow.particles.feynman_kac import smc
+from sciflow.inverse.shared import Progress, check_islands, run
 from sciflow.particles.particles import Particles
+from sciflow.particles.ranks import Ranks
 from sciflow.particles.resampling import Scheme
 from sciflow.random import Stream
 from sciflow.search.gaussian import Teleport
@@ -28,9 +29,6 @@ from sciflow.solvers.solve import Solver, solve
 from sciflow.solvers.times import checked
 from sciflow.steering.twisted import Guide, TwistedModel, noisy_levels
 from sciflow.types import Time
-
-Progress = Callable[[int, int], None]
-"""Called with (steps done, steps in all); it may raise to stop."""
 
 
 @runtime_checkable
@@ -163,6 +161,9 @@ class TwistedSMC:
         resampling: scheme.
         ess_threshold: resample when ESS ≤ threshold × particles.
         tile: particles per denoiser call: bounds the memory.
+        islands: independent ensembles that the particles are split into; their spread is a second error bar of the
+            evidence, from at least 4 of them.
+        ranks: the processes that hold the ensemble together, from Python; a run file says `resources: {sample: …}`.
     Raises:
         InputError: a likelihood that is not linear and Gaussian, or options out of range.
         NonFiniteError: weights that are not finite; names the step.
@@ -176,6 +177,8 @@ class TwistedSMC:
     resampling: Scheme = "systematic"
     ess_threshold: Annotated[float, Field(gt=0, le=1)] = 0.5
     tile: Annotated[int, Field(gt=0)] = 1024
+    islands: Annotated[int, Field(gt=0)] = 1
+    ranks: Ranks | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.twist not in ("moment_matching", "pigdm", "jacobian"):
@@ -183,6 +186,11 @@ class TwistedSMC:
         if self.n_particles < 1 or self.tile < 1 or not (self.variance is None or self.variance > 0):
             got = f"n_particles = {self.n_particles}, tile = {self.tile}, variance = {self.variance}"
             raise InputError(f"TwistedSMC needs n_particles ≥ 1, tile ≥ 1 and variance > 0, got {got}.")
+        check_islands(self)
+
+    @property
+    def is_shared(self) -> bool:
+        return True
 
     def model(self, prior: Denoiser, likelihood: Likelihood, times: Tensor | Sequence[float]) -> TwistedModel:
         """The Feynman–Kac model; a last time with σ = 0 is the data itself, which the model reaches on its own."""
@@ -207,9 +215,8 @@ class TwistedSMC:
     ) -> Particles:
         _grid(times, n)
         model = self.model(prior, likelihood, times)
-        report = None if on_step is None else (lambda k, ess: on_step(k, model.n_steps))
         with torch.no_grad():
-            return smc(model, self.n_particles, stream, self.resampling, self.ess_threshold, report)
+            return run(self, model, stream, self.ess_threshold, on_step)
 
 
 def _grid(times: Tensor | Sequence[float], n: int) -> list[float]:

@@ -16,7 +16,7 @@ from sciflow.errors import InputError, NonFiniteError
 from sciflow.inverse.guidance import Guidance, MomentMatching
 from sciflow.inverse.likelihood import GaussianLikelihood, Likelihood
 from sciflow.inverse.moments import linear_gaussian
-from sciflow.inverse.posterior import Progress
+from sciflow.inverse.shared import Progress
 from sciflow.particles.particles import Particles
 from sciflow.random import Stream
 from sciflow.search.boundary import Restore, best_start

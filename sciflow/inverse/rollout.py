@@ -17,7 +17,7 @@ from sciflow.diffusion.one_step import DiffusionModel, ForecastModel, RefinerMod
 from sciflow.errors import InputError, NonFiniteError
 from sciflow.inverse.likelihood import Likelihood
 from sciflow.inverse.moments import linear_gaussian
-from sciflow.inverse.posterior import Progress
+from sciflow.inverse.shared import Progress
 from sciflow.particles.particles import Particles
 from sciflow.random import Stream
 from sciflow.solvers.exponential import EABM

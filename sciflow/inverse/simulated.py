@@ -14,7 +14,7 @@ from sciflow.diffusion.denoiser import Denoiser, Tiled, score
 from sciflow.diffusion.flow import probability_flow
 from sciflow.errors import InputError, NonFiniteError
 from sciflow.inverse.likelihood import Likelihood
-from sciflow.inverse.posterior import Progress
+from sciflow.inverse.shared import Progress
 from sciflow.particles.particles import Particles
 from sciflow.random import Stream
 from sciflow.solvers.automatic import Auto

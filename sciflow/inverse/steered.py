@@ -7,7 +7,7 @@ takes the place of the likelihood as `sciflow.steering.reward.Tilt(r, alpha)`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import torch
@@ -17,9 +17,10 @@ from torch import Tensor
 from sciflow.diffusion.denoiser import Denoiser
 from sciflow.errors import InputError
 from sciflow.inverse.likelihood import Likelihood
-from sciflow.inverse.posterior import Progress
-from sciflow.particles.feynman_kac import FeynmanKac, smc
+from sciflow.inverse.shared import Progress, check_islands, run
+from sciflow.particles.feynman_kac import FeynmanKac
 from sciflow.particles.particles import Particles
+from sciflow.particles.ranks import Ranks
 from sciflow.particles.resampling import Scheme
 from sciflow.random import Stream
 from sciflow.steering.reward import Reward
@@ -38,6 +39,9 @@ class SteeredPosterior:
         resampling: scheme.
         ess_threshold: resample when ESS ≤ threshold × particles.
         tile: particles per denoiser call.
+        islands: independent ensembles that the particles are split into; their spread is a second error bar of the
+            evidence, from at least 4 of them.
+        ranks: the processes that hold the ensemble together, from Python; a run file says `resources: {sample: …}`.
     """
 
     n_particles: Annotated[int, Field(gt=0)] = 1024
@@ -46,12 +50,19 @@ class SteeredPosterior:
     resampling: Scheme = "systematic"
     ess_threshold: Annotated[float, Field(gt=0, le=1)] = 0.5
     tile: Annotated[int, Field(gt=0)] = 1024
+    islands: Annotated[int, Field(gt=0)] = 1
+    ranks: Ranks | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
+        check_islands(self)
         if self.n_particles < 1:
             raise InputError(f"{type(self).__name__} needs n_particles ≥ 1, got {self.n_particles}.")
         if self.spread is not None and not self.spread > 0:
             raise InputError(f"{type(self).__name__} needs spread > 0, or none, got {self.spread}.")
+
+    @property
+    def is_shared(self) -> bool:
+        return True
 
     def model(self, prior: Denoiser, likelihood: Likelihood, times: Tensor | Sequence[float]) -> FeynmanKac:
         """The Feynman–Kac model."""
@@ -69,9 +80,8 @@ class SteeredPosterior:
         if n < 1:
             raise InputError(f"a posterior needs n ≥ 1 draws, got {n}.")
         model = self.model(prior, likelihood, times)
-        report = None if on_step is None else (lambda k, ess: on_step(k, model.n_steps))
         with torch.no_grad():
-            return smc(model, self.n_particles, stream, self.resampling, self.ess_threshold, report)
+            return run(self, model, stream, self.ess_threshold, on_step)
 
     def _twisted(
         self,

@@ -14,7 +14,7 @@ from sciflow.diffusion.denoiser import Denoiser
 from sciflow.errors import InputError, NonFiniteError
 from sciflow.inverse.expert import Expert
 from sciflow.inverse.likelihood import Likelihood
-from sciflow.inverse.posterior import Progress
+from sciflow.inverse.shared import Progress
 from sciflow.particles.feynman_kac import FeynmanKac, smc
 from sciflow.particles.particles import Particles
 from sciflow.random import Stream

@@ -13,10 +13,11 @@ from torch import Tensor
 from sciflow.diffusion.denoiser import Denoiser
 from sciflow.errors import InputError
 from sciflow.inverse.likelihood import Likelihood
+from sciflow.inverse.shared import check_islands, run
 from sciflow.particles.adaptation import Adaptation, Metric, pilot
-from sciflow.particles.feynman_kac import smc
 from sciflow.particles.kernels import MALA, Kernel
 from sciflow.particles.particles import Particles
+from sciflow.particles.ranks import Ranks
 from sciflow.particles.resampling import Scheme
 from sciflow.particles.tempering import Stage, Tempering, Tilt, ladder
 from sciflow.random import Stream
@@ -78,6 +79,9 @@ class Tempered:
         resampling: scheme.
         ess_threshold: resample when ESS ≤ threshold × particles; 0 never does.
         tile: rows per call of the density: bounds the memory.
+        islands: independent ensembles that the particles are split into; their spread is a second error bar of the
+            evidence, from at least 4 of them. The pilot has one.
+        ranks: the processes that hold the ensemble together, from Python; a run file says `resources: {sample: …}`.
     Raises:
         InputError: a prior without `log_prob`, or options out of range.
         NonFiniteError: weights that are not finite; names the step.
@@ -95,11 +99,19 @@ class Tempered:
     resampling: Scheme = "systematic"
     ess_threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
     tile: Annotated[int, Field(gt=0)] = 4096
+    islands: Annotated[int, Field(gt=0)] = 1
+    ranks: Ranks | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.n_particles < 1 or not 0 <= self.ess_threshold <= 1:
             got = f"n_particles = {self.n_particles} and ess_threshold = {self.ess_threshold}"
             raise InputError(f"Tempered needs n_particles ≥ 1 and 0 ≤ ess_threshold ≤ 1, got {got}.")
+        check_islands(self)
+
+    @property
+    def is_shared(self) -> bool:
+        """On several ranks each runs the pilot whole."""
+        return True
 
     def path(self, prior: Denoiser, likelihood: Likelihood) -> Tilt:
         """From the prior to the posterior."""
@@ -134,7 +146,6 @@ class Tempered:
         with torch.no_grad():
             stages = self.stages(path, stream.child("pilot"), waiting)
             model = Tempering(path, stages, self.kernel, self.n_moves, self.tile)
-            report = None if on_step is None else (lambda k, ess: on_step(k, model.n_steps))
             threshold = self.ess_threshold or 0.5 / self.n_particles  # below one particle: never
-            found = smc(model, self.n_particles, stream.child("run"), self.resampling, threshold, report)
+            found = run(self, model, stream.child("run"), threshold, on_step)
         return replace(found, x=found.x.reshape(-1, *prior.shape))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -150,7 +151,9 @@ def estimated_mode_weights(responsibilities: Tensor, log_weights: Tensor | None 
     return torch.einsum("om,omk->ok", weights, r)
 
 
-def evidence_error(exact: Tensor, estimate: Tensor, *, stderr: Tensor | None = None) -> dict[str, Score]:
+def evidence_error(
+    exact: Tensor, estimate: Tensor, *, stderr: Tensor | None = None, stderr_islands: Tensor | None = None
+) -> dict[str, Score]:
     """Error of the log-evidence over observations: mean, root mean square, and in units of the claimed error.
 
         e = log Ẑ − log Z;    bias = mean e,  rms = sqrt(mean e²),  z = sqrt(mean (e / claimed stderr)²)
@@ -163,21 +166,24 @@ def evidence_error(exact: Tensor, estimate: Tensor, *, stderr: Tensor | None = N
         exact: log Z, (observation,), nats.
         estimate: log Ẑ, (observation,), nats.
         stderr: claimed standard error of log Ẑ, (observation,), nats.
+        stderr_islands: the same from independent islands, NaN where there is one alone.
 
     Returns:
-        `evidence_bias` and `evidence_error` in nats; `evidence_z` (1 if the claim is honest) where stderr is given.
+        `evidence_bias` and `evidence_error` in nats; `evidence_z` and `evidence_z_islands` (1 if the claim is honest)
+        where the errors are given.
 
     Source: Del Moral (2004), Feynman–Kac Formulae, for unbiasedness of Ẑ.
     """
     error = torch.as_tensor(estimate).to("cpu", torch.float64) - torch.as_tensor(exact).to("cpu", torch.float64)
     found = {"evidence_bias": average(error, "nat", "log Ẑ − log Z"), "evidence_error": _rms(error, "nat", "rms")}
-    if stderr is not None:
-        z = error / torch.as_tensor(stderr).to("cpu", torch.float64)
-        found["evidence_z"] = _rms(z, "1", "rms error over claimed standard error; 1 is honest")
+    for key, claimed in (("evidence_z", stderr), ("evidence_z_islands", stderr_islands)):
+        if claimed is not None and not bool(torch.as_tensor(claimed).isnan().any()):
+            z = error / torch.as_tensor(claimed).to("cpu", torch.float64)
+            found[key] = _rms(z, "1", "rms error over claimed standard error; 1 is honest")
     return found
 
 
-def log_evidence(estimate: Tensor, stderr: Tensor) -> dict[str, Score]:
+def log_evidence(estimate: Tensor, stderr: Tensor, stderr_islands: Tensor | None = None) -> dict[str, Score]:
     """Log-evidence of all observations together: what models of the measurement are compared by.
 
         log Ẑ = Σ_i log Ẑ_i,    se² = Σ_i se_i²
@@ -190,18 +196,25 @@ def log_evidence(estimate: Tensor, stderr: Tensor) -> dict[str, Score]:
 
     Args:
         estimate: log Ẑ_i, (observation,), nats.
-        stderr: its standard error from one run, (observation,), nats.
+        stderr: its standard error from the genealogy of one run, (observation,), nats.
+        stderr_islands: the same from independent islands, NaN where there is one alone.
 
     Returns:
-        `log_evidence`, nats; nothing where a sampler gives no evidence.
+        `log_evidence`, nats, and `log_evidence_islands`, the same number with the other error, where there are
+        islands; nothing where a sampler gives no evidence.
 
     Source: Kass and Raftery (1995), Bayes factors.
     """
     estimate, stderr = (torch.as_tensor(values).to("cpu", torch.float64) for values in (estimate, stderr))
     if not bool(estimate.isfinite().all()):
         return {}
-    note = "sum over observations; error of sampling alone"
-    return {"log_evidence": Score(float(estimate.sum()), float(stderr.norm()), len(estimate), "nat", note)}
+    note = "sum over observations; error of sampling alone, from genealogies"
+    found = {"log_evidence": Score(float(estimate.sum()), float(stderr.norm()), len(estimate), "nat", note)}
+    spread = torch.full((1,), math.nan) if stderr_islands is None else torch.as_tensor(stderr_islands).double().cpu()
+    if not bool(spread.isnan().any()):
+        other = replace(found["log_evidence"], stderr=float(spread.norm()), note="the same; error from islands")
+        found["log_evidence_islands"] = other
+    return found
 
 
 def _rms(values: Tensor, unit: str, note: str) -> Score:

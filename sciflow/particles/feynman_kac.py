@@ -139,6 +139,7 @@ def smc(
     *,
     islands: int = 1,
     ranks: Ranks | None = None,
+    call: int = 1,
     rejuvenate: Rejuvenation | None = None,
     on_checkpoint: Callable[[SMCState], None] | None = None,
     resume: SMCState | None = None,
@@ -164,6 +165,7 @@ def smc(
         on_step: called with (steps done, ESS) after the start and each step; it may raise to stop.
         islands: number of independent ensembles; at least 4, better 8, for an interval from them.
         ranks: the processes that hold the ensemble together; `Group.here()` for those of torch.distributed.
+        call: rows of one call of the model, from the first row on: ranks take whole calls.
         rejuvenate: applied after each resampling, so that copies become different again.
         on_checkpoint: called with the state after the start and each step; see `SMCState` for how to keep it.
         resume: such a state, to go on from; the result is that of the uninterrupted run.
@@ -187,7 +189,7 @@ def smc(
     ranks.agree((facts, resume and resume.k))
     if not 0 < ess_threshold <= 1:
         raise InputError(f"smc needs 0 < ess_threshold ≤ 1, got {ess_threshold}.")
-    slots = Slots(n, islands, stream.tile, ranks.rank, ranks.size)
+    slots = Slots(n, islands, stream.tile, ranks.rank, ranks.size, call)
     run = _Run(model, stream, slots, ranks, _scheme(resampling), ess_threshold, rejuvenate)
     state = run.start(facts) if resume is None else _resumed(resume, facts).part(slots)
 

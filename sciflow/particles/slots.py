@@ -19,6 +19,7 @@ class Slots:
     """The rows start … stop of an ensemble that one rank holds.
 
     A single ensemble is cut at tiles of the random stream; islands are never cut, so that each lives within one rank.
+    Neither are the rows of one call of the model, whose bits may depend on how many there are.
 
     Args:
         n: particles on all ranks.
@@ -26,9 +27,10 @@ class Slots:
         tile: rows that are always drawn and summed together.
         rank: of this process.
         size: number of ranks.
+        call: rows of one call of the model.
 
     Raises:
-        InputError: fewer tiles or islands than ranks, or islands of different sizes.
+        InputError: fewer pieces than ranks, or islands of different sizes.
     """
 
     n: int
@@ -36,6 +38,7 @@ class Slots:
     tile: int
     rank: int
     size: int
+    call: int = 1
 
     def __post_init__(self) -> None:
         if self.n < 1 or self.islands < 1 or self.n % self.islands:
@@ -44,12 +47,21 @@ class Slots:
                 "Take a multiple of the number of islands."
             )
         if self._n_pieces < self.size:
-            what = "islands" if self.islands > 1 else f"tiles of {self.tile} particles"
-            raise InputError(f"{self._n_pieces} {what} cannot be shared by {self.size} ranks. Use fewer ranks.")
+            whole = f"islands of {self.per_island}" if self.islands > 1 else f"tiles of {self.tile}"
+            raise InputError(
+                f"{self.n} particles cannot be shared by {self.size} ranks: they are cut after {self.piece} of them, "
+                f"so that {whole} and calls of {self.call} rows stay whole, which leaves {self._n_pieces} in all. Use "
+                "fewer ranks, more particles, or smaller tiles."
+            )
+
+    @property
+    def piece(self) -> int:
+        """Rows that stay together."""
+        return math.lcm(self.per_island if self.islands > 1 else self.tile, self.call)
 
     @property
     def _n_pieces(self) -> int:
-        return self.islands if self.islands > 1 else -(-self.n // self.tile)
+        return -(-self.n // self.piece)
 
     @property
     def per_island(self) -> int:
@@ -58,8 +70,7 @@ class Slots:
     @functools.cached_property
     def bounds(self) -> list[int]:
         """First row of each rank, and n."""
-        piece = self.per_island if self.islands > 1 else self.tile
-        return [min(self._n_pieces * rank // self.size * piece, self.n) for rank in range(self.size + 1)]
+        return [min(self._n_pieces * rank // self.size * self.piece, self.n) for rank in range(self.size + 1)]
 
     @property
     def start(self) -> int:

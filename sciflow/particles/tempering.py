@@ -186,7 +186,9 @@ class Tempering:
         return len(self.stages)
 
     def initial(self, n: int, stream: Stream) -> tuple[State, Tensor]:
-        return self._weighed(self.path.base.sample(n, stream.child("base")), 0.0, self.stages[0])
+        own, tile = stream.child("base"), self.tile  # by tiles: a base may multiply matrices, see `Slots`
+        drawn = [self.path.base.sample(min(tile, n - first), own.rows_from(first)) for first in range(0, n, tile)]
+        return self._weighed(torch.cat(drawn), 0.0, self.stages[0])
 
     def step(self, k: int, state: State, stream: Stream) -> tuple[State, Tensor]:
         here = self.stages[k]

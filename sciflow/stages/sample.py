@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
 import json
 import logging
 import time
@@ -13,11 +11,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
 import torch
 from pydantic import Field
 
-from sciflow.data.arrays import concatenate, evened, to_xarray
+from sciflow.data.arrays import concatenate, evened
 from sciflow.data.measured import read_measured
 from sciflow.data.schema import SAMPLES, check
 from sciflow.data.state import State
@@ -39,19 +36,22 @@ from sciflow.domains.protocol import question
 from sciflow.errors import InputError, NonFiniteError, OutOfTime
 from sciflow.inverse.likelihood import GaussianLikelihood, LikelihoodModel
 from sciflow.inverse.posterior import Guided, Posterior
-from sciflow.particles.particles import Particles
+from sciflow.inverse.shared import Shared
+from sciflow.particles.ranks import Alone, Group, Ranks
 from sciflow.progress import time_limit, track
 from sciflow.search.reference import Found, Search
 from sciflow.solvers.scheduled import Scheduled
 from sciflow.stages.artefact import Job, device
+from sciflow.stages.draws import Draw, assembled
+from sciflow.stages.shares import done, held, numbers, of_first, rounds
 from sciflow.training.checkpoint import load as read_checkpoint
+from sciflow.training.launch import ranks
 
 if TYPE_CHECKING:
     import xarray as xr
 
 logger = logging.getLogger(__name__)
 
-TRACES = ("ess_trace", "parents_trace", "log_evidence_trace")
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -83,35 +83,18 @@ class SampleSection:
     tile: Annotated[int, Field(gt=0)] = 64
 
 
-@dataclass(frozen=True)
-class _Draw:
-    """The samples of one posterior for one observation, and their numbers."""
-
-    samples: torch.Tensor
-    log_evidence: float
-    log_evidence_stderr: float
-    ess: float
-    rows: int
-    seconds: float
-    traces: torch.Tensor
-
-    def pack(self) -> bytes:
-        buffer = io.BytesIO()
-        torch.save({"sciflow": "draw", **self.__dict__}, buffer)
-        return buffer.getvalue()
-
-
 def run(job: Job, section: SampleSection) -> None:
     """Sample every posterior for the observations of this shard.
 
-    Observation i is sampled alike whichever shard it falls into.
+    Observation i is sampled alike whichever shard it falls into, and however many ranks share the work.
 
     Raises:
         InputError: observations that do not fit the assumed operator, or bad files.
         NonFiniteError: a draw is not finite.
         OutOfTime: the deadline is near; finished observations are kept.
     """
-    _sample(job, section, job.open_data())
+    with ranks(job.device):
+        _sample(job, section, job.open_data(), Group.here())
 
 
 def apply(job: Job, section: SampleSection, observation: Path) -> None:
@@ -123,34 +106,61 @@ def apply(job: Job, section: SampleSection, observation: Path) -> None:
     measured = read_measured(observation, tuple(data["data"].shape[1:]))
     job = replace(job, state=None, inputs={**job.inputs, "observation": observation})
     header = replace(job.header(), stage="apply")
-    _sample(job, section, data.drop_dims("observation", errors="ignore").merge(measured), header)
+    _sample(job, section, data.drop_dims("observation", errors="ignore").merge(measured), Alone(), header)
 
 
-def _sample(job: Job, section: SampleSection, data: xr.Dataset, header: Header | None = None) -> None:
+def _sample(job: Job, section: SampleSection, data: xr.Dataset, together: Ranks, header: Header | None = None) -> None:
     prior = _prior(job, section)
     mine = _share(int(data.sizes.get("observation", 0)), job.part)
     likelihoods = _likelihoods(job, section, data, prior, mine)
     work = [(name, i) for name in section.posteriors for i in mine]
-    draws: dict[tuple[str, int], _Draw] = {}
     dims = _event_dims(data, prior)
     found = _found(job, section, prior)
     section = replace(section, posteriors={n: _with(p, found.solver) for n, p in section.posteriors.items()})
-    with job.open_state() or contextlib.nullcontext() as state, job.named(), time_limit(job.deadline) as is_over:
-        for name, i in track(work, "sample", numbers=lambda: {"ess": [*draws.values()][-1].ess}):
-            draws[name, i] = _recall(state, name, i) or _draw(
-                job, section, name, i, prior, found.times, likelihoods(i), is_over
-            )
-            if state and not state.path(_place(name, i)):
-                state.save(_place(name, i), draws[name, i].pack())
-        arrays = _assemble(section, mine, draws, dims, data, job.part)
-        if section.search:
-            arrays = arrays.assign_attrs(searched_times=found.times.numpy())
-        if found.solver:
-            arrays = arrays.assign_attrs(searched_choices=json.dumps([asdict(step) for step in found.solver.choices]))
-        write_dataset(job.out, arrays, header or job.header())
-        job.sign(**_cost(section, draws))
+    with held(together, job.open_state()) as state, job.named(), time_limit(job.deadline) as is_over:
+        draws = {item: draw for item in work if (draw := _recall(state, *item))}
+        is_done = of_first(together, [item in draws for item in work])
+        left = [item for item, done_before in zip(work, is_done, strict=True) if not done_before]
+        task = _Task(job, section, prior, found.times, likelihoods, is_over, together)
+        pieces = list(rounds(left, task.is_shared, together.size))
+        before = len(work) - len(left) if together.size == 1 else 0  # rounds are not counted like draws
+        shown = track(pieces, "sample", done=before, numbers=lambda: {"ess": [*draws.values()][-1].ess})
+        for piece in shown if together.rank == 0 else pieces:
+            for item, draw in zip(piece, task.draws(piece), strict=True):
+                draws[item] = draw
+                if state:
+                    state.save(_place(*item), draw.pack())
+        facts = _cost(section, draws) | _cost_of_ranks(together)
+        if together.rank == 0:
+            _write(job, section, found, assembled(list(section.posteriors), mine, draws, dims, data, _like(section)),
+                   header, facts)  # fmt: skip
         if state:
             state.clear()
+
+
+def _like(section: SampleSection) -> torch.Tensor:
+    """No draw, in the shape and dtype of draws."""
+    return torch.empty((0, section.n_samples), dtype=PRECISIONS[section.precision])
+
+
+def _write(
+    job: Job, section: SampleSection, found: Found, arrays: xr.Dataset, header: Header | None, facts: dict[str, Any]
+) -> None:
+    """Write the arrays of this shard, with what was searched."""
+    if job.part != (1, 1):
+        arrays = arrays.assign_attrs(shard=f"{job.part[0]}/{job.part[1]}")
+    if section.search:
+        arrays = arrays.assign_attrs(searched_times=found.times.numpy())
+    if found.solver:
+        arrays = arrays.assign_attrs(searched_choices=json.dumps([asdict(step) for step in found.solver.choices]))
+    write_dataset(job.out, arrays, header or job.header())
+    job.sign(**facts)
+
+
+def _cost_of_ranks(together: Ranks) -> dict[str, Any]:
+    """How many ranks there were, and the CPU seconds of all; nothing of one."""
+    spent = numbers(together, time.process_time())
+    return {} if together.size == 1 else {"ranks": together.size, "cpu_seconds": round(sum(spent), 3)}
 
 
 def _share(n_observations: int, part: tuple[int, int]) -> range:
@@ -223,123 +233,85 @@ def _place(name: str, i: int) -> str:
     return f"{hashlib.sha256(name.encode()).hexdigest()[:16]}-{i}.pt"
 
 
-def _recall(state: State | None, name: str, i: int) -> _Draw | None:
+def _recall(state: State | None, name: str, i: int) -> Draw | None:
     """What was drawn before an interruption; what a bad disk made of it is drawn again, to the same numbers."""
     path = state.path(_place(name, i)) if state else None
     if path is None:
         return None
     try:
-        return _Draw(**read_checkpoint(path, "draw"))
+        return Draw(**read_checkpoint(path, "draw"))
     except InputError as error:
         logger.warning("%s: observation %d of %r is drawn again", str(error).partition(" Delete it")[0], i, name)
         path.unlink()
         return None
 
 
-def _draw(
-    job: Job,
-    section: SampleSection,
-    name: str,
-    i: int,
-    prior: Denoiser,
-    times: torch.Tensor,
-    likelihood: Any,
-    is_over: Callable[[], bool],
-) -> _Draw:
-    """Sample one posterior for one observation.
+@dataclass(frozen=True)
+class _Task:
+    """What draws are made of, and by whom."""
 
-    Raises:
-        NonFiniteError: a draw is not finite; names posterior and observation.
-        OutOfTime: it is time to stop.
-    """
+    job: Job
+    section: SampleSection
+    prior: Denoiser
+    times: torch.Tensor
+    likelihoods: Callable[[int], Any]
+    is_over: Callable[[], bool]
+    ranks: Ranks
 
-    def stop(*_: object) -> None:
-        if is_over():
-            raise OutOfTime(
-                f"stopped at observation {i} of {name!r} before the time limit; what was finished is saved. Run the "
-                "same command again to continue; if not one observation fits, raise resources.sample.runtime."
-            )
+    def is_shared(self, item: tuple[str, int]) -> bool:
+        """Whether all ranks hold the ensemble of this draw together."""
+        posterior = self.section.posteriors[item[0]]
+        return self.ranks.size > 1 and isinstance(posterior, Shared) and posterior.is_shared
 
-    stop()
-    counted, start = Counted(prior), time.monotonic()
-    stream = replace(job.stream.child(name, i), tile=section.tile)
-    try:
-        particles = section.posteriors[name](counted, likelihood, times, section.n_samples, stream, on_step=stop)
-        drawn = particles.resample(section.n_samples, stream.child("resample")).x
-        if not bool(drawn.isfinite().all()):
-            bad = int((~drawn.flatten(1).isfinite().all(1)).sum())
-            raise NonFiniteError(
-                f"{bad} of {len(drawn)} draws are NaN or infinite. Take more steps, or mend the sampler."
-            )
-    except NonFiniteError as error:
-        raise NonFiniteError(f"posterior {name!r}, observation {i}: {error}") from error
-    return _Draw(
-        drawn.cpu(), float(particles.log_evidence), float(particles.log_evidence_stderr), particles.ess(),
-        counted.rows, time.monotonic() - start, _traces(particles),
-    )  # fmt: skip
+    def draws(self, piece: Sequence[tuple[str, int]]) -> list[Draw]:
+        """One draw of all ranks together, or one of each rank, in the order of the ranks.
 
+        Raises:
+            NonFiniteError: a draw is not finite; names posterior and observation.
+            OutOfTime: it is time to stop.
+        """
+        ranks = self.ranks
+        if self.is_shared(piece[0]):
+            posterior = replace(self.section.posteriors[piece[0][0]], ranks=ranks)  # type: ignore[type-var]
+            draw = self._draw(*piece[0], posterior, lambda: any(numbers(ranks, self.is_over())))
+            return [replace(draw, rows=int(sum(numbers(ranks, draw.rows))))]
 
-def _traces(particles: Particles) -> torch.Tensor:
-    """ESS, distinct parents and evidence after each step, (3, step): NaN where the sampler does not say."""
-    rows = (particles.ess_trace, particles.parents_trace, particles.evidence_trace)
-    found = torch.full((len(rows), max(map(len, rows))), torch.nan, dtype=torch.float64)
-    for place, row in zip(found, rows, strict=True):
-        place[: len(row)] = row
-    return found
+        def one() -> Draw:
+            name, i = piece[ranks.rank]
+            return self._draw(name, i, self.section.posteriors[name], self.is_over)
 
+        if ranks.size == 1:
+            return [one()]
+        found = done(ranks, lambda: one().pack() if ranks.rank < len(piece) else b"")
+        return [Draw.unpack(content) for content in found[: len(piece)]]
 
-def _assemble(
-    section: SampleSection,
-    mine: Sequence[int],
-    draws: Mapping[tuple[str, int], _Draw],
-    dims: tuple[str, ...],
-    data: xr.Dataset,
-    part: tuple[int, int],
-) -> xr.Dataset:
-    """Named arrays of one shard, which may be empty."""
-    names = list(section.posteriors)
+    def _draw(self, name: str, i: int, posterior: Posterior, is_over: Callable[[], bool]) -> Draw:
+        """Sample one posterior for one observation."""
 
-    def table(value: str) -> np.ndarray:
-        rows = [[getattr(draws[name, i], value) for i in mine] for name in names]
-        return np.array(rows, dtype=float).reshape(len(names), len(mine))
+        def stop(*_: object) -> None:
+            if is_over():
+                raise OutOfTime(
+                    f"stopped at observation {i} of {name!r} before the time limit; what was finished is saved. Run "
+                    "the same command again to continue; if not one observation fits, raise resources.sample.runtime."
+                )
 
-    size = (len(names), len(mine), section.n_samples, *(data.sizes[dim] for dim in dims))
-    drawn = [draws[name, i].samples for name in names for i in mine]
-    samples = torch.stack(drawn).reshape(size) if drawn else torch.empty(size, dtype=PRECISIONS[section.precision])
-    numbers = ("log_evidence", "log_evidence_stderr", "ess")
-    longest = max((draw.traces.shape[1] for draw in draws.values()), default=0)
-    traces = {} if not longest else dict(zip(TRACES, _padded(draws, names, mine, longest), strict=True))
-    arrays = to_xarray(
-        {
-            "samples": samples,
-            "log_weights": np.zeros(samples.shape[:3]),
-            "nfe": table("rows") / section.n_samples,
-            **{name: table(name) for name in numbers},
-            **traces,
-        },
-        {
-            "samples": ("posterior", "observation", "member", *dims),
-            "log_weights": ("posterior", "observation", "member"),
-            **{name: ("posterior", "observation") for name in (*numbers, "nfe")},
-            **{name: ("posterior", "observation", "smc_step") for name in traces},
-        },
-        {"posterior": np.array(names), "observation": np.array(mine, dtype=np.int64)},
-        {"samples": data["data"].attrs.get("units", "1"), "log_evidence": "nat", "log_evidence_stderr": "nat"},
-    )
-    return arrays if part == (1, 1) else arrays.assign_attrs(shard=f"{part[0]}/{part[1]}")
+        stop()
+        counted, start, n = Counted(self.prior), time.monotonic(), self.section.n_samples
+        stream = replace(self.job.stream.child(name, i), tile=self.section.tile)
+        try:
+            particles = posterior(counted, self.likelihoods(i), self.times, n, stream, on_step=stop)
+            drawn = particles.resample(n, stream.child("resample")).x
+            if not bool(drawn.isfinite().all()):
+                bad = int((~drawn.flatten(1).isfinite().all(1)).sum())
+                raise NonFiniteError(
+                    f"{bad} of {len(drawn)} draws are NaN or infinite. Take more steps, or mend the sampler."
+                )
+        except NonFiniteError as error:
+            raise NonFiniteError(f"posterior {name!r}, observation {i}: {error}") from error
+        return Draw.of(particles, drawn, counted.rows, time.monotonic() - start)
 
 
-def _padded(draws: Mapping[tuple[str, int], _Draw], names: Sequence[str], mine: Sequence[int], n: int) -> torch.Tensor:
-    """The traces of all draws, (3, posterior, observation, n), NaN beyond the end of each."""
-    found = torch.full((len(TRACES), len(names), len(mine), n), torch.nan, dtype=torch.float64)
-    for row, name in enumerate(names):
-        for column, i in enumerate(mine):
-            traces = draws[name, i].traces
-            found[:, row, column, : traces.shape[1]] = traces
-    return found
-
-
-def _cost(section: SampleSection, draws: Mapping[tuple[str, int], _Draw]) -> dict[str, Any]:
+def _cost(section: SampleSection, draws: Mapping[tuple[str, int], Draw]) -> dict[str, Any]:
     """Seconds and network rows of each posterior."""
     seconds: dict[str, float] = {}
     rows: dict[str, int] = {}

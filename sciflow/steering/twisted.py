@@ -124,7 +124,12 @@ class TwistedModel:
 
     def initial(self, n: int, stream: Stream) -> tuple[State, Tensor]:
         """The prior's law of x_0, weighted by the first twist."""
-        x = self.prior.initial(self.levels[0], n, stream.child("x"), self.like.dtype).to(self.like.device)
+        own = stream.child("x")
+        drawn = [  # by tiles: the bits of a product of matrices depend on how many rows there are
+            self.prior.initial(self.levels[0], min(self.tile, n - start), own.rows_from(start), self.like.dtype)
+            for start in range(0, n, self.tile)
+        ]
+        x = torch.cat(drawn).to(self.like.device)
         state = _joined([self._look(tile["x"], 0, own) for tile, own in self._tiles({"x": x}, stream)])
         state = self._remember(0, None, state, torch.zeros(n, dtype=torch.float64, device=x.device))
         return state, state["log_twist"]

@@ -48,7 +48,9 @@ def ranks(kind: str = "cpu") -> Iterator[torch.device]:
         return
     os.environ.update(found)
     if found["RANK"] == "0":
-        logger.info("%s ranks train together", found["WORLD_SIZE"])
+        logger.info("%s ranks work together", found["WORLD_SIZE"])
+    if is_cuda:
+        torch.cuda.set_device(device)
     dist.init_process_group("nccl" if is_cuda else "gloo", device_id=device if is_cuda else None)
     try:
         yield device

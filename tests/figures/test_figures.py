@@ -139,6 +139,8 @@ def test_traces_show_shares_of_the_particles_and_where_parents_were_lost():
     assert sizes.get_ydata() == pytest.approx(SIZES / 100)
     assert parents.get_xdata().tolist() == [2, 4] and parents.get_ydata() == pytest.approx([0.51, 0.47])
     assert len(FIGURES["ensemble_traces"](SIZES, PARENTS).figure.axes) == 1  # no evidence, no second axis
+    both = FIGURES["ensemble_traces"](SIZES, PARENTS, -np.arange(6.0), errors=(0.12, 0.34))
+    assert any("log Ẑ = -5.00 ± 0.12 (genealogy), ± 0.34 (islands)" in text.get_text() for text in words(both))
 
 
 def test_a_bar_is_as_long_as_its_distance_and_the_band_is_the_floor():

@@ -13,6 +13,7 @@ from sciflow.metrics.particle import (
     ess,
     estimated_mode_weights,
     evidence_error,
+    log_evidence,
     mode_weights,
     sliced_distance,
     sliced_w2,
@@ -117,6 +118,20 @@ def test_evidence_error_by_hand():
     assert scores["evidence_error"].value == pytest.approx(math.sqrt(5), abs=EXACT)
     assert scores["evidence_z"].value == pytest.approx(math.sqrt(2.5), abs=EXACT)
     assert scores["evidence_error"].unit == "nat"
+    assert "evidence_z_islands" not in scores
+
+
+def test_errors_of_the_evidence_from_islands_stand_beside_those_from_genealogies():
+    exact, estimate = torch.tensor([-3.0, -5.0]), torch.tensor([-2.0, -8.0])
+    genealogy, islands = torch.tensor([3.0, 4.0]), torch.tensor([0.5, 1.2])
+    scores = evidence_error(exact, estimate, stderr=genealogy, stderr_islands=islands)
+    assert scores["evidence_z"].value == pytest.approx(math.sqrt((1 / 9 + 9 / 16) / 2), abs=EXACT)
+    assert scores["evidence_z_islands"].value == pytest.approx(math.sqrt((4 + 6.25) / 2), rel=1e-7)  # float32 1.2
+    both = log_evidence(estimate, genealogy, islands)
+    assert [(score.value, score.stderr) for score in both.values()] == [(-10.0, 5.0), (-10.0, pytest.approx(1.3))]
+    single = torch.tensor([torch.nan, torch.nan])
+    assert set(log_evidence(estimate, genealogy, single)) == set(log_evidence(estimate, genealogy)) == {"log_evidence"}
+    assert "evidence_z_islands" not in evidence_error(exact, estimate, stderr_islands=single)
 
 
 def test_ess_by_hand():

@@ -170,6 +170,15 @@ def test_training_on_several_devices_asks_for_them(project: Project) -> None:
         assert ("threads: 6" in job) == asked.startswith("ranks"), shown
 
 
+def test_ranks_of_sample_are_asked_for_like_those_of_train(project: Project) -> None:
+    run = (project.folder / RUN).read_text()
+    project.write("workflows/runs/ranked.yaml", run.replace("{shards: 2}}", "{ranks: 2, nodes: 3}}"))
+    shown = project.snakemake("--dry-run", "-p", "results/ranked/samples.nc", "--cores", "6").text
+    (job,) = [part for part in shown.split("rule ") if part.startswith("sample_part")]
+    assert "nodes=3, tasks=6, mpi=srun" in job, shown
+    assert "srun --nodes=3 --ntasks-per-node=2 --kill-on-bad-exit=1 sciflow sample" in " ".join(job.split()), shown
+
+
 def test_importable_as_a_module(project: Project, tmp_path: Path) -> None:
     """Another workflow uses our rules with its own runs, data, results folder and overrides."""
     other = tmp_path / "other"

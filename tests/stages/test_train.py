@@ -209,7 +209,7 @@ def test_ranks_of_one_node_follow_a_single_process(built: Place, tmp_path: Path)
     assert done.returncode == 0, done.stderr
     model = place.results("imaging") / "model.pt"
     together, facts = load(model, "model")["history"], read_provenance(model)
-    assert facts["ranks"] == 2 and "2 ranks train together" in done.stderr
+    assert facts["ranks"] == 2 and "2 ranks work together" in done.stderr
     place.write(changed, "imaging")
     assert place.sciflow("train", "imaging.yaml").status == 0
     alone = load(model, "model")["history"]

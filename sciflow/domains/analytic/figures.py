@@ -17,6 +17,7 @@ from sciflow.figures.traces import ensemble_traces
 
 EXACT = "exact draws"
 PANELS = 4  # scatter plots in a row
+ERRORS = ("log_evidence_stderr", "log_evidence_stderr_islands")
 
 
 def _compared(
@@ -110,16 +111,19 @@ def traces(evidence: Evidence) -> Drawing | None:
     if "ess_trace" not in evidence.samples:
         return None
     index = int(evidence.arrays["shown"]) if "shown" in evidence.arrays else 0
-    runs = evidence.samples[["ess_trace", "parents_trace", "log_evidence_trace"]].isel(observation=index)
+    chosen = evidence.samples.isel(observation=index)
+    runs = chosen[["ess_trace", "parents_trace", "log_evidence_trace"]]
     runs = runs.dropna("posterior", how="all")
     shown = runs.isel(posterior=slice(PANELS))
     axes = panels(shown.sizes["posterior"], 4.8, 3.6)
     for ax, name in zip(axes, shown["posterior"].to_numpy(), strict=True):
         run = shown.sel(posterior=name).dropna("smc_step", how="all")
         ess, parents, log_evidence = (run[part].to_numpy() for part in run.data_vars)
-        ensemble_traces(ess, parents, log_evidence, title=unmarked(str(name)), ax=ax)
+        errors = tuple(float(chosen[key].sel(posterior=name)) for key in ERRORS)
+        ensemble_traces(ess, parents, log_evidence, errors=errors, title=unmarked(str(name)), ax=ax)
     return Drawing(axes[0], "One observation. The effective sample size after each step as a share of the particles, "
-                   "how many distinct ones each resampling kept, and the evidence so far.")  # fmt: skip
+                   "how many distinct ones each resampling kept, and the evidence so far, with its error at the "
+                   "end: from the genealogy of the run and, where it was made in islands, from their spread.")  # fmt: skip
 
 
 def verdicts(evidence: Evidence) -> list[str]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 EXACT, REFERENCE = "exact draws", "reference"
 LEAST_MEMBERS = 1
+NUMBERS = ("log_evidence", "log_evidence_stderr", "log_evidence_stderr_islands", "ess")
 GRID = 121  # points of the plotted density along each axis
 
 
@@ -135,7 +136,8 @@ def _evidence(answers: Answers, x: Tensor, numbers: Mapping[str, Tensor]) -> dic
     estimate = numbers["log_evidence"]
     if not bool(estimate.isfinite().all()):
         return {}
-    return evidence_error(answers.log_evidence, estimate, stderr=numbers["log_evidence_stderr"])
+    stderr, islands = numbers["log_evidence_stderr"], numbers["log_evidence_stderr_islands"]
+    return evidence_error(answers.log_evidence, estimate, stderr=stderr, stderr_islands=islands)
 
 
 def _ess(answers: Answers, x: Tensor, numbers: Mapping[str, Tensor]) -> dict[str, Score]:
@@ -214,7 +216,7 @@ def evaluate(
     for name in names_given:
         chosen = samples.sel(posterior=name)
         x = from_xarray(chosen["samples"], dims)
-        numbers = {key: from_xarray(chosen[key]) for key in ("log_evidence", "log_evidence_stderr", "ess")}
+        numbers = {key: from_xarray(chosen[key]) for key in NUMBERS}
         if reference is not None and name != REFERENCE:
             numbers["reference"] = reference
         if target(data) is None and "truth" in data.variables and x.shape[1] > 1:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["LEAST_MEMBERS", "METRICS", "evaluate"]
 
 METRICS = Metrics(own={"log_evidence": log_evidence})
+NUMBERS = ("log_evidence", "log_evidence_stderr", "log_evidence_stderr_islands")
 NOTE = "one image"
 POINT = ("psnr", "ssim", "rmse", "crps")  # what scores one image; its fair CRPS is its mean absolute error
 EVENT = ("channel", "y", "x")
@@ -100,6 +101,6 @@ def _evidence(samples: xr.Dataset) -> list[Row]:
     """One row for each sampler that gives an evidence."""
     rows = []
     for name in samples["posterior"].to_numpy().tolist():
-        numbers = (from_xarray(samples[key].sel(posterior=name)) for key in ("log_evidence", "log_evidence_stderr"))
+        numbers = (from_xarray(samples[key].sel(posterior=name)) for key in NUMBERS)
         rows += [Row(str(name), key, score) for key, score in log_evidence(*numbers).items()]
     return rows

@@ -1,0 +1,98 @@
+"""Posteriors whose particles several processes may hold together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+from sciflow.errors import InputError
+from sciflow.particles.feynman_kac import FeynmanKac, smc
+from sciflow.particles.particles import Particles
+from sciflow.particles.ranks import Ranks
+from sciflow.particles.resampling import Scheme
+from sciflow.particles.slots import Slots
+from sciflow.random import Stream
+
+Progress = Callable[[int, int], None]
+"""Called with (steps done, steps in all); it may raise to stop."""
+
+
+@runtime_checkable
+class Shared(Protocol):
+    """A posterior with an ensemble of its own, a dataclass; of several ranks each gets all of its particles."""
+
+    @property
+    def n_particles(self) -> int:
+        """On all islands and ranks together."""
+        ...
+
+    @property
+    def islands(self) -> int:
+        """Independent ensembles that they are split into."""
+        ...
+
+    @property
+    def tile(self) -> int:
+        """Rows of one call of the model: ranks take whole calls."""
+        ...
+
+    @property
+    def resampling(self) -> Scheme: ...
+
+    @property
+    def ranks(self) -> Ranks | None:
+        """The processes that hold the ensemble together; None: this one alone."""
+        ...
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether particles meet only where they are resampled; ranks cannot hold together what is fitted to all."""
+        ...
+
+
+def check_islands(posterior: Shared) -> None:
+    """Refuse islands of different sizes.
+
+    Raises:
+        InputError: n_particles is no multiple of islands.
+    """
+    if posterior.islands < 1 or posterior.n_particles % posterior.islands:
+        raise InputError(
+            f"{type(posterior).__name__}: n_particles is {posterior.n_particles}, no multiple of {posterior.islands} "
+            "islands. Take one, so that all islands are of one size."
+        )
+
+
+def check_ranks(posterior: Shared, tile: int, n_ranks: int) -> None:
+    """Refuse an ensemble that so many ranks cannot share, before any work.
+
+    Args:
+        posterior: whose ensemble.
+        tile: of the random stream.
+        n_ranks: how many.
+    Raises:
+        InputError: fewer pieces than ranks.
+    """
+    Slots(posterior.n_particles, posterior.islands, tile, 0, n_ranks, posterior.tile)
+
+
+def run(
+    posterior: Shared, model: FeynmanKac, stream: Stream, threshold: float, on_step: Progress | None = None
+) -> Particles:
+    """`smc` with the options of the posterior, on its ranks; all of the ensemble on each of them.
+
+    Args:
+        posterior: its options.
+        model: what to sample.
+        stream: random numbers.
+        threshold: of `smc`.
+        on_step: called with (steps done, steps in all); it may raise to stop, on all ranks or on none.
+    Raises:
+        InputError, NonFiniteError: as `smc`.
+    """
+    report = None if on_step is None else (lambda k, ess: on_step(k, model.n_steps))
+    found = smc(
+        model, posterior.n_particles, stream, posterior.resampling, threshold, report,
+        islands=posterior.islands, ranks=posterior.ranks, call=posterior.tile,
+    )  # fmt: skip
+    return found if posterior.ranks is None else found.gathered(posterior.ranks)
