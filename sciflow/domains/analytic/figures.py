@@ -119,11 +119,14 @@ def traces(evidence: Evidence) -> Drawing | None:
     for ax, name in zip(axes, shown["posterior"].to_numpy(), strict=True):
         run = shown.sel(posterior=name).dropna("smc_step", how="all")
         ess, parents, log_evidence = (run[part].to_numpy() for part in run.data_vars)
-        errors = tuple(float(chosen[key].sel(posterior=name)) for key in ERRORS)
-        ensemble_traces(ess, parents, log_evidence, errors=errors, title=unmarked(str(name)), ax=ax)
-    return Drawing(axes[0], "One observation. The effective sample size after each step as a share of the particles, "
-                   "how many distinct ones each resampling kept, and the evidence so far, with its error at the "
-                   "end: from the genealogy of the run and, where it was made in islands, from their spread.")  # fmt: skip
+        genealogy, islands = (float(chosen[key].sel(posterior=name)) for key in ERRORS)
+        ensemble_traces(ess, parents, log_evidence, errors=(genealogy, islands), title=unmarked(str(name)), ax=ax)
+    caption = (
+        "One observation. The effective sample size after each step as a share of the particles, how many distinct ones "
+        "each resampling kept, and the evidence so far, with its error at the end: from the genealogy of the run and, "
+        "where it was made in islands, from their spread."
+    )
+    return Drawing(axes[0], caption)
 
 
 def verdicts(evidence: Evidence) -> list[str]:
