@@ -122,9 +122,9 @@ def traces(evidence: Evidence) -> Drawing | None:
         genealogy, islands = (float(chosen[key].sel(posterior=name)) for key in ERRORS)
         ensemble_traces(ess, parents, log_evidence, errors=(genealogy, islands), title=unmarked(str(name)), ax=ax)
     caption = (
-        "One observation. The effective sample size after each step as a share of the particles, how many distinct ones "
-        "each resampling kept, and the evidence so far, with its error at the end: from the genealogy of the run and, "
-        "where it was made in islands, from their spread."
+        "One observation. The effective sample size after each step as a share of the particles, how many distinct "
+        "ones each resampling kept, and the evidence so far, with its error at the end: from the genealogy of the run "
+        "and, where it was made in islands, from their spread."
     )
     return Drawing(axes[0], caption)
 
