@@ -119,7 +119,7 @@ def traces(evidence: Evidence) -> Drawing | None:
     for ax, name in zip(axes, shown["posterior"].to_numpy(), strict=True):
         run = shown.sel(posterior=name).dropna("smc_step", how="all")
         ess, parents, log_evidence = (run[part].to_numpy() for part in run.data_vars)
-        genealogy, islands = (float(chosen[key].sel(posterior=name)) for key in ERRORS)
+        genealogy, islands = (float(chosen[key].sel(posterior=name)) if key in chosen else math.nan for key in ERRORS)
         ensemble_traces(ess, parents, log_evidence, errors=(genealogy, islands), title=unmarked(str(name)), ax=ax)
     caption = (
         "One observation. The effective sample size after each step as a share of the particles, how many distinct "

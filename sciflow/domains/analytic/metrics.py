@@ -136,7 +136,7 @@ def _evidence(answers: Answers, x: Tensor, numbers: Mapping[str, Tensor]) -> dic
     estimate = numbers["log_evidence"]
     if not bool(estimate.isfinite().all()):
         return {}
-    stderr, islands = numbers["log_evidence_stderr"], numbers["log_evidence_stderr_islands"]
+    stderr, islands = numbers["log_evidence_stderr"], numbers.get("log_evidence_stderr_islands")
     return evidence_error(answers.log_evidence, estimate, stderr=stderr, stderr_islands=islands)
 
 
@@ -216,7 +216,7 @@ def evaluate(
     for name in names_given:
         chosen = samples.sel(posterior=name)
         x = from_xarray(chosen["samples"], dims)
-        numbers = {key: from_xarray(chosen[key]) for key in NUMBERS}
+        numbers = {key: from_xarray(chosen[key]) for key in NUMBERS if key in chosen}
         if reference is not None and name != REFERENCE:
             numbers["reference"] = reference
         if target(data) is None and "truth" in data.variables and x.shape[1] > 1:

@@ -101,6 +101,6 @@ def _evidence(samples: xr.Dataset) -> list[Row]:
     """One row for each sampler that gives an evidence."""
     rows = []
     for name in samples["posterior"].to_numpy().tolist():
-        numbers = (from_xarray(samples[key].sel(posterior=name)) for key in NUMBERS)
+        numbers = (from_xarray(samples[key].sel(posterior=name)) for key in NUMBERS if key in samples)
         rows += [Row(str(name), key, score) for key, score in log_evidence(*numbers).items()]
     return rows
