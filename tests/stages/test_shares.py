@@ -46,7 +46,7 @@ def many() -> dict[str, Any]:
         **together,
         "adaptive": {"kind": "das", **ENSEMBLE, "adaptive": True},
     }
-    return change(ANALYTIC, {"sample.posteriors": posteriors, "sample.tile": 8, "dataset.n_problems": 3})
+    return change(ANALYTIC, {"sample.posteriors": posteriors, "sample.tile": 8, "dataset.n_problems": 1})
 
 
 def test_rounds_keep_the_order_and_put_ensembles_alone() -> None:
