@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sciflow.solvers.dynamics import Coefficient, Dynamics, ModelSplit, model_split
+from sciflow.solvers.ending import Bounds, Ending, ended, planned_ending
 from sciflow.solvers.exponential import EABM, State, Step, multistep
 from sciflow.solvers.rule import log_ratio
 from sciflow.solvers.solve import Past, StepNoise
@@ -26,6 +27,13 @@ RULE: tuple[tuple[float, Orders], ...] = (  # up to this mean width; measured, s
     (0.48, ((math.inf, 4, 0),)),
     (math.inf, ((math.inf, 3, 0),)),
 )
+WIDE = 1.45  # mean width from which the nodes of all steps are four, if the last step is wide
+WIDE_LAST = 2.0  # width of the last step from which its nodes are chosen for each row by the width of the data
+FEW = 0.9  # mean width up to which they are not
+N_ENDING = 3  # nodes known before it
+VERY_WIDE: Orders = ((math.inf, 4, 0),)
+VERY_WIDE_ENDING: Bounds = ((-math.inf, 2), (0.75, 3), (1.2, 4), (1.7, 5))
+WIDE_ENDING: Bounds = ((-math.inf, 2), (0.85, 3), (1.6, 4), (4.6, 3))
 NARROW = 0.19  # mean width up to which smooth rows have more nodes
 WIDTH = 0.1  # of the velocity frame there: nearer to the scale on which data differ than all their spread
 N_TESTED = 6  # values of F whose third and fifth divided differences are compared
@@ -36,12 +44,16 @@ WHITE = 1e-4  # α/σ below which the noise frame, whose scale is α, loses digi
 
 
 class Method(NamedTuple):
-    """What is done on a grid: the stepping, its frame, and the nodes of each step, for smooth rows besides."""
+    """What is done on a grid: the stepping, its frame, and the nodes of each step, for smooth rows besides.
+
+    With `bounds` the nodes of the last step are chosen for each row.
+    """
 
     solver: EABM
     split: ModelSplit
     rough: Nodes
     smooth: Nodes | None
+    bounds: Bounds | None = None
 
 
 class Planned(NamedTuple):
@@ -55,6 +67,7 @@ class Planned(NamedTuple):
     smooth: Step | None = None
     test: tuple[list[float], list[float]] | None = None
     begins: bool = False  # the known values of F are computed in it, because the frame is in the plan
+    ending: Ending | None = None  # of the last of few, wide steps
 
 
 class AutoState(NamedTuple):
@@ -101,11 +114,18 @@ class Auto:
     """The solver that this library takes if it is not told which: exponential Adams methods, chosen by the grid.
 
         mean width h̄ of the steps in λ   nodes of a step of width h                           frame
-        h̄ > 0.48                         3                                                    noise
+        h̄ > 1.45                         4, the last step 2 to 5                              noise
+        0.9 < h̄ ≤ 1.45                   3, the last step 2 to 4                              noise
+        0.48 < h̄ ≤ 0.9                   3                                                    noise
         0.25 < h̄ ≤ 0.48                  4                                                    noise
         0.19 < h̄ ≤ 0.25                  4 corrected for h ≤ 0.3, else 3 corrected            noise
         h̄ ≤ 0.19                         the same for rough rows; for smooth ones             velocity, of data
                                          6 corrected with 5 for h ≤ 0.3, else 4 corrected     of width 0.1
+
+    For h̄ > 0.9 each row has its own nodes in the last step, by w/u: u = σ/α at its start, and w the width of the data
+    around the row, as the last two answers tell it (`sciflow.solvers.ending`). For h̄ > 1.45 they are two below 0.75,
+    three below 1.2, four below 1.7, else five; for smaller h̄ two below 0.85, three below 1.6, four below 4.6, else
+    three. If the last step is not wider than 2, or goes to σ = 0, all steps have three.
 
     A row is smooth if in its fifth to tenth value of F the fifth divided difference adds less than a twentieth of what
     the third adds to a step: so it is with exact denoisers, and not with trained networks, where six nodes become
@@ -134,21 +154,28 @@ class Auto:
         mean = mean_width(steps)
         rule = next(rule for most, rule in RULE if mean <= most)
         alpha, sigma = split.levels(times[0])
-        if alpha < WHITE * sigma:
+        is_white = alpha < WHITE * sigma
+        if is_white:
             split, steps = model_split(self, dynamics, "velocity"), [min(width, LARGE) for width in steps]
+        bounds = None if is_white or mean <= FEW or not WIDE_LAST < steps[-1] < math.inf else WIDE_ENDING
+        if bounds and mean > WIDE:
+            rule, bounds = VERY_WIDE, VERY_WIDE_ENDING
         rough, smooth = nodes(rule, steps), None
-        if alpha >= WHITE * sigma and mean <= NARROW and hasattr(split, "narrowed"):
+        if not is_white and mean <= NARROW and hasattr(split, "narrowed"):
             split, smooth = split.narrowed(WIDTH), nodes(SMOOTH, steps)
-        frame = "velocity" if alpha < WHITE * sigma else "noise"
-        stepping = EABM(max((smooth or rough)[0]), frame, corrector=rule is ROUGH)
-        return Method(stepping, split, rough, smooth)
+        most = max([*(smooth or rough)[0], *(n for _, n in bounds or ())])
+        stepping = EABM(most, "velocity" if is_white else "noise", corrector=rule is ROUGH)
+        return Method(stepping, split, rough, smooth, bounds)
 
     def plan(self, dynamics: Dynamics, times: Sequence[float], past: Sequence[float] = ()) -> list[Planned]:
-        solver, split, rough, smooth = self.method(dynamics, times)
+        solver, split, rough, smooth, bounds = self.method(dynamics, times)
         known = [*past, *times]
         split = cast(ModelSplit, prepared(split, known))
         steps = multistep(split, known, rough[0], rough[1] if solver.corrector else ())
         planned = [Planned(solver, step, begins=k == 0) for k, step in enumerate(steps)]
+        if bounds and len(steps) > 1 and len(known) > N_ENDING:
+            ending = planned_ending(split, steps[-2], steps[-1], known[-2::-1], bounds)
+            planned[-1] = planned[-1]._replace(ending=ending)
         first = max(N_KNOWN - len(past), N_TESTED) - 1  # the step before which so many values of F are known
         if smooth is None or first >= len(steps):
             return planned
@@ -162,10 +189,13 @@ class Auto:
         return AutoState(State(x, ()), past, None)
 
     def step(self, dynamics: Dynamics, coefficients: Planned, state: AutoState, noise: StepNoise) -> AutoState:
-        solver, rough, smooth, test, begins = coefficients
+        solver, rough, smooth, test, begins, ending = coefficients
         before, past, is_smooth = state
         if begins:
             before = solver.begin(rough.split, (rough.a,), before.x, past)
+        if ending:
+            values = (rough.split.remainder(rough.a, before.x), *before.history)
+            return AutoState(State(ended(ending, before.x, values), values), (), None)
         if smooth is None:
             return AutoState(solver.step(dynamics, rough, before, noise), (), None)
         is_smooth = smooth_rows(test, before) if test else is_smooth

@@ -75,9 +75,9 @@ def compiled(
 
     For the exponential Adams family (`eabm`, `auto`, and the named methods that are rules of it) the step is
     compiled, once for each number of nodes: at most order + 1 graphs, however many steps there are. Its coefficients
-    are rows of a float64 table on the device of x, so that a step waits for nothing. Other methods, `auto` on narrow
-    steps, whose rows differ, those that start by single steps, and equations without noise levels are unrolled into
-    one graph, which grows with the steps.
+    are rows of a float64 table on the device of x, so that a step waits for nothing. Other methods, `auto` where its
+    rows differ (on narrow steps, and at the end of few wide ones), those that start by single steps, and equations
+    without noise levels are unrolled into one graph, which grows with the steps.
 
     "cudagraphs" compiles nothing: it records the kernels of `solve` itself at the first call with a shape, and
     launches all of them at once from then on, which saves what the host needs to ask for them one by one.
@@ -97,7 +97,7 @@ def compiled(
     method, plan = solver, solver.plan(dynamics, grid)
     if backend == "cudagraphs":
         return Recorded(_loop(dynamics, grid, method, plan))
-    if isinstance(solver, Auto) and all(step.smooth is None for step in plan):
+    if isinstance(solver, Auto) and all(step.smooth is None and step.ending is None for step in plan):
         method, plan = plan[0].solver, [step.rough for step in plan]
     steps = [step for step in plan if isinstance(step, Step) and _has_numbers(step)]
     if len(steps) < len(plan):

@@ -64,16 +64,16 @@ def test_any_grid_is_solved(schedule: Schedule, first: float, last: float, n_ste
         assert torch.allclose(end, denoiser(states[-2], times[-2]), rtol=0, atol=ROUNDING)
 
 
-@pytest.mark.parametrize(("n_steps", "order"), [(10, 3), (21, 3), (23, 4), (40, 4)])
+@pytest.mark.parametrize(("n_steps", "order"), [(11, 3), (21, 3), (23, 4), (40, 4)])
 def test_wide_steps_are_those_of_one_method(n_steps: int, order: int) -> None:
-    """σ from 80 to 0.002: widths of 10.6/n, and up to 22 of them are wider than 0.48."""
+    """σ from 80 to 0.002: widths of 10.6/n; of 11 to 22 of them the mean is between 0.48 and 1."""
     flow, x = probability_flow(Rippled()), start(6)
     assert torch.equal(solve(flow, x, grid(n_steps), Auto()), solve(flow, x, grid(n_steps), EABM(order, "noise")))
 
 
 def test_rows_that_ripple_keep_fewer_nodes_than_smooth_ones() -> None:
     flow, x = probability_flow(Rippled()), start(32)
-    _, split, rough, smooth = Auto().method(flow, NARROW)
+    _, split, rough, smooth, _ = Auto().method(flow, NARROW)
     assert smooth is not None and max(smooth[0]) == 6 and max(rough[0]) == 4
     states = []
     solver, steps = Auto(), Auto().plan(flow, NARROW)
