@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sciflow.solvers.adaptive import Dopri5
+from sciflow.solvers.adaptive import Dopri5, TorchDiffEq
 from sciflow.solvers.adjoint import solve_adjoint, solve_checkpointed, solve_reversible
 from sciflow.solvers.automatic import Auto
 from sciflow.solvers.brownian import TorchSDE
@@ -82,6 +82,7 @@ SOLVERS: dict[str, type] = {
     "edm": EDMSampler,
     "predictor_corrector": PredictorCorrector,
     "dopri5": Dopri5,
+    "torchdiffeq": TorchDiffEq,
     "torchsde": TorchSDE,
     "heavy_ball": HeavyBall,
     "ghvb": GHVB,
@@ -151,6 +152,7 @@ __all__ = [
     "Solver",
     "Split",
     "StateSpace",
+    "TorchDiffEq",
     "TorchSDE",
     "TrivialSplit",
     "UniPC",

@@ -23,11 +23,13 @@ from sciflow.solvers import (
     Equation,
     ExponentialRosenbrock,
     ExponentialRungeKutta,
+    TorchDiffEq,
     solve,
 )
 
-# the error follows the tolerance, not the grid: `test_adaptive_error_follows_the_tolerance` and test_adaptive.py
-ADAPTIVE = (Dopri5, AdaptiveRungeKutta, DPMSolver12, DPMSolver23)
+# the error follows the tolerance, not the grid: `test_adaptive_error_follows_the_tolerance`, test_adaptive.py and
+# test_torchdiffeq.py
+ADAPTIVE = (Dopri5, TorchDiffEq, AdaptiveRungeKutta, DPMSolver12, DPMSolver23)
 # times wider grids: a forward-mode derivative costs as much as 14 calls here; errors of order 6 fall below 1e-13
 COARSER = {ExponentialRosenbrock: 4, Auto: 2}
 

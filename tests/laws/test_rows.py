@@ -11,12 +11,12 @@ from sciflow.diffusion.denoiser import FromView
 from sciflow.diffusion.flow import probability_flow, reverse_sde
 from sciflow.diffusion.schedule import VariancePreserving
 from sciflow.random import Stream
-from sciflow.solvers import Dopri5, DPMSolverV3, Dynamics, Solver, TorchSDE, solve
+from sciflow.solvers import Dopri5, DPMSolverV3, Dynamics, Solver, TorchDiffEq, TorchSDE, solve
 from sciflow.types import Time, broadcast
 
 SCHEDULE = VariancePreserving()
 TIMES = [0.3, 0.4, 0.55, 0.6, 0.7, 0.8, 0.9]
-WHOLE_BATCH = (Dopri5, TorchSDE)  # of libraries that take the batch as one: see below
+WHOLE_BATCH = (Dopri5, TorchDiffEq, TorchSDE)  # of libraries that take the batch as one: see below
 
 
 def elementwise(x: Tensor, t: Time) -> Tensor:
