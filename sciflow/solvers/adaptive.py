@@ -146,7 +146,8 @@ class TorchDiffEq(_OneStep):
         return (ORDERS | FIXED_ORDERS)[self.method]
 
     def step(self, dynamics: Dynamics, coefficients: Sequence[float], state: Tensor, noise: StepNoise) -> Tensor:
-        grid = torch.linspace(*coefficients, self.n_substeps + 1, dtype=torch.float64)
+        a, b = coefficients
+        grid = torch.linspace(a, b, self.n_substeps + 1, dtype=torch.float64)
         tolerances = {"rtol": self.relative_tolerance or RELATIVE, "atol": self.absolute_tolerance or ABSOLUTE}
         options: dict[str, Any] = {"step_t": grid[1:]} if self.method in ORDERS else {}
         if self.method.endswith("adams"):
