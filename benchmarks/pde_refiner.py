@@ -11,8 +11,9 @@ conditional diffusion, drawn in eight steps of its flow.
 
 The correlation time is the median, over states and seeds, of the first time at which the correlation over space falls
 below 0.8; one draw stands for those that draw. Its interval is a bootstrap over states, with both seeds of a state
-together: it does not tell how other seeds would have fared. Cost is CPU time of training, at one thread. Published runs
-train some hundred times longer, on longer rings: see `docs/pde.md`.
+together: it does not tell how other seeds would have fared. A step of training costs the same for all, but for a
+channel of the first layer; CPU seconds, at one thread, stand beside. Published runs train some hundred times longer, on
+longer rings: see `docs/pde.md`.
 """
 
 from __future__ import annotations
@@ -163,7 +164,7 @@ def level_rows(model: RefinerModel, data, n_steps: int) -> list[Row]:
 
 
 def rows(size: Size) -> tuple[list[Row], dict[str, list[tuple[float, ...]]]]:
-    """All rows, and for each method the points of the figure: seconds, median, ends of its interval."""
+    """All rows, and for each method the points of the figure: steps, median, ends of its interval."""
     fields_made = simulated(size.n_train, size.n_fields, Stream(0, ("train",)))
     splits = np.where(np.arange(size.n_train) % 12 == 0, "validation", "train")
     coords = {"split": ("sample", splits), "unit": ("sample", np.arange(size.n_train))}
@@ -186,7 +187,7 @@ def rows(size: Size) -> tuple[list[Row], dict[str, list[tuple[float, ...]]]]:
             )
             said.append(Row(f"{name}, {n_steps} steps: error of one step over the increment", error, math.nan))
             said.append(Row(f"{name}, {n_steps} steps: CPU seconds of training", seconds, math.nan))
-            points[name].append((seconds, value, low, high))
+            points[name].append((n_steps, value, low, high))
             print(f"{said[-3].claim} {value:.1f} ± {stderr:.1f}; one step {error:.3g}; {seconds:.0f} s", flush=True)
             if name == REFINER:
                 assert isinstance(found[0].model, RefinerModel)
@@ -195,17 +196,20 @@ def rows(size: Size) -> tuple[list[Row], dict[str, list[tuple[float, ...]]]]:
 
 
 def draw(points: dict[str, list[tuple[float, ...]]], file: Path) -> None:
-    """Correlation time against CPU seconds of training."""
+    """Correlation time against steps of training."""
     (ax,) = panels(1, 6.2, 4.2)
     for index, (name, found) in enumerate(points.items()):
-        seconds, value, low, high = np.array(found).T
+        steps, value, low, high = np.array(found).T
         bars = np.stack([value - low, high - value])
         look = {"color": colour(index), "marker": marker(index), "markersize": 4.5, "linewidth": 1.5, "capsize": 2.5}
-        ax.errorbar(seconds, value, bars, label=name, **look)  # type: ignore[arg-type]
+        ax.errorbar(steps, value, bars, label=name, **look)  # type: ignore[arg-type]
     ax.set_xscale("log")
+    budgets = sorted({int(point[0]) for found in points.values() for point in found})
+    ax.set_xticks(budgets, [str(n) for n in budgets])
+    ax.minorticks_off()
     ax.set_ylim(bottom=0)
     note = "bars: 95 % intervals over 48 held-out states; two seeds"
-    dress(ax, "How long a forecast of Kuramoto–Sivashinsky holds", note, "CPU seconds of training", "correlation time")
+    dress(ax, "How long a forecast of Kuramoto–Sivashinsky holds", note, "steps of training", "correlation time")
     legend(ax, loc="upper left")
     ax.figure.savefig(file)  # type: ignore[union-attr]
 
