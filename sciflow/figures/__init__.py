@@ -5,6 +5,7 @@ from __future__ import annotations
 from sciflow.figures.bands import field_band
 from sciflow.figures.calibration import calibration, rank_functions, rank_histogram
 from sciflow.figures.comparison import sampler_comparison
+from sciflow.figures.conformations import estimates, overlap_matrix, ramachandran
 from sciflow.figures.front import error_and_cost
 from sciflow.figures.gallery import posterior_gallery
 from sciflow.figures.lead import score_by_lead, space_time, spectra
@@ -35,6 +36,9 @@ FIGURES = {
     "score_by_lead": score_by_lead,
     "spectra": spectra,
     "space_time": space_time,
+    "ramachandran": ramachandran,
+    "estimates": estimates,
+    "overlap_matrix": overlap_matrix,
 }
 
 __all__ = [
@@ -43,12 +47,15 @@ __all__ = [
     "distance_bars",
     "ensemble_traces",
     "error_and_cost",
+    "estimates",
     "field_band",
     "loss_curve",
     "mean_force_profile",
+    "overlap_matrix",
     "panels",
     "posterior_gallery",
     "posterior_scatter",
+    "ramachandran",
     "rank_functions",
     "rank_histogram",
     "sampler_comparison",

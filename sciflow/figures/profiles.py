@@ -20,6 +20,7 @@ def mean_force_profile(
     known: str = "exact",
     name: str = "x",
     highest: float = 8.0,
+    quantity: str = "−log p [kT]",
     title: str = "Potential of mean force",
     ax: Axes | None = None,
 ) -> Axes:
@@ -31,11 +32,12 @@ def mean_force_profile(
 
     Args:
         x: the coordinate, (bin,).
-        curves: name -> (−log p, standard error), each (bin,), in kT; infinite where no sample fell.
+        curves: name -> (−log p, standard error), each (bin,), in kT or another unit; infinite where no sample fell.
         exact: the exact −log p, (bin,).
         known: what that curve is called.
         name: of the coordinate.
-        highest: top of the figure [kT].
+        highest: top of the figure, in the unit of the curves.
+        quantity: what is drawn, with its unit.
         title: heading.
         ax: where to draw; None makes a Figure.
     """
@@ -51,8 +53,8 @@ def mean_force_profile(
         ax.plot(x, centre, color=style.colour(index), linewidth=1.5, label=key)
     if truth is not None:
         ax.plot(x, truth - least, color=style.INK, linewidth=1.1, linestyle=(0, (4, 3)), label=known)
-    ax.set(xlim=(float(x.min()), float(x.max())), ylim=(-0.3, highest))
-    style.dress(ax, title, f"shaded: ± {style.ERRORS} standard errors", name, "−log p [kT]")
+    ax.set(xlim=(float(x.min()), float(x.max())), ylim=(-0.04 * highest, highest))
+    style.dress(ax, title, f"shaded: ± {style.ERRORS} standard errors", name, quantity)
     style.legend(ax, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
     return ax
 

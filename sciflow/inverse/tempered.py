@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field
@@ -19,11 +19,16 @@ from sciflow.particles.kernels import MALA, Kernel
 from sciflow.particles.particles import Particles
 from sciflow.particles.ranks import Ranks
 from sciflow.particles.resampling import Scheme
-from sciflow.particles.tempering import Stage, Tempering, Tilt, ladder
+from sciflow.particles.tempering import Path, Stage, Tempering, Tilt, ladder
 from sciflow.random import Stream
 
 DATA = 1.0
 """The time of the data, where a prior's noise is least."""
+
+
+def _drawn(prior: Denoiser, n: int, stream: Stream, like: Tensor) -> Tensor:
+    """n draws of the data under a prior, flat, (n, d), in the dtype and on the device of `like`."""
+    return prior.initial(DATA, n, stream, like.dtype).to(like.device).flatten(1)
 
 
 @dataclass(frozen=True)
@@ -46,10 +51,19 @@ class PriorBase:
             )
 
     def sample(self, n: int, stream: Stream) -> Tensor:
-        return self.prior.initial(DATA, n, stream, self.like.dtype).to(self.like.device).flatten(1)
+        return _drawn(self.prior, n, stream, self.like)
 
     def log_prob(self, x: Tensor) -> Tensor:
         return self.prior.log_prob(x.reshape(-1, *self.prior.shape), DATA)  # type: ignore[attr-defined]
+
+
+@runtime_checkable
+class OwnPath(Protocol):
+    """A likelihood that knows the way from what the prior draws to its target, and needs no density of the prior."""
+
+    def path(self, draw: Callable[[int, Stream], Tensor]) -> Path:
+        """From draws (n, stream) → (n, d) of the prior."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -60,7 +74,8 @@ class Tempered:
 
     Without `n_temperatures` a pilot run on random numbers of its own chooses temperatures, step sizes and metric (and
     fits a drift, if asked to); they are then frozen, so that the evidence stays unbiased. ess_threshold 0 is annealed
-    importance sampling.
+    importance sampling. A likelihood may bring a path of its own: that of a molecule leads from frames at a high
+    temperature to a lower one, and the evidence is the ratio of both partition functions.
 
     Target: p(x₁) p(y | x₁)/p(y).
     Exactness: exact as particles → ∞; evidence unbiased with kernels that have a Metropolis test.
@@ -83,7 +98,7 @@ class Tempered:
             evidence, from at least 4 of them. The pilot has one.
         ranks: the processes that hold the ensemble together, from Python; a run file says `resources: {sample: …}`.
     Raises:
-        InputError: a prior without `log_prob`, or options out of range.
+        InputError: a prior without `log_prob`, if the likelihood has no path of its own, or options out of range.
         NonFiniteError: weights that are not finite; names the step.
     Source: Neal (2001), Annealed importance sampling; Del Moral, Doucet and Jasra (2006), Sequential Monte Carlo
         samplers.
@@ -113,14 +128,16 @@ class Tempered:
         """On several ranks each runs the pilot whole."""
         return True
 
-    def path(self, prior: Denoiser, likelihood: Likelihood) -> Tilt:
+    def path(self, prior: Denoiser, likelihood: Likelihood) -> Path:
         """From the prior to the posterior."""
         shape = tuple(prior.shape)
-        bound = likelihood.on(shape)
-        return Tilt(PriorBase(prior, likelihood.observation), lambda x: bound.log_prob(x.reshape(-1, *shape)))
+        bound, like = likelihood.on(shape), likelihood.observation
+        if isinstance(bound, OwnPath):
+            return bound.path(lambda n, stream: _drawn(prior, n, stream, like))
+        return Tilt(PriorBase(prior, like), lambda x: bound.log_prob(x.reshape(-1, *shape)))
 
     def stages(
-        self, path: Tilt, stream: Stream, on_step: Callable[[int, float], None] | None = None
+        self, path: Path, stream: Stream, on_step: Callable[[int, float], None] | None = None
     ) -> tuple[Stage, ...]:
         """The temperatures: fixed, or those of a pilot run."""
         if self.n_temperatures is not None:

@@ -111,11 +111,17 @@ def w2_1d(a: Tensor, b: Tensor, log_weights: Tensor | None = None) -> float:
 
 
 def free_energy_difference(
-    basins: Tensor, stream: Stream, *, block: int = 1, n_bootstrap: int = 200, unit: str = "kT"
+    basins: Tensor,
+    stream: Stream,
+    *,
+    block: int = 1,
+    n_bootstrap: int = 200,
+    temperature: float = 1.0,
+    unit: str = "kT",
 ) -> Score:
     """Free energy of basin 1 above that of basin 0, with an error that knows of correlations in time.
 
-        ΔF = −log(w₁/w₀) [kT]
+        ΔF = −kT log(w₁/w₀)
 
     The standard error is that of a bootstrap over blocks of neighbouring samples: too small, where blocks are shorter
     than the memory of a chain.
@@ -129,9 +135,12 @@ def free_energy_difference(
         stream: of the bootstrap.
         block: samples of one block; 1 for independent samples.
         n_bootstrap: resampled sets.
+        temperature: kT, in `unit`.
+        unit: of the result.
 
     Returns:
-        The difference; NaN with infinite error where a basin is empty.
+        The difference, with the interval between the 2.5 and the 97.5 % quantile of the bootstrap in its note; NaN
+        with infinite error where a basin is empty.
 
     Source: Künsch (1989), The jackknife and the bootstrap for general stationary observations.
     """
@@ -145,5 +154,12 @@ def free_energy_difference(
         return Score(math.nan, math.inf, n_blocks, unit, "a basin is empty")
     u = stream.uniform(n_bootstrap, (n_blocks,), dtype=torch.float64)
     sums = counts[:, (u * n_blocks).long()].sum(2).clamp_min(0.5)  # half a sample, where a resampled basin is empty
-    stderr = float((sums[0] / sums[1]).log().std())
-    return Score(float((total[0] / total[1]).log()), stderr, n_blocks, unit, f"bootstrap of {n_blocks} blocks")
+    resampled = temperature * (sums[0] / sums[1]).log()
+    value, stderr = temperature * float((total[0] / total[1]).log()), float(resampled.std())
+    return Score(value, stderr, n_blocks, unit, f"{interval(resampled)} by bootstrap of {n_blocks} blocks")
+
+
+def interval(resampled: Tensor) -> str:
+    """The 95 % interval of a bootstrap, in words."""
+    low, high = (float(resampled.quantile(q)) for q in (0.025, 0.975))
+    return f"95 % interval {low:.2f} to {high:.2f}"

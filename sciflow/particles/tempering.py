@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -119,6 +120,51 @@ class Tilt:
     def rate(self, x: Tensor) -> Tensor:
         """∂ log γ_β/∂β = ℓ, float64, (n,)."""
         return self.log_likelihood(x).double()
+
+
+@dataclass(frozen=True)
+class Cooling:
+    """The path between two temperatures of one energy, from draws at the higher one: it is its own base.
+
+        log γ_β(x) = −((1 − β) h + β c) U(x),   β from 0 to 1;   the evidence is Z(c)/Z(h), Z(b) = ∫ e^{−b U}
+
+    Args:
+        draw: (n, stream) → n draws of e^{−h U}, (n, d).
+        energy: U.
+        hot, cold: h < c, inverse temperatures [1/energy].
+    Raises:
+        InputError: an inverse temperature that is not positive, or no cooling.
+    Source: Neal (2001), Annealed importance sampling, section 6, with a start that others have drawn.
+    """
+
+    draw: Callable[[int, Stream], Tensor]
+    energy: LogDensity
+    hot: float
+    cold: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.hot < self.cold:
+            raise InputError(f"cooling needs inverse temperatures 0 < hot < cold, got {self.hot} and {self.cold}.")
+
+    @property
+    def base(self) -> Base:
+        return self
+
+    def sample(self, n: int, stream: Stream) -> Tensor:
+        return self.draw(n, stream)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Not normalised: log γ_0."""
+        return self.at(0.0)(x)
+
+    def at(self, beta: float) -> LogDensity:
+        """log γ_β."""
+        inverse = (1 - beta) * self.hot + beta * self.cold
+        return lambda x: -inverse * self.energy(x)
+
+    def rate(self, x: Tensor) -> Tensor:
+        """∂ log γ_β/∂β = −(c − h) U, float64, (n,)."""
+        return (self.hot - self.cold) * self.energy(x).double()
 
 
 def advance(path: Path, x: Tensor, a: float, b: float, transport: Affine | None = None) -> tuple[Tensor, Tensor]:

@@ -39,16 +39,6 @@ def steepness_of_energy(system: AlanineDipeptide, x: torch.Tensor, k: int) -> fl
     return (low - 2 * middle + high) / h**2
 
 
-@pytest.fixture
-def own(tmp_path: Path) -> OpenMMSystem:
-    """Alanine as a user would bring it: a PDB file and the XML of a System."""
-    molecule = AlanineDipeptide(FIELD).molecule
-    with (tmp_path / "own.pdb").open("w") as file:
-        app.PDBFile.writeFile(molecule.topology, molecule.positions.numpy() * openmm.unit.nanometer, file)
-    (tmp_path / "own.xml").write_text(openmm.XmlSerializer.serialize(molecule.system))
-    return OpenMMSystem(str(tmp_path / "own.pdb"), str(tmp_path / "own.xml"))
-
-
 def test_frames_have_names_units_and_form(made: xr.Dataset) -> None:
     assert made["data"].dims == ("sample", "particle", "axis") and made["data"].shape == (512, 22, 3)
     assert made["data"].attrs["units"] == "nm" and made["potential_energy"].attrs["units"] == "kJ/mol"

@@ -84,6 +84,16 @@ CALLS = {
     ),
     "spectra": partial(FIGURES["spectra"], {"a": LEVELS[::-1], "b": LEVELS[::-1] ** 2}, LEVELS[::-1], unit="m/s"),
     "space_time": partial(FIGURES["space_time"], LEVELS, COSTS, RNG.normal(size=(3, 19)), unit="m/s"),
+    "ramachandran": partial(
+        FIGURES["ramachandran"],
+        np.where(GRID[::6, None] > 0, np.inf, GRID[::6, None] ** 2 + GRID[None, ::6] ** 2),
+        dots=60 * RNG.normal(size=(50, 2)),
+        basins={"β": ((-180, 0), (60, -120)), "left": ((0, 180), (-180, 180))},
+    ),
+    "estimates": partial(
+        FIGURES["estimates"], {"MBAR": (1.0, 0.2), "counted": (1.3, np.nan), "flow": (np.nan, np.inf)}
+    ),
+    "overlap_matrix": partial(FIGURES["overlap_matrix"], np.eye(3), names=("300 K", "400 K", "500 K")),
     "ensemble_traces": partial(FIGURES["ensemble_traces"], SIZES, PARENTS, -np.arange(6.0)),
 }
 
@@ -149,6 +159,20 @@ def test_a_bar_is_as_long_as_its_distance_and_the_band_is_the_floor():
     assert [bar.get_width() for bar in bars] == [0.3, 0.1]
     band = next(patch for patch in ax.patches if patch.get_zorder() == 0)
     assert band.get_extents().transformed(ax.transData.inverted()).xmin == pytest.approx(0.08 - 2 * 0.01)
+
+
+def test_a_basin_that_leads_through_the_end_of_the_circle_has_two_boxes():
+    ax = CALLS["ramachandran"]()
+    boxes = sorted((patch.get_x(), patch.get_y(), patch.get_width(), patch.get_height()) for patch in ax.patches)
+    assert boxes == [(-180, -180, 180, 60), (-180, 60, 180, 120), (0, -180, 180, 360)]
+    shown = np.ma.filled(ax.images[0].get_array(), np.nan)
+    assert shown.shape == (34, 34) and bool(np.isnan(shown[:, -1]).all())  # the first torsion runs to the right
+
+
+def test_an_estimate_that_is_not_known_says_so():
+    ax = CALLS["estimates"]()
+    assert [text.get_text() for text in ax.texts if "not known" in text.get_text()] == ["not known: a basin is empty"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["MBAR", "counted", "flow"]
 
 
 def test_units_stand_on_the_labels():

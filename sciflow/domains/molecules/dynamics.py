@@ -15,10 +15,12 @@ from torch import Tensor
 from sciflow.data.arrays import from_xarray, to_xarray
 from sciflow.data.split import split
 from sciflow.data.trajectories.reading import open_trajectory
+from sciflow.domains.molecules.collective import Collective
 from sciflow.domains.molecules.reference import drifts, largest, numbers
 from sciflow.domains.molecules.stored_potential import packed
 from sciflow.domains.molecules.systems import AlanineDipeptide, MolecularSystem
 from sciflow.errors import InputError
+from sciflow.metrics.convergence import split_rhat
 from sciflow.random import Stream
 from sciflow.solvers.kinetic import BAOAB, Kinetic
 from sciflow.solvers.solve import solve
@@ -70,28 +72,42 @@ def certificate(system: MolecularSystem, frames: Tensor) -> dict[str, float | st
     chosen = frames[:n, torch.linspace(0, frames.shape[1] - 1, max(1, min(frames.shape[1], N_STEEP // n))).long()]
     slope, curvature = (part.reshape(N_GROUPS, -1).mean(1) for part in steepness(system, chosen.flatten(0, 1)))
     values = slope / curvature
+    observed = numbers(system, frames.flatten(0, 1))
+    rhats = {name: split_rhat(row.reshape(frames.shape[:2])) for name, row in observed.items()}
+    rhat_of, rhat = largest({name: value for name, value in rhats.items() if math.isfinite(value)} or {"": math.nan})
     return {
         "chains_drift": drift,
         "chains_drift_of": drift_of,
+        "chains_rhat": rhat,
+        "chains_rhat_of": rhat_of,
         "chains_temperature": float(values.mean()) * system.kelvin,
         "chains_temperature_stderr": system.kelvin * float(values.std()) / math.sqrt(N_GROUPS),
     }
 
 
 def named(
-    system: MolecularSystem, frames: Tensor, shares: Mapping[str, float], n_repeats: int, stream: Stream
+    system: MolecularSystem,
+    frames: Tensor,
+    shares: Mapping[str, float],
+    n_repeats: int,
+    stream: Stream,
+    collective: Collective,
 ) -> xr.Dataset:
     """Frames (chain, frame, atom, 3) as a data set: `data` with its centre at 0, energies, angles, split by chain."""
     n_chains, n_frames = frames.shape[:2]
     x = frames.double().transpose(0, 1).flatten(0, 1)
     x = x - x.mean(1, keepdim=True)
     chain = np.arange(len(x)) % n_chains
+    facts: dict[str, Any] = {"kelvin": system.kelvin, "temperature": system.temperature}
     labels = split(chain, dict(shares), stream.child("split"))
     observed = {name.partition(" [")[0]: value for name, value in system.observables(x).items()}
     values = {"data": x.float(), "potential_energy": system.energy(x), **observed}
     units = {name.partition(" [")[0]: name.partition("[")[2].removesuffix("]") for name in system.observables(x[:1])}
     dims: dict[str, tuple[str, ...]] = {name: ("sample",) for name in values}
     dims["data"] = ("sample", "particle", "axis")
+    if collective.torsions:
+        values["collective"] = collective.values(x, system.molecule.atoms)
+        dims["collective"], units["collective"] = ("sample", "torsion"), "°"
     coords: dict[str, Any] = {
         "split": ("sample", labels.astype(str)),
         "unit": ("sample", chain.astype(np.int64)),
@@ -101,9 +117,11 @@ def named(
         "element": ("particle", np.array([atom.element for atom in system.molecule.atoms])),
         "residue": ("particle", np.array([atom.residue for atom in system.molecule.atoms])),
     }
+    if collective.torsions:
+        coords["torsion"] = np.array(list(collective.torsions))
+        facts["collective"] = collective.packed()
     made = to_xarray(values, dims, coords, {"data": "nm", "potential_energy": "kJ/mol", **units})
     handed, cis = system.molecule.handedness(x), system.molecule.cis(x)
-    facts: dict[str, Any] = {"kelvin": system.kelvin, "temperature": system.temperature}
     if handed.shape[1]:
         facts["share_left_handed"] = float((handed > 0).double().mean())
     if cis.shape[1]:
@@ -142,6 +160,7 @@ class Langevin:
         warm_up: steps that are thrown away.
         step: [ps]; at most 0.002, since hydrogens are not constrained.
         friction: γ [1/ps].
+        collective: torsions, and basins in which frames are counted.
         n_repeats: independent sets of draws that every sampler makes.
         validation: share of the chains for the validation loss.
         test: share of the chains that samples are compared with.
@@ -158,6 +177,7 @@ class Langevin:
     warm_up: Annotated[int, Field(ge=0)] = 10_000
     step: Annotated[float, Field(gt=0, le=0.002)] = 0.001
     friction: Positive = 5.0
+    collective: Collective = field(default_factory=Collective)
     n_repeats: Count = 2
     validation: Share = 0.1
     test: Share = 0.4
@@ -168,12 +188,14 @@ class Langevin:
             raise InputError(f"dataset.n_chains must be a multiple of {N_GROUPS}, got {self.n_chains}.")
 
     def look(self) -> None:
-        """Raise InputError if the molecule cannot be had."""
-        _ = self.molecule.molecule
+        """Raise InputError if the molecule cannot be had, or has not the atoms of the torsions."""
+        self.collective.atoms(self.molecule.molecule.atoms)
 
     def simulate(self, stream: Stream) -> xr.Dataset:
+        self.look()
         frames = self.frames(stream.child("dynamics"))
-        return named(self.molecule, frames, shares(self.test, self.validation), self.n_repeats, stream)
+        parts = shares(self.test, self.validation)
+        return named(self.molecule, frames, parts, self.n_repeats, stream, self.collective)
 
     def frames(self, stream: Stream) -> Tensor:
         """(chain, frame, atom, 3) [nm], float32.
@@ -215,6 +237,7 @@ class TrajectoryFile:
         length, time, energy: units of a NPZ, which cannot say them, e.g. nm, ps, kJ/mol; empty if it needs none.
         molecule: whose frames they are, with the temperature.
         max_gigabytes: largest array that is read.
+        collective: torsions, and basins in which frames are counted.
         n_repeats: independent sets of draws that every sampler makes.
         validation: share for the validation loss, of the 16 pieces into which the chain is cut.
         test: share of the pieces that samples are compared with.
@@ -228,6 +251,7 @@ class TrajectoryFile:
     energy: str = ""
     molecule: MolecularSystem = field(default_factory=AlanineDipeptide)
     max_gigabytes: Positive = 8.0
+    collective: Collective = field(default_factory=Collective)
     n_repeats: Count = 2
     validation: Share = 0.125
     test: Share = 0.375
@@ -237,6 +261,7 @@ class TrajectoryFile:
 
     def look(self) -> None:
         """Raise InputError for whatever the files show to be wrong."""
+        self.collective.atoms(self.molecule.molecule.atoms)
         self._frames()
 
     def _frames(self) -> Tensor:
@@ -257,4 +282,5 @@ class TrajectoryFile:
         if size == 0:
             raise InputError(f"{self.path} has {frames.shape[1]} frames, needs at least {N_PIECES}. Give a longer one.")
         frames = frames[0, : N_PIECES * size].unflatten(0, (N_PIECES, size))
-        return named(self.molecule, frames, shares(self.test, self.validation), self.n_repeats, stream)
+        parts = shares(self.test, self.validation)
+        return named(self.molecule, frames, parts, self.n_repeats, stream, self.collective)

@@ -10,6 +10,7 @@ import numpy as np
 
 from sciflow.domains.molecules.metrics import DISTANCES, EXACT
 from sciflow.domains.molecules.reference import LARGEST_ERROR, LARGEST_Z
+from sciflow.domains.molecules.torsion_figures import basins, maps, overlaps, profiles, sentences
 from sciflow.domains.protocol import Drawing, Evidence, unmarked
 from sciflow.domains.shown import loss
 from sciflow.figures.profiles import distance_bars, mean_force_profile
@@ -17,11 +18,14 @@ from sciflow.figures.scatter import posterior_scatter
 from sciflow.figures.style import grid, panels
 
 PANELS = 4  # maps in a row
+LARGEST_RHAT = 1.1  # Gelman et al. (2013), section 11.4
+SIGNED = ("free_energy_", "log_partition")  # z of these may be below zero: they are said elsewhere
 TITLES = {
     "js": ("Jensen–Shannon divergence", "Density on a grid"),
     "pmf_error": ("mean squared error of −log p", "Potential of mean force on a grid"),
     "energy_w2": ("W2 of the energy", "Energies"),
     "observable_w2": ("W2 of the observable", "Observable"),
+    "torsion_js": ("Jensen–Shannon divergence", "Torsions on cells of 15°"),
 }
 
 
@@ -79,6 +83,8 @@ def distances(evidence: Evidence) -> Drawing | None:
 
 def certificate(attributes: Mapping[str, Any]) -> str:
     """What the data set says about its frames."""
+    if "chains_drift" in attributes:
+        return chains(attributes)
     if "reference_holds" not in attributes:
         return ""
     number = {key[10:]: value for key, value in attributes.items() if key.startswith("reference_")}
@@ -93,17 +99,35 @@ def certificate(attributes: Mapping[str, Any]) -> str:
     return f"Certificate of the data: {said}. It {held} ({limits})."
 
 
+def chains(attributes: Mapping[str, Any]) -> str:
+    """What chains of a molecule say about themselves."""
+    number = {key[7:]: value for key, value in attributes.items() if key.startswith("chains_")}
+    said = (
+        f"drift between first and last frame |t| = {number['drift']:.1f} ({number['drift_of']}); spread between chains "
+        f"R̂ = {number['rhat']:.2f} ({number['rhat_of']}); temperature that the positions show "
+        f"{number['temperature']:.1f} ± {number['temperature_stderr']:.1f} K, of the bath {attributes['kelvin']:.1f} K"
+    )
+    if "exchange_acceptance" in attributes:
+        said += f"; neighbouring temperatures exchange with probability {attributes['exchange_acceptance']:.2f} or more"
+    for share, words in (("share_left_handed", "are of the L form"), ("share_cis", "of the peptide bonds are cis")):
+        if share in attributes:
+            said += f"; {100 * attributes[share]:.1f} % {words}"
+    holds = number["drift"] < LARGEST_Z and number["rhat"] < LARGEST_RHAT
+    held = "Nothing speaks against them" if holds else "They DO NOT hold: take longer chains"
+    return f"Frames of the data: {said}. {held} (limits: |t| {LARGEST_Z:g}, R̂ {LARGEST_RHAT})."
+
+
 def verdicts(evidence: Evidence) -> list[str]:
     """The certificate of the data, and which samplers can be told from perfect draws."""
     found = [certificate(evidence.data.attrs)]
     for row in evidence.rows:
-        if not row["metric"].endswith("_z"):
+        if not row["metric"].endswith("_z") or row["metric"].startswith(SIGNED):
             continue
         metric, z = row["metric"].removesuffix("_z"), row["value"]
         good = f"cannot be told from perfect draws by {metric} at this sample size (z = {z:.1f})"
         bad = f"is {z:.0f} standard deviations above the floor of {metric}"
         found.append(f"{row['posterior']} {bad if z > 2 else good}.")
-    return [sentence for sentence in found if sentence]
+    return [sentence for sentence in [*found, *sentences(evidence)] if sentence]
 
 
 FIGURES: dict[str, Callable[[Evidence], Drawing | None]] = {
@@ -111,4 +135,8 @@ FIGURES: dict[str, Callable[[Evidence], Drawing | None]] = {
     "mean_force": mean_force,
     "distances": distances,
     "loss_curve": loss,
+    "ramachandran": maps,
+    "torsion_profiles": profiles,
+    "basin_free_energies": basins,
+    "overlap": overlaps,
 }

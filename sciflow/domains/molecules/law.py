@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sciflow.data.arrays import from_xarray
+from sciflow.domains.molecules.collective import Collective, collective_of
 from sciflow.domains.molecules.potential import OnGrid, Potential, is_on_grid
 from sciflow.domains.molecules.quadrature import Grid, draws, lattice, probabilities
 from sciflow.domains.molecules.simulate import event_dims
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 FINE = 1000  # cells along each axis, for the shares of basins
 N_BINS = 60  # of a coordinate whose potential of mean force is shown
+N_TURNS = 24  # cells of a circle, of 15°
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,16 @@ class Law:
         frames: certified frames that no model was trained on, (frame, *shape).
         cells: along each axis, where the law is known on a grid.
         stream: of perfect draws.
+        units: the chain of each frame, (frame,): no chain is on both sides of a comparison.
+        collective: torsions, where the frames have some.
     """
 
     potential: Potential
     frames: Tensor
     cells: int
     stream: Stream
+    units: Tensor | None = None
+    collective: Collective = field(default_factory=Collective)
 
     @classmethod
     def of(cls, data: xr.Dataset, stream: Stream) -> Law:
@@ -48,7 +54,9 @@ class Law:
         potential = potential_of(data)
         held_out = data["data"][data["split"].to_numpy() == "test"]
         frames = from_xarray(held_out, ("sample", *event_dims(potential)), torch.float64)
-        return cls(potential, frames, int(data.attrs.get("cells", 0)), stream)
+        units = torch.as_tensor(data["unit"].to_numpy()[data["split"].to_numpy() == "test"])
+        law = cls(potential, frames, int(data.attrs.get("cells", 0)), stream, units, collective_of(data))
+        return law.turned(0)
 
     @property
     def is_exact(self) -> bool:
@@ -59,10 +67,19 @@ class Law:
         """Samples that are compared: n, or fewer where there are not twice as many frames."""
         return n if self.is_exact else min(n, len(self.frames) // 2)
 
+    def turned(self, k: int) -> Law:
+        """The same law, with its chains in the k-th random order: another half of them is compared with the rest."""
+        if self.units is None or self.is_exact:
+            return self
+        names, index = self.units.unique(return_inverse=True)
+        order = torch.randperm(len(names), generator=self.stream.child("turned", k).generator())
+        rows = order[index].argsort(stable=True)
+        return replace(self, frames=self.frames[rows], units=self.units[rows])
+
     def perfect(self, k: int, n: int) -> Tensor:
         """The k-th set of n perfect draws, (n, *shape); set 0 is what others are compared with.
 
-        Of an exact law they are independent. Of frames they are without repeats, set 0 from one half of them, the
+        Of an exact law they are independent. Of frames they are without repeats, set 0 from one half of the chains, the
         others from the other half.
         """
         if self.is_exact:
@@ -97,6 +114,13 @@ class Law:
     def pmf_error(self, x: Tensor) -> float:
         """Mean squared error of the potential of mean force on the grid."""
         return pmf_error(self.masses, cell_masses(x, self.grid.edges))
+
+    def torsion_js(self, x: Tensor) -> float:
+        """Jensen–Shannon divergence of the first two torsions from those of perfect draws, on cells of 15°."""
+        edges = torch.linspace(-180, 180, N_TURNS + 1, dtype=torch.float64)
+        atoms = self.potential.molecule.atoms  # type: ignore[attr-defined]
+        turned = (self.collective.values(part, atoms)[:, :2] for part in (self.perfect(0, len(x)), x))
+        return js_divergence(*(cell_masses(values, [edges] * values.shape[1]) for values in turned))
 
     def number_w2(self, name: str, x: Tensor) -> float:
         """W2 distance of the energy, or of an observable, to that of perfect draws."""

@@ -15,6 +15,7 @@ from sciflow.domains.molecules.law import Law
 from sciflow.domains.molecules.potential import OnGrid
 from sciflow.domains.molecules.quadrature import lattice, log_weights
 from sciflow.domains.molecules.simulate import event_dims
+from sciflow.domains.molecules.torsion_metrics import Torsions
 from sciflow.domains.protocol import Findings, Row
 from sciflow.inverse.likelihood import LikelihoodModel
 from sciflow.metrics.boltzmann import cell_masses, free_energy_difference
@@ -92,13 +93,54 @@ def _free_energy(law: Law, x: Tensor, stream: Stream) -> Score | None:
     return Score(found.value - law.free_energy, found.stderr, found.n, "kT", note)
 
 
+def _torsion_js(law: Law, x: Tensor) -> float | None:
+    """Jensen–Shannon divergence of the first two torsions from those of held-out frames, on cells of 15°.
+
+    Exactness: between the two finite sets
+    Cost: O(samples + cells)
+    Bias: upward, about occupied cells over 4 × samples, and by the memory of chains: read it against the floor
+    Source: Lin (1991); for torsions as in ScoreMD.
+    """
+    return law.torsion_js(x) if law.collective.torsions else None
+
+
+def _basin_free_energy(torsions: Torsions) -> list[Row]:
+    """Free energy of each basin of torsions above the first: counted, by MBAR, and of every sampler [kJ/mol].
+
+        ΔF = −kT log(p_basin/p_first)
+
+    Exactness: exact for the given frames; z against MBAR, or the count where there is one temperature
+    Cost: O(frames × bootstrap sets)
+    Bias: O(1/independent frames); chains shorter than their memory give too small an error
+    Source: Künsch (1989), The jackknife and the bootstrap for general stationary observations; whole chains are blocks.
+    """
+    return torsions.basin_rows()
+
+
+def _mbar(torsions: Torsions) -> list[Row]:
+    """Overlap, effective samples and k̂ of MBAR over all temperatures, and log Z(T)/Z(hottest) beside the samplers'.
+
+    Exactness: the estimator of least variance from these frames; nothing where there is one temperature
+    Cost: O(states × frames × bootstrap sets)
+    Bias: none is left where neighbouring temperatures overlap by less than about 0.03
+    Source: Shirts and Chodera (2008); Klimovich, Shirts and Mobley (2015); Vehtari et al. (2024) for k̂.
+    """
+    return torsions.mbar_rows()
+
+
 DISTANCES: dict[str, tuple[Callable[[Law, Tensor], float | None], str]] = {
     "js": (_js, "nat"),
     "pmf_error": (_pmf_error, "kT²"),
     "energy_w2": (_energy_w2, "kT"),
     "observable_w2": (_observable_w2, "1"),
+    "torsion_js": (_torsion_js, "nat"),
 }
-METRICS: dict[str, Callable] = {**{name: entry for name, (entry, _) in DISTANCES.items()}, "free_energy": _free_energy}
+OF_TORSIONS: dict[str, Callable[[Torsions], list[Row]]] = {"basin_free_energy": _basin_free_energy, "mbar": _mbar}
+METRICS: dict[str, Callable] = {
+    **{name: entry for name, (entry, _) in DISTANCES.items()},
+    "free_energy": _free_energy,
+    **OF_TORSIONS,
+}
 
 
 def evaluate(
@@ -111,20 +153,25 @@ def evaluate(
         str(name): from_xarray(samples["samples"].sel(posterior=name), dims)
         for name in samples["posterior"].to_numpy().tolist()
     }
+    torsions = Torsions.of(data, samples, drawn, stream.child("torsions"))
     rows: list[Row] = []
     for name in names:
         if name == "free_energy":
             rows += _free_energies(law, drawn, stream.child(name))
+        elif name in OF_TORSIONS:
+            rows += OF_TORSIONS[name](torsions) if torsions else []
         else:
             rows += _distances(law, name, drawn)
-    return Findings(rows, _arrays(law, drawn))
+    arrays = _arrays(law, drawn)
+    return Findings(rows, arrays.merge(torsions.arrays(), combine_attrs="no_conflicts") if torsions else arrays)
 
 
 def _distances(law: Law, name: str, drawn: dict[str, Tensor]) -> list[Row]:
     """The floor of one distance, and value and z of every sampler; nothing where the law does not have it."""
     metric, unit = DISTANCES[name]
     n = law.size(next(iter(drawn.values())).shape[1])
-    perfect = [metric(law, law.perfect(k, n)) for k in range(1, N_FLOOR + 1)]
+    sides = [law.turned(k) for k in range(1, N_FLOOR + 1)]  # each with another half of the chains to compare with
+    perfect = [metric(side, side.perfect(k, n)) for k, side in enumerate(sides, 1)]
     distances = [d for d in perfect if d is not None]
     if not distances:
         return []

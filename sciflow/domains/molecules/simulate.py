@@ -14,6 +14,7 @@ from sciflow.data.split import split
 from sciflow.domains.molecules.dynamics import Langevin, TrajectoryFile
 from sciflow.domains.molecules.potential import Potential, is_on_grid
 from sciflow.domains.molecules.reference import Tempered
+from sciflow.domains.molecules.replicas import ReplicaExchange
 from sciflow.domains.molecules.stored_potential import packed
 from sciflow.domains.molecules.wells import MullerBrown
 from sciflow.errors import InputError
@@ -93,4 +94,9 @@ class Boltzmann:
         return arrays.assign_attrs(potential=packed(self.potential), **known, **cells, **made.certificate.attributes())
 
 
-DATASETS: dict[str, type] = {"boltzmann": Boltzmann, "langevin": Langevin, "trajectory": TrajectoryFile}
+DATASETS: dict[str, type] = {
+    "boltzmann": Boltzmann,
+    "langevin": Langevin,
+    "trajectory": TrajectoryFile,
+    "replica_exchange": ReplicaExchange,
+}

@@ -1,15 +1,20 @@
-"""What do we sample? The Boltzmann law itself: nothing is observed."""
+"""What do we sample? The Boltzmann law itself: nothing is observed. Of hotter frames: the law at the temperature."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
 
+from sciflow.domains.molecules.molecule import BOLTZMANN
+from sciflow.domains.molecules.potential import Potential
+from sciflow.domains.molecules.stored_potential import potential_of
 from sciflow.inverse.likelihood import Likelihood, LikelihoodModel
+from sciflow.particles.tempering import Cooling
+from sciflow.random import Stream
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -37,6 +42,34 @@ class Unobserved:
         return self
 
 
+@dataclass(frozen=True)
+class Colder(Unobserved):
+    """What turns frames of a hotter bath into the law of a potential at its own temperature T.
+
+        log p(y | x) = −(1/kT − 1/kT_h) U(x);   the prior draws e^{−U/kT_h}
+
+    Args:
+        observation: y, one number that means nothing.
+        potential: U and kT.
+        hottest: kT_h [energy].
+    """
+
+    potential: Potential
+    hottest: float
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return (1 / self.hottest - 1 / self.potential.temperature) * self.potential.energy(x)
+
+    def path(self, draw: Callable[[int, Stream], Tensor]) -> Cooling:
+        """From frames at T_h to the law at T; its evidence is Z(T)/Z(T_h)."""
+        shape = self.potential.shape
+
+        def energy(x: Tensor) -> Tensor:
+            return self.potential.energy(x.reshape(-1, *shape))
+
+        return Cooling(draw, energy, 1 / self.hottest, 1 / self.potential.temperature)
+
+
 def likelihood(
     model: LikelihoodModel,
     data: xr.Dataset,
@@ -45,5 +78,8 @@ def likelihood(
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
 ) -> Likelihood:
-    """No likelihood, whatever the run file assumes."""
-    return Unobserved(torch.zeros(1, dtype=dtype, device=device))
+    """No likelihood, whatever the run file assumes; the way down from the hottest replica, where there are some."""
+    nothing = torch.zeros(1, dtype=dtype, device=device)
+    if "hottest" not in data.variables:
+        return Unobserved(nothing)
+    return Colder(nothing, potential_of(data), BOLTZMANN * float(data["replica_kelvin"].max()))
