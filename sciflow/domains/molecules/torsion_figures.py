@@ -64,7 +64,7 @@ def profiles(evidence: Evidence) -> Drawing | None:
         ax.set(xlim=FULL, xticks=range(-180, 181, 60))
     return Drawing(axes[0], "Free energy of each value of a torsion, each curve above its own least value; bands are "
                    "from whole chains, ladders or repeats. On a barrier the frames of one temperature are few: there "
-                   "MBAR has the narrower band.")  # fmt: skip
+                   "those of hotter ones count most.")  # fmt: skip
 
 
 def basins(evidence: Evidence) -> Drawing | None:
