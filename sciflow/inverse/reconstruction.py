@@ -41,6 +41,25 @@ def filtered_back_projection(operator: ParallelBeam, y: Tensor) -> Tensor:
     return step * tau / operator.pixel_size * operator.adjoint(filtered.reshape(len(y), -1))
 
 
+def zero_filled(likelihood: GaussianLikelihood) -> Tensor:
+    """The image whose unmeasured Fourier coefficients are zero, coils weighted by their sensitivities.
+
+        x = Aᵀ y
+
+    Exactness: where everything was measured without noise, and Σ_c |S_c|² = 1
+    Cost: one adjoint
+    Bias: what was not measured is zero: aliasing along the undersampled axis
+    Args:
+        likelihood: bound to its images.
+
+    Returns:
+        (*shape), float64.
+
+    Source: Roemer et al. (1990), The NMR phased array, for the weights of the coils.
+    """
+    return likelihood.operator.adjoint(likelihood.observation.double()[None])[0]
+
+
 def largest_eigenvalue(likelihood: GaussianLikelihood, n_iterations: int = 30) -> float:
     """Of AᵀA/σ², by power iteration with 5 % to spare."""
     operator = likelihood.operator

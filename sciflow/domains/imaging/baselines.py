@@ -11,7 +11,7 @@ from sciflow.domains.recorded import likelihood as recorded_likelihood
 from sciflow.inverse.likelihood import GaussianLikelihood, Likelihood, LikelihoodModel
 from sciflow.inverse.moments import linear_gaussian
 from sciflow.inverse.mri import CartesianMRI
-from sciflow.inverse.reconstruction import filtered_back_projection, least_squares, total_variation
+from sciflow.inverse.reconstruction import filtered_back_projection, least_squares, total_variation, zero_filled
 from sciflow.inverse.tomography import FanBeam, ParallelBeam
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def baselines(model: LikelihoodModel, data: xr.Dataset, truth: Tensor) -> dict[s
     if isinstance(operator, ParallelBeam):
         found["FBP"] = torch.cat([filtered_back_projection(operator, _measured(one)) for one in bound])
     if isinstance(operator, CartesianMRI):
+        found["zero-filled"] = torch.stack([zero_filled(one) for one in gaussian])
         found["CG-SENSE"] = torch.stack([least_squares(one) for one in gaussian])
     found["TV"] = _best_total_variation(gaussian, truth)
     return found
