@@ -86,7 +86,7 @@ def _prepare(file: Path, stage: str, given: dict[str, Path | None], out: Path | 
             maker = _maker(name)
             raise InputError(f"{path} is not there. Run `sciflow {maker} {file}` first, or pass --{name}.")
     for name in run.files(stage):
-        if not Path(name).is_file():
+        if not Path(name).exists():
             raise InputError(f"{file}: {stage} names the file {name!r}, which is not there. Check the path.")
         inputs[f"file {name}"] = Path(name)
     out = out or RESULTS / run.owner(stage) / ARTEFACTS[stage]
@@ -322,8 +322,9 @@ def new(
 def apply(
     run: RunArgument,
     observation: Annotated[Path, typer.Argument(help="netCDF or NPZ file with `measured` (and `operator_…`), or "
-                                                     "`image` with NaN where nothing was measured; or HDF5 as "
-                                                     "fastMRI (`kspace`) and LoDoPaB-CT (`data`) have it.")],
+                                                     "`image` with NaN where nothing was measured; a PNG, "
+                                                     "TIFF or OME-Zarr; or HDF5 as fastMRI (`kspace`) and "
+                                                     "LoDoPaB-CT (`data`) have it.")],
     out: Out = None, data: Data = None, model: Model = None, source: Source = "",
 ) -> None:  # fmt: skip
     """Use a trained prior on a measurement of your own; no ground truth is needed."""

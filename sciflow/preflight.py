@@ -39,7 +39,7 @@ def problems(file: Path, look_inside: bool = False, look_for_devices: bool = Fal
 
 def _of_run(run: Run, file: Path, look_inside: bool, look_for_devices: bool) -> Iterator[str]:
     """What is wrong with one run."""
-    missing = [str(f) for stage in _sections(run) for f in run.files(stage) if not Path(f).is_file()]
+    missing = [str(f) for stage in _sections(run) for f in run.files(stage) if not Path(f).exists()]
     for name in missing:
         yield f"{file}: there is no file {name!r}. Paths start at the working directory."
     try:

@@ -64,7 +64,7 @@ ONLY_IN = {  # library -> the only places that may import it
     "torchdiffeq": ("solvers.adaptive", "solvers.brownian"),
     "snakemake": (),
 }
-DISTRIBUTIONS = {"yaml": "pyyaml", "skimage": "scikit-image", "sklearn": "scikit-learn", "ot": "pot"}
+DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "skimage": "scikit-image", "sklearn": "scikit-learn", "ot": "pot"}
 VAGUE = {"utils", "util", "helpers", "helper", "misc", "common", "base", "core", "tools", "stuff"}
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from sciflow.data.arrays import to_xarray
 from sciflow.data.formats.mapping import check_declared, check_size
 from sciflow.data.formats.npz import BROKEN, member
+from sciflow.data.formats.ome_zarr import OMEZarr
+from sciflow.data.formats.pictures import PNG, TIFF, read_picture, scale
 from sciflow.data.formats.scans import read_scan, top
 from sciflow.errors import InputError
 
@@ -19,19 +21,22 @@ if TYPE_CHECKING:
 
 PREFIX = "operator_"
 SCANS = (".h5", ".hdf5")
+STORE = ".zarr"
 MOST_GIGABYTES = 8.0  # of one array
 
 
-def read_measured(path: str | Path, shape: tuple[int, ...]) -> xr.Dataset:
-    """Observations from a netCDF or NPZ file, or from HDF5 as fastMRI and LoDoPaB-CT lay it out.
+def read_measured(path: str | Path, shape: tuple[int, ...], scaling: Literal["full", "stored"] = "full") -> xr.Dataset:
+    """Observations from a netCDF or NPZ file, a PNG, TIFF or OME-Zarr, or from HDF5 as fastMRI and LoDoPaB-CT have it.
 
     Either `measured` (measurement,) or (observation, measurement) with what the operator needs beside it as
     `operator_<name>`, which has the axis `observation` where `measured` has it; or `image` (*event) or
-    (observation, *event) with NaN where nothing was measured.
+    (observation, *event) with NaN where nothing was measured. A picture of the size of the model is an `image`, which
+    was not measured where it is transparent (PNG) or NaN (TIFF); one of another size is `measured`.
 
     Args:
         path: the file.
         shape: event shape of the model.
+        scaling: of whole numbers in pictures, that of the data that the model learned from.
 
     Raises:
         InputError: neither is there, shapes do not fit, or values that should be finite are not.
@@ -42,6 +47,16 @@ def read_measured(path: str | Path, shape: tuple[int, ...]) -> xr.Dataset:
         if not np.isfinite(scanned["measured"]).all():
             raise InputError(f"{path}: the measurement has NaN or infinite values. Leave those slices out.")
         return _named(scanned).assign_attrs(facts)
+    if path.suffix.lower() in (*PNG, *TIFF, STORE):
+        pictures, facts = _pictures(path, scaling)
+        if pictures.shape[1:] == tuple(shape):
+            return _from_image(path, pictures, shape).assign_attrs(facts)
+        if not np.isfinite(pictures).all():
+            raise InputError(
+                f"{path}: has holes and the shape {pictures.shape[1:]} (channel, y, x), but the model has events of "
+                f"shape {tuple(shape)}. Crop it to the model, or fill the holes."
+            )
+        return _named({"measured": pictures.reshape(len(pictures), -1)}).assign_attrs(facts)
     arrays = _arrays(path)
     if "image" in arrays:
         return _from_image(path, _numbers(path, "image", arrays), shape)
@@ -63,6 +78,18 @@ def read_measured(path: str | Path, shape: tuple[int, ...]) -> xr.Dataset:
                     f"{name} for each observation."
                 )
     return _named(values)
+
+
+def _pictures(path: Path, scaling: Literal["full", "stored"]) -> tuple[np.ndarray, dict[str, Any]]:
+    """Pictures (observation, channel, y, x) in double precision, NaN where they are transparent, and their facts."""
+    if path.suffix.lower() == STORE:
+        read = OMEZarr(scaling=scaling, max_gigabytes=MOST_GIGABYTES).read(path)["data"]
+        return read.to_numpy().astype(np.float64), {k: v for k, v in read.attrs.items() if k != "units"}
+    picture = read_picture(path, MOST_GIGABYTES)
+    values = scale(picture.values, scaling)[0].astype(np.float64)
+    if picture.has_alpha:
+        values = np.where(picture.values[:, -1:] > 0, values[:, :-1], np.nan)
+    return values, picture.facts
 
 
 def _named(values: dict[str, Any]) -> xr.Dataset:

@@ -103,7 +103,8 @@ def apply(job: Job, section: SampleSection, observation: Path) -> None:
     Recorded measurements give the draws of `run`. Nothing is resumed, and no other stage takes the result for its own.
     """
     data = job.open_data()
-    measured = read_measured(observation, tuple(data["data"].shape[1:]))
+    scaling: Literal["full", "stored"] = "stored" if data["data"].attrs.get("scaling") == "stored" else "full"
+    measured = read_measured(observation, tuple(data["data"].shape[1:]), scaling)
     job = replace(job, state=None, inputs={**job.inputs, "observation": observation})
     header = replace(job.header(), stage="apply")
     _sample(job, section, data.drop_dims("observation", errors="ignore").merge(measured), Alone(), header)

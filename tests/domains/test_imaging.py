@@ -102,10 +102,18 @@ NPZ = FORMATS["images.npz"]
 WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
     "missing file": ("nowhere.npz", NPZ, "is no file. Correct `dataset.path`"),
     "unknown ending": (
-        "images.png",
+        "images.gif",
         NPZ,
-        "dataset.path must end in one of ['.nc', '.nc4', '.cdf', '.h5', '.hdf5', '.npz'",
+        "dataset.path must end in one of ['.nc', '.nc4', '.cdf', '.h5', '.hdf5', '.npz', '.png', '.tif', '.tiff', "
+        "'.zarr'], got",
     ),
+    "an option of others": (
+        "images.npz",
+        {**NPZ, "scaling": "stored"},
+        "dataset.scaling is no option of .npz files, which take ['variable', 'dims', 'units', 'split_by'].",
+    ),
+    "dims of a picture": ("a.png", {"dims": {"sample": 0, "channel": None, "y": 1, "x": 2}}, "dataset.dims is no"),
+    "ids of a picture": ("a.png", {"split_by": "scan"}, "dataset.split_by of pictures must be empty or 'folder'"),
     "no path": ("", {}, "dataset.path must end in"),
     "several variables": ("images.npz", {}, "several variables, found ['images', 'scan']. Say which one:"),
     "unknown variable": ("images.npz", {"variable": "image"}, "no variable 'image', found ['images', 'scan']. Did you"),

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 
 from sciflow.data.arrays import from_xarray
-from sciflow.data.formats.hdf5 import HDF5
 from sciflow.data.formats.netcdf import NetCDF
-from sciflow.data.formats.npz import NPZ
-from sciflow.data.formats.suffix import SUFFIXES
+from sciflow.data.formats.pictures import Pictures
+from sciflow.data.formats.suffix import SUFFIXES, Reader, format_class
 from sciflow.domains.imaging.patches import Patches
 from sciflow.domains.imaging.recording import EVENT, Count, Share, observed, shares
 from sciflow.errors import InputError
@@ -60,19 +59,25 @@ class Digits:
         return observed(images, unit, "1", self.n_observations, fractions, self.observation, stream)
 
 
+OPTIONS = ("variable", "dims", "units", "split_by", "scaling")
+"""What a run file may say of a file; each format takes some of them."""
+
+
 @dataclass(frozen=True)
 class File:
-    """Your own images, from netCDF, HDF5 or NPZ, with the dims of the file declared.
+    """Your own images: netCDF, HDF5 or NPZ with their dims declared; PNG, TIFF or OME-Zarr, which say theirs.
 
-    Exactness: values as stored, in float32
+    Exactness: values as stored or scaled, in float32
     Cost: the whole array in memory
     Bias: none; without `split_by` each image counts as independent of the others
     Args:
-        path: the file; its ending tells the format.
-        variable: name of the array; empty takes the only one.
+        path: the file, or a folder of PNG and TIFF files; its ending tells the format.
+        variable: name of the array, or of the resolution of an OME-Zarr; empty takes the only one, or the finest.
         dims: our dim → theirs, e.g. {sample: n, channel: null, y: row, x: column}; null makes an axis of size one.
         units: of the values; empty takes the file's.
-        split_by: array with the id of the patient, scan or writer of each image: no id stands in two splits.
+        split_by: array with the id of the patient, scan or writer of each image: no id stands in two splits; for
+            pictures "folder", the subfolder that each lies in.
+        scaling: of whole numbers in PNG, TIFF and OME-Zarr: "full" makes white 1, "stored" keeps them; empty: "full".
         n_observations: held-out images that are observed.
         validation: share for the validation loss.
         test: share held out.
@@ -85,6 +90,7 @@ class File:
     dims: dict[str, str | int | None] = field(default_factory=dict)
     units: str = ""
     split_by: str = ""
+    scaling: Literal["", "full", "stored"] = ""
     n_observations: Count = 16
     validation: Share = 0.1
     test: Share = 0.2
@@ -98,22 +104,29 @@ class File:
             wanted = "{sample: …, channel: …, y: …, x: …}"
             raise InputError(f"dataset.dims must name {wanted}, null for an axis of size one, got {self.dims}.")
 
-    def _reader(self) -> NetCDF | HDF5 | NPZ:
+    def _reader(self) -> Reader:
         """The reader that the file name asks for, with the options of this section.
 
         Raises:
-            InputError: no reader knows the ending, or `dims` is not how it names axes.
+            InputError: no reader knows the ending, an option that it lacks, or `dims` that names axes otherwise.
         """
         suffix = Path(self.path).suffix.lower()
-        if suffix not in SUFFIXES:
+        if suffix not in SUFFIXES and not (self.path and Path(self.path).is_dir()):
             raise InputError(f"dataset.path must end in one of {[*SUFFIXES]}, got {self.path!r}. Convert the file.")
-        reader = SUFFIXES[suffix]
+        reader = format_class(self.path)
+        options = {name: getattr(self, name) for name in OPTIONS if getattr(self, name)}
+        known = [entry.name for entry in fields(reader)]
+        for name in options:
+            if name not in known:
+                can = [option for option in OPTIONS if option in known]
+                raise InputError(f"dataset.{name} is no option of {suffix or 'a folder of'} files, which take {can}.")
+        if reader is Pictures and self.split_by not in ("", "folder"):
+            raise InputError(f"dataset.split_by of pictures must be empty or 'folder', got {self.split_by!r}.")
         named = str if reader is NetCDF else int
         if not all(axis is None or isinstance(axis, named) for axis in self.dims.values()):
             how = "by their names in the file" if named is str else "by number, from 0"
             raise InputError(f"dataset.dims of a {suffix} file must give axes {how}, got {self.dims}.")
-        options: dict[str, Any] = {name: getattr(self, name) for name in ("variable", "dims", "units", "split_by")}
-        return reader(**{name: value for name, value in options.items() if value})
+        return reader(**options)
 
     def look(self) -> None:
         """Raise InputError for whatever the header of the file shows to be wrong."""
@@ -134,7 +147,11 @@ class File:
         fractions = shares(self.test, self.validation)
         units = read["data"].attrs.get("units", "1")
         unit = read["unit"].to_numpy()
-        return observed(array, unit, units, self.n_observations, fractions, self.observation, stream)
+        made = observed(array, unit, units, self.n_observations, fractions, self.observation, stream)
+        facts = {name: value for name, value in read["data"].attrs.items() if name != "units"}
+        for name in ("data", "truth"):
+            made[name].attrs.update(facts)
+        return made
 
 
 DATASETS: dict[str, type] = {"digits": Digits, "patches": Patches, "file": File}
