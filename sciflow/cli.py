@@ -323,7 +323,7 @@ def apply(
     run: RunArgument,
     observation: Annotated[Path, typer.Argument(help="netCDF or NPZ file with `measured` (and `operator_…`), or "
                                                      "`image` with NaN where nothing was measured; a PNG, "
-                                                     "TIFF or OME-Zarr; or HDF5 as fastMRI (`kspace`) and "
+                                                     "TIFF, DICOM or OME-Zarr; or HDF5 as fastMRI (`kspace`) and "
                                                      "LoDoPaB-CT (`data`) have it.")],
     out: Out = None, data: Data = None, model: Model = None, source: Source = "",
 ) -> None:  # fmt: skip

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from sciflow.data.arrays import to_xarray
+from sciflow.data.formats.dicom import DCM, DICOM
 from sciflow.data.formats.mapping import check_declared, check_size
 from sciflow.data.formats.npz import BROKEN, member
 from sciflow.data.formats.ome_zarr import OMEZarr
@@ -26,7 +27,7 @@ MOST_GIGABYTES = 8.0  # of one array
 
 
 def read_measured(path: str | Path, shape: tuple[int, ...], scaling: Literal["full", "stored"] = "full") -> xr.Dataset:
-    """Observations from a netCDF or NPZ file, a PNG, TIFF or OME-Zarr, or from HDF5 as fastMRI and LoDoPaB-CT have it.
+    """Observations from netCDF or NPZ, a picture (PNG, TIFF, OME-Zarr, DICOM), or HDF5 of fastMRI or LoDoPaB-CT.
 
     Either `measured` (measurement,) or (observation, measurement) with what the operator needs beside it as
     `operator_<name>`, which has the axis `observation` where `measured` has it; or `image` (*event) or
@@ -47,7 +48,7 @@ def read_measured(path: str | Path, shape: tuple[int, ...], scaling: Literal["fu
         if not np.isfinite(scanned["measured"]).all():
             raise InputError(f"{path}: the measurement has NaN or infinite values. Leave those slices out.")
         return _named(scanned).assign_attrs(facts)
-    if path.suffix.lower() in (*PNG, *TIFF, STORE):
+    if path.suffix.lower() in (*PNG, *TIFF, STORE, DCM):
         pictures, facts = _pictures(path, scaling)
         if pictures.shape[1:] == tuple(shape):
             return _from_image(path, pictures, shape).assign_attrs(facts)
@@ -82,8 +83,9 @@ def read_measured(path: str | Path, shape: tuple[int, ...], scaling: Literal["fu
 
 def _pictures(path: Path, scaling: Literal["full", "stored"]) -> tuple[np.ndarray, dict[str, Any]]:
     """Pictures (observation, channel, y, x) in double precision, NaN where they are transparent, and their facts."""
-    if path.suffix.lower() == STORE:
-        read = OMEZarr(scaling=scaling, max_gigabytes=MOST_GIGABYTES).read(path)["data"]
+    if path.suffix.lower() in (STORE, DCM):
+        store = OMEZarr(scaling=scaling, max_gigabytes=MOST_GIGABYTES)
+        read = (DICOM(max_gigabytes=MOST_GIGABYTES) if path.suffix.lower() == DCM else store).read(path)["data"]
         return read.to_numpy().astype(np.float64), {k: v for k, v in read.attrs.items() if k != "units"}
     picture = read_picture(path, MOST_GIGABYTES)
     values = scale(picture.values, scaling)[0].astype(np.float64)

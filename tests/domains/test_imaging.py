@@ -105,7 +105,7 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
         "images.gif",
         NPZ,
         "dataset.path must end in one of ['.nc', '.nc4', '.cdf', '.h5', '.hdf5', '.npz', '.png', '.tif', '.tiff', "
-        "'.zarr'], got",
+        "'.zarr', '.dcm'], got",
     ),
     "an option of others": (
         "images.npz",

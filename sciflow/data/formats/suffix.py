@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from sciflow.data.formats.dicom import DCM, DICOM
 from sciflow.data.formats.hdf5 import HDF5
 from sciflow.data.formats.netcdf import NetCDF
 from sciflow.data.formats.npz import NPZ
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 SUFFIXES: dict[str, type] = {
     ".nc": NetCDF, ".nc4": NetCDF, ".cdf": NetCDF, ".h5": HDF5, ".hdf5": HDF5, ".npz": NPZ,
-    ".png": Pictures, ".tif": Pictures, ".tiff": Pictures, ".zarr": OMEZarr,
+    ".png": Pictures, ".tif": Pictures, ".tiff": Pictures, ".zarr": OMEZarr, DCM: DICOM,
 }  # fmt: skip
 
 
@@ -30,7 +31,7 @@ class Reader(Protocol):
 
 
 def format_class(path: str | Path) -> type:
-    """The format that the suffix of a file asks for; a folder without one holds pictures.
+    """The format that the suffix of a file asks for; a folder without one holds DICOM files or pictures.
 
     Raises:
         InputError: the suffix is not known.
@@ -39,7 +40,7 @@ def format_class(path: str | Path) -> type:
     if suffix in SUFFIXES:
         return SUFFIXES[suffix]
     if Path(path).is_dir():
-        return Pictures
+        return DICOM if next(Path(path).rglob(f"*{DCM}"), None) else Pictures
     raise InputError(f"{path} has suffix {suffix!r}, known are {sorted(SUFFIXES)}. Convert or rename the file.")
 
 
