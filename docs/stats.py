@@ -14,7 +14,7 @@ from sciflow.domains.imaging.patches import Patches
 from sciflow.domains.imaging.simulate import FORM_STARTS, Digits
 from sciflow.domains.pde.porous import PorousSquare
 from sciflow.domains.pde.simulate import Evolving
-from sciflow.inverse import LogPoissonNoise, ParallelBeam
+from sciflow.inverse import CartesianMRI, LogPoissonNoise, ParallelBeam
 from sciflow.inverse.darcy import Darcy
 from sciflow.inverse.likelihood import GaussianNoise
 from sciflow.inverse.observe import Observation
@@ -82,6 +82,31 @@ def gravel() -> dict[str, Any]:
         "measurements": int(data.sizes["measurement"]),
         "fewest_photons": int(counts.min().round()),
         "mean_photons": _round(counts.mean(), 1),
+    }
+
+
+def head() -> dict[str, Any]:
+    """Facts of the pieces of the head of the run `mri`."""
+    scanner = Observation(CartesianMRI(4.0, 0.08, n_coils=4), GaussianNoise(0.02))
+    pieces = Patches("head", 24, 2, filled=0.7, test=0.4, validation=0.15, n_observations=14, observation=scanner)
+    data = pieces.simulate(Stream(SEED).child("dataset"))
+    images, split, band = data["data"].to_numpy(), data["split"].to_numpy(), data["unit"].to_numpy()
+    levels, lines = images.astype(np.float64) * 255, data["operator_lines"].to_numpy()
+    names = ("train", "validation", "test")
+    return {
+        "samples": len(images),
+        "shape": list(images.shape[1:]),
+        "minimum": _round(images.min()),
+        "maximum": _round(images.max()),
+        "mean": _round(images.mean(dtype=np.float64)),
+        "standard_deviation": _round(images.std(dtype=np.float64)),
+        "share_of_zeros": _round((images == 0).mean()),
+        "furthest_from_a_grey_level": _round(np.abs(levels - levels.round()).max(), 3),
+        "split": {name: int((split == name).sum()) for name in names},
+        "bands": {name: np.unique(band[split == name]).tolist() for name in names},
+        "measurements": int(data.sizes["measurement"]),
+        "measured_columns": int(lines.sum(1).max()),
+        "signal_over_noise": _round(data["measured"].to_numpy().std(dtype=np.float64) / 0.02, 1),
     }
 
 
@@ -174,6 +199,7 @@ def lorenz96() -> dict[str, Any]:
 STATS = {
     "digits": digits,
     "gravel": gravel,
+    "head": head,
     "mixture": mixture,
     "burgers": burgers,
     "porous_square": porous_square,

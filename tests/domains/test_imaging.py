@@ -13,14 +13,18 @@ import torch
 import xarray as xr
 
 from sciflow.diffusion.schedule import Cosine
+from sciflow.domains.imaging import patches
+from sciflow.domains.imaging.baselines import baselines
 from sciflow.domains.imaging.figures import shown_observation
 from sciflow.domains.imaging.metrics import evaluate, grey_levels, inferred
 from sciflow.domains.imaging.network import closed_form
 from sciflow.domains.imaging.patches import Patches
 from sciflow.domains.imaging.simulate import Digits, File
+from sciflow.domains.recorded import likelihood as recorded_likelihood
 from sciflow.errors import InputError
 from sciflow.inverse.inpainting import Inpainting
 from sciflow.inverse.likelihood import GaussianLikelihood, GaussianNoise
+from sciflow.inverse.mri import CartesianMRI
 from sciflow.inverse.observe import Observation
 from sciflow.inverse.tomography import ParallelBeam
 from sciflow.random import Stream
@@ -249,6 +253,34 @@ def test_pieces_of_a_photograph_share_no_pixel_between_splits_nor_observations()
     assert all((k % (7 * 63)) // 63 % 2 == 0 and k % 63 % 2 == 0 for k in chosen)  # on the grid of 16 pixels
     with pytest.raises(InputError, match=r"dataset\.size 65 does not fit the bands of 64 pixels"):
         Patches(size=65)
+
+
+def test_pieces_of_the_head_hold_tissue_and_share_no_pixel_between_splits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    observation = Observation(CartesianMRI(4.0, n_coils=4), GaussianNoise(0.01))
+    options = {"photograph": "head", "size": 24, "stride": 8, "filled": 0.7, "test": 0.4, "n_observations": 10}
+    made = Patches(**options, observation=observation).simulate(STREAM)
+    images = made["data"].to_numpy()
+    assert (images != 0).mean((1, 2, 3)).min() >= 0.7 and images.max() < 1
+    levels = 255 * images.astype(np.float64)
+    assert np.abs(levels - levels.round()).max() < 1e-4  # single precision: 255 × 2⁻²⁴
+    split, band = made["split"].to_numpy(), made["unit"].to_numpy()
+    assert all(len(set(split[band == one])) == 1 for one in set(band)) and len(set(band)) == 5
+    with pytest.raises(InputError, match=r"dataset\.size 33 does not fit the bands of 32 pixels"):
+        Patches("head", 33)
+    with monkeypatch.context() as patched:
+        patched.setattr(patches, "_head", lambda: np.zeros((256, 256)))
+        with pytest.raises(InputError, match=r"dataset\.filled 0\.7 leaves no piece of 'head'"):
+            Patches(**options, observation=observation).simulate(STREAM)
+    truth = torch.as_tensor(made["truth"].to_numpy())
+    model = functools.partial(GaussianLikelihood, operator=CartesianMRI(4.0, n_coils=4), sigma=0.01)
+    found = baselines(model, made, truth)
+    assert [*found] == ["zero-filled", "CG-SENSE", "TV"]
+    errors = {name: float((image - truth).square().mean().sqrt()) for name, image in found.items()}
+    assert errors["TV"] < errors["zero-filled"] < float(truth.square().mean().sqrt()), errors
+    first = recorded_likelihood(model, made, 0, tuple(truth.shape[1:]), torch.float64)
+    assert torch.equal(found["zero-filled"][0], first.operator.adjoint(first.observation[None])[0])
 
 
 def test_a_sinogram_is_shown_as_one_and_scored_beside_its_classics() -> None:
