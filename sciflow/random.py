@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 BLOCKS = {"cpu": 2**14, "cuda": 2**22}  # numbers
+FEW = 32  # tiles for which numbers are faster than arrays
 _LOW = np.uint64(0xFFFFFFFF)
 
 
@@ -31,6 +32,15 @@ def _permuted(tiles: np.ndarray, key: int) -> np.ndarray:
         x = (x + np.uint64(add)) & _LOW  # 32-bit arithmetic in 64 bits: nothing overflows
         x = ((x ^ (x >> np.uint64(16))) * np.uint64(factor)) & _LOW
     return x ^ (x >> np.uint64(13))
+
+
+def _permuted_one(tile: int, key: int) -> int:
+    """The same of one number, without an array: for a few of them twenty times faster."""
+    x = tile
+    for add, factor in ((key & 0xFFFFFFFF, 0x85EBCA6B), (key >> 32, 0xC2B2AE35)):
+        x = (x + add) & 0xFFFFFFFF
+        x = ((x ^ (x >> 16)) * factor) & 0xFFFFFFFF
+    return x ^ (x >> 13)
 
 
 @dataclass(frozen=True)
@@ -74,8 +84,10 @@ class Stream:
         """63-bit seeds of the tiles (or blocks) start … stop at one step, by one hash; their lower 32 bits differ."""
         text = repr((self.seed, self.purpose, step)).encode()
         base = int.from_bytes(hashlib.blake2b(text, digest_size=12).digest(), "big")
-        low = _permuted(np.arange(start, stop, dtype=np.uint64), base & (2**64 - 1))
-        return (low + np.uint64(base >> 65 << 32)).tolist()
+        low, high = base & (2**64 - 1), base >> 65 << 32
+        if stop - start <= FEW:
+            return [_permuted_one(tile, low) + high for tile in range(start, stop)]
+        return (_permuted(np.arange(start, stop, dtype=np.uint64), low) + np.uint64(high)).tolist()
 
     def key(self, tile: int = 0, step: int = 0) -> int:
         """A 63-bit seed for one tile at one step."""

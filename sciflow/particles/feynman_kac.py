@@ -67,6 +67,7 @@ class _Run:
     resample: Resampler
     threshold: float
     rejuvenate: Rejuvenation | None
+    is_known: bool = False
 
     def start(self, facts: dict[str, object]) -> SMCState:
         particles, potential = self.model.initial(self.slots.count, self._rows("initial"))
@@ -105,7 +106,9 @@ class _Run:
                 weights = self.ranks.gathered(weights, slots.lengths())
             if slots.islands > 1:
                 stream = stream.child(island)
-            ancestors = _sorted(self.resample(weights, m, stream), m)
+            ancestors = self.resample(weights, m, stream)
+            if not self.is_known:
+                ancestors = _sorted(ancestors, m)
             state.families[index] = state.families[index].resampled(ancestors, weights)
             state.log_weights[index] = -math.log(m)
             parents += state.families[index].n_parents
@@ -190,7 +193,7 @@ def smc(
     if not 0 < ess_threshold <= 1:
         raise InputError(f"smc needs 0 < ess_threshold ≤ 1, got {ess_threshold}.")
     slots = Slots(n, islands, stream.tile, ranks.rank, ranks.size, call)
-    run = _Run(model, stream, slots, ranks, _scheme(resampling), ess_threshold, rejuvenate)
+    run = _Run(model, stream, slots, ranks, _scheme(resampling), ess_threshold, rejuvenate, isinstance(resampling, str))
     state = run.start(facts) if resume is None else _resumed(resume, facts).part(slots)
 
     def report() -> None:
@@ -224,7 +227,7 @@ def _scheme(resampling: str | Resampler) -> Resampler:
 
 
 def _sorted(ancestors: Tensor, n: int) -> Tensor:
-    """Sorted ancestors, as every scheme of `RESAMPLERS` gives them.
+    """Sorted ancestors, as every scheme of `RESAMPLERS` gives them, of a scheme of the caller's own.
 
     Raises:
         InputError: a resampler that did not give n particles.

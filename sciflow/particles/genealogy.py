@@ -18,6 +18,7 @@ class Genealogy:
         D_e = S_e − 1/n − Σ_r (C_e^r/n − W_e^r),   Var[Ẑ]/Z² ≈ n/(n − 1) Σ_e D_e²
 
     S_e is the final weight of the family of founder e, W_e^r its weight before resampling r and C_e^r its copies after.
+    Particle by particle that is the sum over generations of w_i − 1/n at the end of each: one sum for a generation.
     Resampling noise sums to zero over the families; without it their contributions D_e are all but uncorrelated.
 
     Exactness: consistent for multinomial resampling as n → ∞, adaptive resampling included; for the other schemes it
@@ -27,7 +28,7 @@ class Genealogy:
     Bias: too small once few families are left (see `Particles.n_families`): then trust independent runs.
     Args:
         eve: index of the founder of each particle, (n,).
-        luck: Σ_r (C_e^r/n − W_e^r) of each founder, (n,).
+        excess: Σ (w_i − 1/n) of the particles of each founder at the end of each generation but this, (n,).
         generations: number of resamplings r.
         n_parents: distinct particles that the last resampling kept.
     Source: Chan and Lai (2013), A general theory of particle filters; Lee and Whiteley (2018), Variance
@@ -35,7 +36,7 @@ class Genealogy:
     """
 
     eve: Tensor
-    luck: Tensor
+    excess: Tensor
     generations: int = 0
     n_parents: int = 0
 
@@ -46,16 +47,17 @@ class Genealogy:
 
     def resampled(self, ancestors: Tensor, log_weights: Tensor) -> Genealogy:
         """The genealogy after one resampling from normalised weights, for sorted ancestors."""
-        luck = add_at(self.luck.clone(), self.eve, log_weights.exp().neg_())
-        eve = self.eve[ancestors]
-        add_at(luck, eve, luck.new_full((1,), 1 / len(eve)).expand_as(luck))
+        eve = self.eve.index_select(0, ancestors)
         n_parents = 1 + int((ancestors[1:] != ancestors[:-1]).count_nonzero())
-        return Genealogy(eve, luck, self.generations + 1, n_parents)
+        return Genealogy(eve, self._with(log_weights), self.generations + 1, n_parents)
 
     def stderr(self, log_weights: Tensor) -> float:
         """Standard error of log Ẑ under normalised final weights; NaN for a single particle."""
         n = len(self.eve)
         if n < 2:
             return math.nan
-        contribution = add_at(-1 / n - self.luck, self.eve, log_weights.exp())
-        return math.sqrt(n / (n - 1) * float(folded(contribution.square_())))
+        return math.sqrt(n / (n - 1) * float(folded(self._with(log_weights).square_())))
+
+    def _with(self, log_weights: Tensor) -> Tensor:
+        """The excess with that of this generation, whose weights have grown to these."""
+        return add_at(self.excess.clone(), self.eve, log_weights.exp().sub_(1 / len(self.eve)))

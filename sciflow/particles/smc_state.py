@@ -71,12 +71,12 @@ class SMCState:
         """
         if potential.shape != (slots.count,):
             raise InputError(f"{where}: the log-potential has shape {tuple(potential.shape)}, needs ({slots.count},).")
-        self.log_weights += potential.detach().double().view_as(self.log_weights)
+        self.log_weights += potential.detach().view_as(self.log_weights)
         factor, square = log_sums(self.log_weights, slots, ranks)
-        bad = (potential.isnan() | (potential == math.inf)).sum(0, keepdim=True)
-        dead = (potential == -math.inf).sum(0, keepdim=True)
-        told = torch.cat([factor, (2 * factor - square).exp(), bad.double(), dead.double()])
-        n_bad, n_dead, factors, sizes = self._told(told, slots, ranks)
+        extremes = torch.stack(torch.aminmax(potential.detach())).double()  # NaN if one is
+        told = torch.cat([factor, (2 * factor - square).exp(), extremes])
+        are_finite, factors, sizes = self._told(told, slots, ranks)
+        n_bad, n_dead = (0, 0) if are_finite else _counted(potential, slots, ranks)
         if n_bad:
             raise NonFiniteError(
                 f"{where}: {n_bad} of {slots.n} log-potentials are NaN or +inf. "
@@ -103,18 +103,18 @@ class SMCState:
         self.traces["parents"].append(slots.n)
 
     @staticmethod
-    def _told(told: Tensor, slots: Slots, ranks: Ranks) -> tuple[int, int, Tensor, Tensor]:
-        """Bad and dead potentials of all ranks, factor and ESS of all islands: the one host synchronisation."""
+    def _told(told: Tensor, slots: Slots, ranks: Ranks) -> tuple[bool, Tensor, Tensor]:
+        """Whether all potentials are finite, factor and ESS of all islands: the one host synchronisation."""
         own = len(slots.own_islands)
         if slots.size == 1:
             told = told.cpu()
-            return int(told[-2]), int(told[-1]), told[:own], told[own : 2 * own]
+            return bool(told[-2:].isfinite().all()), told[:own], told[own : 2 * own]
         lengths = [2 * own + 2] * slots.size if slots.is_cut else _told_lengths(slots)
         parts = ranks.gathered(told, lengths).cpu().split(lengths)
-        bad, dead = (int(sum(part[place] for part in parts)) for place in (-2, -1))
+        are_finite = all(bool(part[-2:].isfinite().all()) for part in parts)
         parts = parts[:1] if slots.is_cut else parts
         factors = torch.cat([part[: (len(part) - 2) // 2] for part in parts])
-        return bad, dead, factors, torch.cat([part[(len(part) - 2) // 2 : -2] for part in parts])
+        return are_finite, factors, torch.cat([part[(len(part) - 2) // 2 : -2] for part in parts])
 
     def as_dict(self) -> dict[str, Any]:
         """Tensors, numbers and text alone, without a copy: `torch.load(..., weights_only=True)` reads them."""
@@ -208,8 +208,15 @@ class SMCState:
         )
 
 
+def _counted(potential: Tensor, slots: Slots, ranks: Ranks) -> tuple[int, int]:
+    """How many potentials of all ranks are NaN or +inf, and how many −inf."""
+    bad, dead = potential.isnan() | (potential == math.inf), potential == -math.inf
+    counts = ranks.gathered(torch.stack([bad.sum(), dead.sum()]), [2] * slots.size).view(-1, 2).sum(0)
+    return int(counts[0]), int(counts[1])
+
+
 def _told_lengths(slots: Slots) -> list[int]:
-    """How many numbers each rank tells of its islands: factor and ESS of each, and two counts."""
+    """How many numbers each rank tells of its islands: factor and ESS of each, and the extremes of its potentials."""
     return [2 * (length // slots.per_island) + 2 for length in slots.lengths()]
 
 
