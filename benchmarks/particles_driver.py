@@ -2,9 +2,9 @@
 
 Systematic resampling of 10⁶ float64 weights beside the compiled code of the library `particles`, in two processes that
 take turns, from log-weights and from weights that are normalised, each beside the other's of the same kind (`combed`
-overwrites its weights; the copy that it gets is made beforehand): medians over rounds of paired ratios of CPU times. Peak memory of a whole run in a process of its own, whose
-arrays have pages of their own. Two processes that hold one ensemble, by turns the first alone and both together: median
-over rounds of paired ratios of wall times.
+overwrites its weights; the copy that it gets is made beforehand): medians over rounds of paired ratios of CPU times.
+Peak memory of a whole run in a process of its own, whose arrays have pages of their own. Two processes that hold one
+ensemble, by turns the first alone and both together: median over rounds of paired ratios of wall times.
 """
 
 from __future__ import annotations

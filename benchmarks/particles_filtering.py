@@ -1,8 +1,9 @@
 """Filters and tempering: a bootstrap filter of 10⁵ particles beside `particles`, and log Z of hard densities.
 
 The chain x' = 0.9 x + √0.19 w is measured 50 times with noise 0.5; both libraries filter the same measurements, with
-states in float64 and ours in float32 besides (log-weights and evidence are float64 always), with systematic resampling below half of the particles, in two processes that take turns: median over rounds of
-paired ratios of CPU times. The error of the log-evidence is root mean square over the rounds, against Kalman's.
+states in float64 and ours in float32 besides (log-weights and evidence are float64 whatever the state is), with
+systematic resampling below half of the particles, in two processes that take turns: median over rounds of paired ratios
+of CPU times. The error of the log-evidence is root mean square over the rounds, against Kalman's.
 Tempering: error of log Ẑ, mean over runs with temperatures of one pilot, for Neal's funnel and for eight double wells.
 """
 

@@ -64,3 +64,14 @@ def test_moments_and_independence_of_steps() -> None:
 def test_a_tile_must_be_positive() -> None:
     with pytest.raises(ValueError, match="positive number of rows"):
         Stream(0, tile=0)
+
+
+def test_a_few_keys_are_those_of_many() -> None:
+    """Up to 32 are made one by one, more as an array."""
+    stream = Stream(5, ("a", 3))
+    many = stream.keys(0, 200, step=7)
+    assert [stream.keys(first, first + 9, step=7) for first in (0, 100, 191)] == [
+        many[0:9],
+        many[100:109],
+        many[191:200],
+    ]
