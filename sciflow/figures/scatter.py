@@ -62,7 +62,8 @@ def posterior_scatter(
         ax.annotate("truth", (across, along), (6, 6), textcoords="offset points", fontsize=8.5, color=style.colour(1))
     ax.set(xlim=(np.min(x), np.max(x)), ylim=(np.min(y), np.max(y)), aspect="equal")
     outside = np.mean((dots < [np.min(x), np.min(y)]).any(1) | (dots > [np.max(x), np.max(y)]).any(1))
-    note = "grey: 50, 90, 99 % of the exact probability" + (f"\n{outside:.1%} of dots off the map" if outside else "")
+    missing = f"{outside:.1%} of dots off the map" if outside else "all dots are on the map"  # two lines beside others
+    note = f"grey: 50, 90, 99 % of the exact probability\n{missing}"
     style.dress(ax, title, note, style.label(names[0], unit), style.label(names[1], unit))
     return ax
 
