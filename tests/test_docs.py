@@ -211,7 +211,9 @@ def test_the_plugin_of_the_page_is_an_operator(tmp_path: Path) -> None:
     assert float(done.stdout) < 1e-14  # double precision, 64 numbers
 
 
-def test_the_run_files_of_the_imaging_page_are_in_order() -> None:
+def test_the_run_files_of_the_imaging_page_are_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "micrographs").mkdir()
+    monkeypatch.chdir(tmp_path)
     for text in blocks(ROOT / "docs" / "imaging.md", "yaml"):
         assert config.parse(yaml.safe_load(text), "imaging.md").domain == "imaging"
 
