@@ -248,6 +248,6 @@ def test_the_help_page_is_cheap() -> None:
 
 def test_reading_a_run_file_loads_no_statistics() -> None:
     """Every job does it: what a few solvers and noises need is loaded by those."""
-    heavy = "{'scipy.stats', 'scipy.interpolate', 'scipy.optimize', 'skimage', 'sklearn'}"
+    heavy = "{'scipy.stats', 'scipy.interpolate', 'scipy.optimize', 'skimage', 'sklearn', 'matplotlib'}"
     program = f"import sys, sciflow.config; assert not {heavy} & set(sys.modules), sorted({heavy} & set(sys.modules))"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=120)

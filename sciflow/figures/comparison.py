@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.ticker import NullFormatter, NullLocator
 from numpy.typing import ArrayLike
 
 from sciflow.figures import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Curve = tuple[ArrayLike, ArrayLike, ArrayLike]
 
@@ -86,6 +87,8 @@ def _floor(ax: Axes, x: np.ndarray, value: np.ndarray, stderr: np.ndarray) -> No
 
 def _cost_axis(ax: Axes, costs: list[np.ndarray]) -> None:
     """Logarithmic where the costs span more than a factor of four, with the costs themselves as ticks."""
+    from matplotlib.ticker import NullFormatter, NullLocator
+
     places = np.unique(np.concatenate(costs).astype(float))
     if places.min() > 0 and places.max() > 4 * places.min():
         ax.set_xscale("log")

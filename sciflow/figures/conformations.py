@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike
 
 from sciflow.figures import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Arc = tuple[float, float]
 FULL = (-180.0, 180.0)
@@ -75,6 +76,8 @@ def ramachandran(
 
 def _boxes(ax: Axes, name: str, arcs: tuple[Arc, Arc]) -> None:
     """A basin: a rectangle for each piece, with its name."""
+    from matplotlib.patches import Rectangle
+
     look: dict[str, Any] = {"fontsize": 10, "fontweight": "bold", "color": style.INK, "va": "top"}
     halo = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
     for x, y in ((x, y) for x in pieces(arcs[0]) for y in pieces(arcs[1])):

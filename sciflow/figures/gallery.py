@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
-from matplotlib.image import AxesImage
-from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from sciflow.errors import InputError
 from sciflow.figures import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Normalize
+    from matplotlib.image import AxesImage
 
 GAP, FOOT = 0.08, 0.5
 """Space between tiles, and below them for the colour bars, in tiles."""
@@ -52,6 +52,8 @@ def posterior_gallery(
         title: heading.
         ax: where to draw; None makes a Figure.
     """
+    from matplotlib.colors import Normalize
+
     draws = np.asarray(samples, dtype=float)[:n_rows]
     columns = _columns(truth, observation, draws, n_members, others or {})
     ratio = columns["mean"].shape[1] / columns["mean"].shape[2]
@@ -112,6 +114,8 @@ def _tile(
     ax: Axes, picture: np.ndarray, corner: np.ndarray, height: float, colours: str, scale: Normalize
 ) -> AxesImage:
     """One picture, one unit wide, with its upper left corner at `corner`; missing pixels hatched."""
+    from matplotlib.patches import Rectangle
+
     x, y = corner
     if np.isnan(picture).any():
         look: dict[str, Any] = {"facecolor": "#c9d3dc", "edgecolor": "#9fb0be", "hatch": "/////", "linewidth": 0}
@@ -128,6 +132,8 @@ def _foot(ax: Axes, images: dict[str, AxesImage], place: float, height: float, u
 
 def _bar(ax: Axes, image: AxesImage, x: float, width: float, height: float, name: str) -> None:
     """A colour bar below the mosaic, under the columns whose colours it explains."""
+    from matplotlib.ticker import MaxNLocator
+
     whole, total = ax.get_xlim()[1], height + FOOT
     frame = ax.inset_axes((x / whole, (FOOT - 0.2) / total, width / whole, 0.08 / total))
     bar = ax.figure.colorbar(image, cax=frame, orientation="horizontal", ticks=MaxNLocator(4 if width > 1 else 3))

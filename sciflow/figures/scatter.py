@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
 from sciflow.figures import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 CONTENTS = (0.5, 0.9, 0.99)
 """Probability inside each contour of the exact density."""

@@ -1,13 +1,15 @@
 """One look for every figure: sizes, a palette that colour-blind readers can tell apart, titles that say what is shown.
 
-Nothing here touches pyplot or the global settings of matplotlib: every property is set on the Axes that is drawn.
+Nothing here touches pyplot or the global settings of matplotlib: every property is set on the Axes that is drawn. All
+modules of figures import matplotlib where they draw: every command knows their tables, and few of them draw.
 """
 
 from __future__ import annotations
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 INK, FAINT, BAND = "#222222", "#7a7a7a", "#dcdcdc"
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -25,6 +27,9 @@ def panels(n: int = 1, width: float = 5.2, height: float = 3.6) -> list[Axes]:
 
 def grid(n_rows: int, n_columns: int, width: float = 5.2, height: float = 3.6) -> list[Axes]:
     """Axes of width × height inches each in one new Figure, row by row."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
     layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
     size = (n_columns * width, n_rows * height)
     figure = Figure(figsize=size, dpi=DPI, layout=layout, facecolor="white")

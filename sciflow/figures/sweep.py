@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
-from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike
 
 from sciflow.figures import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 TEXT_SIZE = 8
 
@@ -46,6 +47,8 @@ def sweep_map(
         title: heading.
         ax: where to draw; None makes a Figure.
     """
+    from matplotlib.colors import Normalize
+
     columns, rows = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     values, errors = np.asarray(value, dtype=float), np.asarray(stderr, dtype=float)
     ax = style.axes(ax, 1.8 + 1.05 * len(columns), 1.6 + 0.55 * len(rows))
@@ -68,6 +71,8 @@ def sweep_map(
 
 def _mark(ax: Axes, columns: np.ndarray, rows: np.ndarray, truth: tuple[float | None, float | None]) -> None:
     """A frame around the true cell; a line where only one setting is known, or lies between two cells."""
+    from matplotlib.patches import Rectangle
+
     across, up = (
         None if v is None else float(np.interp(v, axis, range(len(axis))))
         for v, axis in zip(truth, (columns, rows), strict=True)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
 from sciflow.figures import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def ensemble_traces(

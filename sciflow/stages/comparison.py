@@ -6,9 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from matplotlib.axes import Axes
+from typing import TYPE_CHECKING, Any
 
 from sciflow.data.store import open_dataset
 from sciflow.data.table import read_rows
@@ -17,6 +15,9 @@ from sciflow.figures.front import error_and_cost
 from sciflow.figures.sweep import sweep_map
 from sciflow.metrics.front import LESS_IS_BETTER, front
 from sciflow.stages.page import embedded, templates, write
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def compare(runs: Sequence[Path], out: Path) -> None:
