@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -88,7 +89,7 @@ def test_exact_draws_cannot_be_told_from_exact_draws_and_others_can(data: xr.Dat
     assert score["prior", "mode_weight_tv"].value > 4 * score["exact", "mode_weight_tv"].value
     assert not any(metric.startswith("evidence") for _, metric in score), "none of the two estimates it"
     rows = [
-        {"posterior": r.posterior, "metric": r.metric, "value": r.score.value, "stderr": r.score.stderr}
+        {"posterior": r.posterior, "metric": r.metric, **dataclasses.asdict(r.score)}
         for r in found.rows
     ]
     said = verdicts(Evidence(data, samples, found.arrays, rows, {}, closed_form(data, Cosine())))
