@@ -88,10 +88,7 @@ def test_exact_draws_cannot_be_told_from_exact_draws_and_others_can(data: xr.Dat
     assert wrong.value > 5 * floor.value
     assert score["prior", "mode_weight_tv"].value > 4 * score["exact", "mode_weight_tv"].value
     assert not any(metric.startswith("evidence") for _, metric in score), "none of the two estimates it"
-    rows = [
-        {"posterior": r.posterior, "metric": r.metric, **dataclasses.asdict(r.score)}
-        for r in found.rows
-    ]
+    rows = [{"posterior": r.posterior, "metric": r.metric, **dataclasses.asdict(r.score)} for r in found.rows]
     said = verdicts(Evidence(data, samples, found.arrays, rows, {}, closed_form(data, Cosine())))
     assert said[0] == "exact cannot be told from exact draws at this sample size."
     assert said[1].startswith("prior is ") and "times as far from the exact posterior as exact draws are" in said[1]
