@@ -112,9 +112,10 @@ def waits(solver: Solver) -> bool:
 @pytest.mark.parametrize("solver", [s for s in SOLVER_VARIANTS if not waits(s)], ids=str)
 def test_a_solve_never_waits_for_the_device(solver: Solver) -> None:
     x = Stream(0).normal(64, (5,)).to(DEVICE)
-    run(solver, x, OnDevice(1))  # what is made once, is made
+    expected = run(solver, x, OnDevice(1))  # what is made once, is made
     with no_waiting():
-        run(solver, x, OnDevice(1))
+        got = run(solver, x, OnDevice(1))
+    assert torch.equal(got, expected)
 
 
 @pytest.mark.parametrize("prior", ["unet", "mixture"])
@@ -126,9 +127,15 @@ def test_a_model_never_waits_for_the_device(prior: str) -> None:
     flow, x = probability_flow(denoiser), 80 * torch.ones(4, *denoiser.shape, device=DEVICE)
     times = torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
     with torch.no_grad():
-        solve(flow, x, times, EABM(3))
+        expected = solve(flow, x, times, EABM(3))
         with no_waiting():
-            solve(flow, x, times, EABM(3))
+            got = solve(flow, x, times, EABM(3))
+    assert torch.equal(got, expected)
+
+
+def test_waiting_is_noticed() -> None:
+    with pytest.raises(RuntimeError, match="synchronizing"), no_waiting():
+        torch.ones(1, device=DEVICE).item()
 
 
 # Random numbers --------------------------------------------------------------------------------------------------
