@@ -6,7 +6,15 @@ import pytest
 import torch
 from problems import gaussian, mixture
 
-from sciflow.diffusion import SCHEDULES, EmpiricalDenoiser, MixtureDenoiser, NetworkDenoiser, Scaled, Tiled
+from sciflow.diffusion import (
+    SCHEDULES,
+    EmpiricalDenoiser,
+    GaussianMixture,
+    MixtureDenoiser,
+    NetworkDenoiser,
+    Scaled,
+    Tiled,
+)
 from sciflow.diffusion.denoiser import VIEWS, Converted, Counted, FromView, data_from, score
 from sciflow.diffusion.flow import probability_flow
 from sciflow.diffusion.loss import regression_error
@@ -49,6 +57,29 @@ def test_covariance_is_the_jacobian(law) -> None:
     for row, covariance in zip(x, denoiser.covariance(x, T), strict=True):
         jacobian = torch.autograd.functional.jacobian(lambda y: denoiser(y[None], T)[0], row)
         assert torch.allclose(covariance, sigma**2 / alpha * jacobian, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("t", [1e-4, 0.1, T, 0.9999])
+def test_one_covariance_for_all_components_is_a_shortcut_only(t: float) -> None:
+    """Times of their own for the rows, all the same, take the general way."""
+    d, k, generator = 8, 25, torch.Generator().manual_seed(0)
+    factor = torch.randn(d, d, generator=generator, dtype=torch.float64)
+    covariance = (factor @ factor.T / d + 0.1 * torch.eye(d)).repeat(k, 1, 1)
+    means = 3 * torch.randn(k, d, generator=generator, dtype=torch.float64)
+    weights = torch.rand(k, generator=generator, dtype=torch.float64)
+    law = GaussianMixture(weights / weights.sum(), means, covariance)
+    assert law.is_common
+    denoiser = MixtureDenoiser(law, Cosine())
+    x, times = denoiser.initial(t, 64, Stream(0), torch.float64), torch.full((64,), t, dtype=torch.float64)
+    # rounding of numbers up to 10 and, in a product of two, up to 100
+    assert torch.allclose(denoiser(x, t), denoiser(x, times), rtol=0, atol=1e-12)
+    assert torch.allclose(denoiser.covariance(x, t), denoiser.covariance(x, times), rtol=0, atol=1e-11)
+
+
+def test_shortcut_is_not_taken_where_it_would_lose_digits() -> None:
+    narrow = GaussianMixture(torch.ones(2) / 2, torch.tensor([[-1.0], [1.0]]), torch.full((2, 1, 1), 1e-6))
+    unlike = GaussianMixture(narrow.weights, narrow.means, torch.tensor([1.0, 2.0]).reshape(2, 1, 1))
+    assert not narrow.is_common and not unlike.is_common
 
 
 def test_mixture_denoiser_is_the_posterior_mean_by_quadrature() -> None:
