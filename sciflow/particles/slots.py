@@ -141,7 +141,7 @@ def add_at(sums: Tensor, index: Tensor, values: Tensor) -> Tensor:
         values: float64, of magnitudes that add up to at most two.
     """
     if sums.device.type == "cpu":
-        return sums.index_add_(0, index, values)
+        return sums.scatter_add_(0, index, values)  # in half the time of index_add_
     whole = index.new_zeros(len(sums)).index_add_(0, index, values.div(UNIT).long())
     return sums.add_(whole.double(), alpha=UNIT)
 
@@ -157,20 +157,13 @@ def log_sums(values: Tensor, slots: Slots, ranks: Ranks) -> tuple[Tensor, Tensor
     top = values.amax(1)
     if slots.is_cut:
         top = ranks.gathered(top, [1] * slots.size).amax(0, keepdim=True)
-    shifted = (values - top.where(top > -math.inf, 0.0)[:, None]).exp_()
-    first = _tile_sums(shifted, slots.tile)
-    second = _tile_sums(shifted.square_(), slots.tile)
+    tiles = values.new_empty(len(values), -(-values.shape[1] // slots.tile), slots.tile)  # a short one counts as whole
+    tiles[:, -1] = 0.0
+    shifted = tiles.flatten(1)[:, : values.shape[1]]
+    torch.sub(values, top.where(top > -math.inf, 0.0)[:, None], out=shifted).exp_()
+    first = folded(tiles)
+    second = folded(tiles.square_())
     if slots.is_cut:
         lengths = [-(-length // slots.tile) for length in slots.lengths()]
         first, second = ranks.gathered(torch.stack([first, second], -1)[0], lengths)[None].unbind(-1)
     return top + folded(first).log(), 2 * top + folded(second).log()
-
-
-def _tile_sums(values: Tensor, tile: int) -> Tensor:
-    """Sums over tiles, (islands, tiles); a short one counts as whole, so that its sum does not know."""
-    whole = values.shape[1] // tile * tile
-    parts = [folded(values[:, :whole].unflatten(1, (-1, tile)))] if whole else []
-    if whole < values.shape[1]:
-        rest = torch.nn.functional.pad(values[:, None, whole:], (0, whole + tile - values.shape[1]))
-        parts.append(folded(rest))
-    return torch.cat(parts, 1)
