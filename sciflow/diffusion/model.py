@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sciflow.diffusion.centred import CentredModule, event_shape
 from sciflow.diffusion.denoiser import Denoiser
 from sciflow.diffusion.forecast import Forecasts
 from sciflow.diffusion.known import KnownDynamics
@@ -128,8 +129,11 @@ def pack(denoiser: Denoiser, network: Any = None) -> dict[str, Any]:
     """
     common = {"format": FORMAT, "schedule": _pack_schedule(denoiser.schedule), "shape": list(denoiser.shape)}
     if isinstance(denoiser, NetworkDenoiser):
-        spec, weights = {"kind": _kind("network", network), **asdict(network)}, denoiser.module.state_dict()
-        return {**common, "kind": "network", "mean": denoiser.mean, "network": spec, "weights": weights}
+        spec = {"kind": _kind("network", network), **asdict(network)}
+        centred = isinstance(denoiser.module, CentredModule)
+        module = denoiser.module.of_positions if isinstance(denoiser.module, CentredModule) else denoiser.module
+        own = {"mean": denoiser.mean, "network": spec, "weights": module.state_dict(), "centred": centred}
+        return {**common, "kind": "network", **own, "shape": list(event_shape(denoiser))}
     if isinstance(denoiser, MixtureDenoiser):
         mixture = denoiser.mixture
         tensors = {"weights": mixture.weights, "means": mixture.means, "covariances": mixture.covariances}
@@ -171,6 +175,8 @@ def unpack(fields: Mapping[str, Any]) -> Denoiser:
     options = dict(fields["network"])
     module = _restored(_table("network")[options.pop("kind")](**options).build(shape), fields["weights"])
     assert isinstance(schedule, Scaled), "a network's schedule is scaled by the standard deviation of its data"
+    if fields.get("centred", False):
+        module, shape = CentredModule(module), (shape[0] - 1, *shape[1:])
     return NetworkDenoiser(module, schedule, shape, fields["mean"])
 
 

@@ -27,6 +27,7 @@ from sciflow.data.store import (
     read_provenance,
     write_dataset,
 )
+from sciflow.diffusion.centred import events
 from sciflow.diffusion.denoiser import Counted, Denoiser, Tiled
 from sciflow.diffusion.forecast import Forecasts
 from sciflow.diffusion.model import load
@@ -301,7 +302,7 @@ class _Task:
         stream = replace(self.job.stream.child(name, i), tile=self.section.tile)
         try:
             particles = posterior(counted, self.likelihoods(i), self.times, n, stream, on_step=stop)
-            drawn = particles.resample(n, stream.child("resample")).x
+            drawn = events(self.prior, particles.resample(n, stream.child("resample")).x)
             if not bool(drawn.isfinite().all()):
                 bad = int((~drawn.flatten(1).isfinite().all(1)).sum())
                 raise NonFiniteError(

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from sciflow.data.arrays import from_xarray
 from sciflow.data.layouts.simulations import check_uniform
 from sciflow.data.schema import DATA, check
+from sciflow.diffusion.centred import CentredModule, event_shape, free_coordinates
 from sciflow.diffusion.denoiser import Denoiser
 from sciflow.diffusion.forecast import ConditionalDiffusion, Forecaster, Forecasts, Regression
 from sciflow.diffusion.loss import Denoising, Loss
@@ -103,25 +104,36 @@ class NetworkTraining:
         schedule: noise levels, in standard deviations of the data.
         loss: what is minimised.
         optimisation: how.
-    Source: Karras et al. (2022), section 5.
+        centred: diffuse particles about their centre, which stays at 0, in (particles − 1) × axes free coordinates; the
+            network sees positions. Not with the loss `fokker_planck`.
+    Raises:
+        InputError: data that cannot be learned so.
+    Source: Karras et al. (2022), section 5; for the centre Hoogeboom et al. (2022), Equivariant diffusion for molecule
+        generation in 3D, section 3.
     """
 
     network: Network = field(default_factory=UNet)
     schedule: Schedule = field(default_factory=Cosine)
     loss: Loss = field(default_factory=Denoising)
     optimisation: Optimisation = field(default_factory=Optimisation)
+    centred: bool = False
 
     def learn(self, job: Job, data: xr.Dataset, checkpoint: Path | None) -> Learned:
         train, validation = rows(data, "train"), rows(data, "validation")
         if getattr(self.network, "needs_uniform_grid", False):
             grid = {str(axis): data[axis].to_numpy() for axis in data["data"].dims[2:] if axis in data.coords}
             check_uniform(str(job.inputs["data"]), grid, "a Fourier network")
-        mean, std = moments(train)
-        shape = tuple(train.shape[1:])
+        shape, build = tuple(train.shape[1:]), self.network.build
+        if self.centred:
+            train, validation = (free_coordinates(x, data["data"].dims) for x in (train, validation))
+            mean, std = 0.0, float(train.double().square().mean().sqrt())
+        else:
+            mean, std = moments(train)
         device(job.device)
         with ranks(job.device) as place, torch.random.fork_rng(devices=[]):
             torch.manual_seed(job.stream.child("weights").key())  # modules draw from the default generator
-            untrained = NetworkDenoiser(self.network.build(shape).to(place), Scaled(self.schedule, std), shape, mean)
+            module = CentredModule(build(shape)) if self.centred else build(shape)
+            untrained = NetworkDenoiser(module.to(place), Scaled(self.schedule, std), tuple(train.shape[1:]), mean)
 
             def loss(module: nn.Module, batch: Tensor, stream: Stream, step: int, first: int = 0) -> Tensor:
                 return self.loss(replace(untrained, module=module), batch, stream, step, first)
@@ -349,9 +361,9 @@ class FromFile:
     def learn(self, job: Job, data: xr.Dataset, checkpoint: Path | None) -> Learned:
         denoiser = self.denoiser()
         shape = tuple(data["data"].shape[1:])
-        if tuple(denoiser.shape) != shape:
+        if event_shape(denoiser) != shape:
             raise InputError(
-                f"train.path {self.path} is a model of events of shape {tuple(denoiser.shape)}, but the data have "
+                f"train.path {self.path} is a model of events of shape {event_shape(denoiser)}, but the data have "
                 f"{shape}. Use a model of such events, or other data."
             )
         stored = read_checkpoint(Path(self.path), "model")

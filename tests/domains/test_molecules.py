@@ -169,3 +169,18 @@ def test_perfect_draws_of_frames_are_two_halves_without_repeats() -> None:
     assert law.size(1000) == 25 and not law.is_exact
     first, second = (set(law.perfect(k, 25)[:, 0].tolist()) for k in (0, 1))
     assert len(first) == len(second) == 25 and not first & second
+
+
+def test_a_centred_network_gives_positions_with_their_centre_at_zero(place: Place) -> None:
+    """And its model is the prior of another run."""
+    network = {"kind": "egnn", "width": 8, "depth": 2}
+    centred = {"kind": "network", "network": network, "optimisation": {"n_steps": 3}, "centred": True}
+    cluster = change(MOLECULES, {"dataset.potential": {"kind": "dw4"}, "train": centred})
+    drawn = {}
+    for name, train in (("own", centred), ("again", {"kind": "checkpoint", "path": "results/own/model.pt"})):
+        with xr.open_dataset(place.build({**cluster, "train": train}, name, until="sample") / "samples.nc") as samples:
+            drawn[name] = samples["samples"].load()
+    assert drawn["own"].dims[-2:] == ("particle", "axis") and drawn["own"].shape[-2:] == (4, 2)
+    assert float(abs(drawn["own"].mean("particle")).max()) < 1e-5  # four numbers of about 3 in float32
+    assert float(drawn["own"].std()) > 1
+    np.testing.assert_array_equal(drawn["own"], drawn["again"])

@@ -7,33 +7,38 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from sciflow.errors import InputError
-from sciflow.networks import MLP, NETWORKS, UNet
+from sciflow.networks import EGNN, MLP, NETWORKS, UNet
 from sciflow.networks.embedding import NoiseEmbedding
 from sciflow.random import Stream
 from sciflow.types import facts
 
-SHAPE = (1, 8, 8)
+SHAPES = {"egnn": (5, 3)}  # of events; the others take images
+IMAGE = (1, 8, 8)
 NAMES = sorted(NETWORKS)
 
 
-def build(name: str, shape: tuple[int, ...] = SHAPE, **options) -> torch.nn.Module:
+def shape_of(name: str) -> tuple[int, ...]:
+    return SHAPES.get(name, IMAGE)
+
+
+def build(name: str, shape: tuple[int, ...] | None = None, **options) -> torch.nn.Module:
     """A network whose zero layers were filled, as after some training."""
     torch.manual_seed(0)
-    module = NETWORKS[name](**options).build(shape)
+    module = NETWORKS[name](**options).build(shape or shape_of(name))
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return module
 
 
-def rows(n: int = 16, shape: tuple[int, ...] = SHAPE) -> tuple[torch.Tensor, torch.Tensor]:
+def rows(n: int = 16, shape: tuple[int, ...] = IMAGE) -> tuple[torch.Tensor, torch.Tensor]:
     stream = Stream(seed=1)
     return stream.child("x").normal(n, shape), stream.child("level").normal(n)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_output_is_like_input_and_starts_at_zero(name):
-    x, level = rows()
-    out = NETWORKS[name]().build(SHAPE)(x, level)
+    x, level = rows(shape=shape_of(name))
+    out = NETWORKS[name]().build(shape_of(name))(x, level)
     assert out.shape == x.shape and out.dtype == x.dtype
     assert torch.count_nonzero(out) == 0
 
@@ -42,14 +47,14 @@ def test_output_is_like_input_and_starts_at_zero(name):
 @pytest.mark.parametrize("options", [{}, {"dropout": 0.2}], ids=["plain", "dropout"])
 def test_gradient_reaches_every_parameter(name, options):
     module = build(name, **options)
-    module(*rows()).square().sum().backward()
+    module(*rows(shape=shape_of(name))).square().sum().backward()
     without = [key for key, p in module.named_parameters() if p.grad is None or not torch.any(p.grad != 0)]
     assert without == []
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_noise_level_matters_is_optional_and_may_be_infinite(name):
-    module, (x, level) = build(name).eval(), rows()
+    module, (x, level) = build(name).eval(), rows(shape=shape_of(name))
     assert not torch.allclose(module(x, level), module(x, level + 1))
     assert torch.equal(module(x), module(x, torch.zeros(len(x))))
     assert torch.isfinite(module(x, torch.full((len(x),), torch.inf))).all()
@@ -68,7 +73,7 @@ def test_embedding_separates_near_and_far_noise_levels():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_dropout_acts_in_training_only(name):
-    module, (x, level) = build(name, dropout=0.5), rows()
+    module, (x, level) = build(name, dropout=0.5), rows(shape=shape_of(name))
     assert not torch.equal(module(x, level), module(x, level))
     module.eval()
     assert torch.equal(module(x, level), module(x, level))
@@ -76,7 +81,7 @@ def test_dropout_acts_in_training_only(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_row_has_the_same_bits_whatever_stands_in_the_other_rows(name):
-    module, (x, level) = build(name).eval(), rows(64)
+    module, (x, level) = build(name).eval(), rows(64, shape_of(name))
     other, other_level = x.flip(0) * 3, level.flip(0)
     other[17], other_level[17] = x[17], level[17]
     with torch.no_grad():
@@ -86,15 +91,15 @@ def test_a_row_has_the_same_bits_whatever_stands_in_the_other_rows(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_two_builds_from_one_seed_are_equal(name):
     torch.manual_seed(3)
-    first = NETWORKS[name]().build(SHAPE).state_dict()
+    first = NETWORKS[name]().build(shape_of(name)).state_dict()
     torch.manual_seed(3)
-    second = NETWORKS[name]().build(SHAPE).state_dict()
+    second = NETWORKS[name]().build(shape_of(name)).state_dict()
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_double_precision_and_documentation(name):
-    x, level = rows()
+    x, level = rows(shape=shape_of(name))
     assert build(name).double()(x.double(), level).dtype == torch.float64
     assert {"summary", "exactness", "cost", "bias", "source"} <= facts(NETWORKS[name]).keys()
 
@@ -165,7 +170,8 @@ def test_unet_refuses_batches_it_was_not_built_for():
 @pytest.mark.parametrize(
     ("spec", "options"),
     [(UNet, {"channels": []}), (UNet, {"channels": [0]}), (UNet, {"n_blocks": 0}), (UNet, {"dropout": 1.0}),
-     (MLP, {"width": 0}), (MLP, {"depth": 0}), (MLP, {"dropout": -0.1})],
+     (MLP, {"width": 0}), (MLP, {"depth": 0}), (MLP, {"dropout": -0.1}),
+     (EGNN, {"width": 0}), (EGNN, {"n_radial": 1})],
 )  # fmt: skip
 def test_ranges_are_checked(spec, options):
     with pytest.raises(ValidationError):
@@ -173,5 +179,5 @@ def test_ranges_are_checked(spec, options):
 
 
 def test_default_unet_has_the_size_it_promises():
-    n_parameters = sum(p.numel() for p in UNet().build(SHAPE).parameters())
+    n_parameters = sum(p.numel() for p in UNet().build(IMAGE).parameters())
     assert 300_000 <= n_parameters <= 900_000

@@ -43,6 +43,9 @@ SEARCHED = {kind: {"kind": kind, "n_samples": 4, **SMALL.get(kind, {})} for kind
 SCHEDULED = {**GUIDED, "solver": {"kind": "scheduled"}}  # the solver into which a search may put its choices
 
 
+CENTRED = {
+    "kind": "network", "network": {"kind": "egnn", "width": 8}, "optimisation": {"n_steps": 2}, "centred": True,
+}  # fmt: skip
 ONCE = {"train.optimisation.n_steps": 1}
 LEARNING = {"fokker_planck": {"train.network": {"kind": "energy_mlp"}}}  # it needs a network with a density
 
@@ -102,6 +105,8 @@ def test_every_entry_runs_to_its_end(protocol: type, kind: str, place: Place) ->
         values = PATHS
     if protocol is Posterior and kind == "rollout":
         values, changes = FORECAST, lambda kind: {"sample.posteriors": {"a": {"kind": kind, "forecaster": "law"}}}
+    if protocol is Network and kind == "egnn":
+        values, changes = MOLECULES, lambda kind: {"train": CENTRED, "dataset.potential": {"kind": "dw4"}}
     results = place.build(change(values, {SINGLE[str(values["domain"])]: 1, **changes(kind)}), until=last)
     if last == "train":
         model = load(results / "model.pt")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from sciflow.diffusion.centred import free, positions
 
 Box = tuple[tuple[float, float], ...]
 """Lowest and highest value of each coordinate."""
@@ -96,7 +96,7 @@ def force(potential: Potential) -> Callable[[Tensor], Tensor]:
 class FreeCoordinates:
     """Coordinates in which a Boltzmann law has a density: all of them, or those that leave a centre at 0.
 
-        x = B z,   Bᵀ B = 1: lengths and volumes are those of the space that the law lives in
+        x = B z,   as in `sciflow.diffusion.centred`
 
     Args:
         potential: whose law it is.
@@ -115,25 +115,15 @@ class FreeCoordinates:
         n, *axes = self.potential.shape
         return (n - 1) * axes[0] if axes else n
 
-    @cached_property
-    def _basis(self) -> Tensor:
-        """Orthonormal columns that are orthogonal to (1, …, 1), (particle, particle − 1): Helmert's."""
-        n = self.potential.shape[0]
-        basis = torch.zeros(n, n - 1, dtype=torch.float64)
-        for k in range(1, n):
-            basis[:k, k - 1], basis[k, k - 1] = 1 / math.sqrt(k * (k + 1)), -k / math.sqrt(k * (k + 1))
-        return basis
-
     def events(self, z: Tensor) -> Tensor:
         """Positions (n, *shape) of free coordinates (n, dimension)."""
         if not self.is_centred:
             return z
-        parts = z.reshape(len(z), -1, self.potential.shape[1])
-        return torch.einsum("pk,nka->npa", self._basis.to(z), parts)
+        return positions(z.reshape(len(z), -1, self.potential.shape[1]))
 
     def of(self, x: Tensor) -> Tensor:
         """Free coordinates (n, dimension) of positions; where the centre is, is forgotten."""
-        return torch.einsum("pk,npa->nka", self._basis.to(x), x).flatten(1) if self.is_centred else x
+        return free(x).flatten(1) if self.is_centred else x
 
     def log_density(self, z: Tensor) -> Tensor:
         """−U/kT, (n, dimension) → (n,)."""
