@@ -26,18 +26,23 @@ class Loss(Protocol):
         ...
 
 
-def regression_error(denoiser: NetworkDenoiser, x1: Tensor, ratio: Tensor, x0: Tensor) -> Tensor:
-    """‖F − F*‖² per element of each row, at noise ratios ρ = u/s, shape (batch,).
+def regression_pair(denoiser: NetworkDenoiser, x1: Tensor, ratio: Tensor, x0: Tensor) -> tuple[Tensor, Tensor]:
+    """What the network sees and should answer at noise ratios ρ = u/s (batch,), each like x1.
 
-        y = x₁ + u ε,   F* = (x₁ − m − c_skip (y − m))/c_out = (ρ a − ε)/√(1 + ρ²),   a = (x₁ − m)/s
+        z = (a + ρ ε)/√(1 + ρ²),   F* = (x₁ − m − c_skip (y − m))/c_out = (ρ a − ε)/√(1 + ρ²),   a = (x₁ − m)/s
 
     It does not pass through t or α, so that every schedule trains the same network.
     """
     shaped = ratio.reshape(-1, *[1] * (x1.ndim - 1))
     root = (1 + shaped**2).sqrt()
     data = (x1 - denoiser.mean) / denoiser.std
-    answer = denoiser.module((data + shaped * x0) / root, ratio.log())
-    return ((answer - (shaped * data - x0) / root) ** 2).flatten(1).mean(1)
+    return (data + shaped * x0) / root, (shaped * data - x0) / root
+
+
+def regression_error(denoiser: NetworkDenoiser, x1: Tensor, ratio: Tensor, x0: Tensor) -> Tensor:
+    """‖F − F*‖² per element of each row, at noise ratios ρ = u/s, shape (batch,); see `regression_pair`."""
+    z, target = regression_pair(denoiser, x1, ratio, x0)
+    return ((denoiser.module(z, ratio.log()) - target) ** 2).flatten(1).mean(1)
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+
+from sciflow.networks.laplacian import silu_layer
 
 LIMIT = 12.0  # |log noise level| beyond which data, or noise, has vanished in float32: also tames the infinite ends
 
@@ -37,6 +40,16 @@ class NoiseEmbedding(nn.Module):
         level = x.new_zeros(len(x)) if noise_level is None else noise_level.to(x).expand(len(x))
         angle = level.clamp(-LIMIT, LIMIT)[:, None] * self.frequencies
         return self.layers(torch.cat([angle.cos(), angle.sin()], dim=1))
+
+    def with_rate(self, noise_level: Tensor) -> Tensor:
+        """The vector and its derivative by l, (2, batch, width), as channels of `silu_layer`."""
+        angle = noise_level.clamp(-LIMIT, LIMIT)[:, None] * self.frequencies
+        turning = self.frequencies * (noise_level.abs() <= LIMIT).to(noise_level)[:, None]
+        cos, sin = angle.cos(), angle.sin()
+        both = torch.stack([torch.cat([cos, sin], 1), torch.cat([-turning * sin, turning * cos], 1)])
+        for layer in cast(list[nn.Linear], [self.layers[0], self.layers[2]]):
+            both = silu_layer(both, layer.weight, layer.bias)
+        return both
 
 
 class Modulation(nn.Module):

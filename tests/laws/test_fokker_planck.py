@@ -10,7 +10,7 @@ from problems import mixture
 from torch import Tensor
 
 from sciflow.diffusion import FokkerPlanck, GaussianMixture, NetworkDenoiser, Scaled
-from sciflow.diffusion.fokker_planck import density_network, residuals, squared_residual
+from sciflow.diffusion.fokker_planck import density_network, exact_residual, residuals, squared_residual
 from sciflow.diffusion.loss import Denoising
 from sciflow.diffusion.schedule import Cosine
 from sciflow.errors import InputError
@@ -108,8 +108,37 @@ def test_the_answer_of_a_density_network_is_the_gradient_of_its_log_density() ->
     assert torch.allclose(jacobian, jacobian.T, rtol=0, atol=ROUNDING)  # no curl
 
 
-def test_gradients_of_the_loss_are_finite_differences_in_every_parameter() -> None:
-    module, loss, stream = filled(), FokkerPlanck(weight=0.5), Stream(2)
+@pytest.mark.parametrize("d", [1, 2, 3])
+def test_derivatives_in_one_pass_are_those_of_nested_differentiation(d: int) -> None:
+    module, (z, level) = filled((d,)), places(d)
+    known = module.derivatives(z, level)
+    along = torch.func.grad(lambda x, rho: module.log_density(x, rho).sum(), argnums=(0, 1))
+    slope, rate = along(z, level)
+    hessian = torch.func.vmap(torch.func.hessian(lambda x, rho: module.log_density(x[None], rho[None])[0]))(z, level)
+    assert torch.allclose(known.slope, slope, rtol=0, atol=ROUNDING)
+    assert torch.allclose(known.rate, rate, rtol=0, atol=ROUNDING)
+    assert torch.allclose(known.laplacian, hessian.diagonal(dim1=1, dim2=2).sum(1), rtol=0, atol=10 * ROUNDING)
+    directions = math.sqrt(d) * torch.eye(d, dtype=torch.float64)[:, None].expand(d, 32, d)
+    nested = residuals(module, z, level, directions).mean(0)
+    assert torch.allclose(exact_residual(known, z, level), nested, rtol=0, atol=10 * ROUNDING)
+
+
+def test_dropout_drops_the_same_units_of_a_value_and_of_its_derivatives() -> None:
+    torch.manual_seed(0)
+    module = EnergyMLP(16, 2, dropout=0.5).build((2,)).double().train()
+    torch.nn.init.normal_(module.last.weight, std=0.3)
+    z, level = places(2)
+    found = []
+    for ask in (lambda: module.derivatives(z, level).slope, lambda: -z + module(z, level) / level.exp()[:, None]):
+        torch.manual_seed(1)
+        found.append(ask())
+    assert torch.allclose(*found, rtol=0, atol=10 * ROUNDING)  # of numbers of order ten at the least noise
+    assert not torch.allclose(found[0], module.eval().derivatives(z, level).slope)
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_gradients_of_the_loss_are_finite_differences_in_every_parameter(paired: bool) -> None:
+    module, loss, stream = filled(), FokkerPlanck(weight=0.5, paired=paired), Stream(2)
     denoiser = NetworkDenoiser(module, Scaled(Cosine(), 0.7), (2,), 0.3)
     x1 = 0.3 + 0.7 * Stream(0).normal(6, (2,), dtype=torch.float64)
     loss(denoiser, x1, stream, 0).mean().backward()
@@ -123,6 +152,23 @@ def test_gradients_of_the_loss_are_finite_differences_in_every_parameter() -> No
                 parameter.flatten()[0] -= sign * h
         slope = (values[0] - values[1]) / (2 * h)
         assert slope == pytest.approx(float(parameter.grad.flatten()[0]), abs=1e-7, rel=1e-5), name  # 1e-16/h
+
+
+def test_pairs_of_noise_have_the_same_mean_and_at_low_noise_far_less_variance() -> None:
+    """Gradients of one weight at ρ = 0.02, of a row with ε and of one with ε and −ε: N(0, 1) data, 4096 rows each."""
+    module, n = filled(), 4096
+    denoiser = NetworkDenoiser(module, Scaled(Cosine(), 1.0), (2,), 0.0)
+    x1 = Stream(0).normal(n, (2,), dtype=torch.float64)
+    slopes = {}
+    for paired in (False, True):
+        loss = FokkerPlanck(0.1, mean=math.log(0.02), spread=1e-6, paired=paired)
+        losses = loss(denoiser, x1, Stream(4), 0)
+        weight = module.first.weight
+        parts = [torch.autograd.grad(part.mean(), weight, retain_graph=True)[0][0, 0] for part in losses.split(64)]
+        slopes[paired] = torch.stack(parts)
+    means, errors = ([s(v) for v in slopes.values()] for s in (torch.mean, lambda v: v.std() / math.sqrt(len(v))))
+    assert abs(float(means[0] - means[1])) < 4 * math.hypot(*map(float, errors))
+    assert float(errors[1]) < 0.2 * float(errors[0])  # 1/ρ = 50 for the part of noise alone; other parts remain
 
 
 def test_without_weight_it_is_denoising_and_needs_a_density_in_any_case() -> None:
