@@ -17,6 +17,7 @@ from sciflow.runs import did_you_mean
 from sciflow.search.reference import refined
 from sciflow.solvers.scheduled import Scheduled
 from sciflow.solvers.times import checked
+from sciflow.stages import notebook
 
 if typing.TYPE_CHECKING:
     from sciflow.config import RunFile
@@ -43,6 +44,8 @@ def inconsistencies(run: RunFile) -> Iterator[str]:
         yield from unplannable(run, run.train.schedule)
     yield from _unforecast(run)
     yield from _unshared(run)
+    if run.report.notebook:
+        yield from notebook.problems(run.report.notebook)
     n_steps = run.sample.times.n_steps
     for name, posterior in run.sample.posteriors.items():
         if not name.strip() or not name.isprintable():
@@ -90,6 +93,13 @@ def _unshared(run: RunFile) -> Iterator[str]:
             yield (
                 f"resources.{stage} asks for ranks or nodes, but {stage} runs in one process. Leave them out; `train` "
                 "and `sample` share their work."
+            )
+    for stage in ("dataset", "train", "evaluate", "report"):
+        asked = run.resources.get(stage)
+        if asked and asked.shards > 1:
+            yield (
+                f"resources.{stage} asks for {asked.shards} shards, but only `sample` is cut into shards. Leave them "
+                "out; a sweep, e.g. over `seed`, makes a job of every stage for each child."
             )
     asked = run.resources.get("sample")
     if asked is None or asked.n_ranks == 1:

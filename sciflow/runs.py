@@ -26,7 +26,7 @@ from sciflow.yamlfile import load, text
 STAGES = ("dataset", "train", "sample", "evaluate", "report")
 ARTEFACTS = dict(zip(STAGES, ("data.nc", "model.pt", "samples.nc", "metrics.csv", "report.html"), strict=True))
 SHARED = ("seed", "domain", "plugins")  # what every stage depends on: swept, it counts as part of `dataset`
-FILES = ("path", "top", "pdb", "system")  # keys whose values are files that a stage reads
+FILES = ("path", "top", "pdb", "system", "notebook")  # keys whose values are files that a stage reads
 ASIDE = ("sweep", "smoke")  # keys of a run file that are used up when it is resolved
 SETTLED = ("name", "swept", "sweep")  # keys of a run.yaml that say which run of which sweep it is
 SMOKE = "-smoke"

@@ -52,7 +52,7 @@ FLOORS = [
         "status",
     },
 ]
-HELPERS = ("stages.artefact", "stages.page", "stages.draws", "stages.shares")  # no stages themselves
+HELPERS = ("stages.artefact", "stages.page", "stages.draws", "stages.shares", "stages.notebook")  # no stages themselves
 FREE_WITHIN = ({"inverse", "steering"}, FLOORS[0], FLOORS[-1])  # on one floor, and yet these may import one another
 
 ONLY_IN = {  # library -> the only places that may import it
@@ -62,6 +62,9 @@ ONLY_IN = {  # library -> the only places that may import it
     "matplotlib": ("figures", "stages.report", "stages.comparison", "stages.page"),
     "torchsde": ("solvers.brownian", "solvers.adaptive"),
     "torchdiffeq": ("solvers.adaptive", "solvers.brownian"),
+    "jupytext": ("stages.notebook",),
+    "papermill": ("stages.notebook",),
+    "nbconvert": ("stages.notebook",),
     "snakemake": (),
 }
 DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "skimage": "scikit-image", "sklearn": "scikit-learn", "ot": "pot"}

@@ -14,6 +14,7 @@ from sciflow.data.table import read_rows
 from sciflow.diffusion.model import unpack
 from sciflow.domains.protocol import Evidence, question
 from sciflow.stages.artefact import Job
+from sciflow.stages.notebook import executed
 from sciflow.stages.page import embedded, templates, write
 from sciflow.training.checkpoint import load as read_checkpoint
 
@@ -28,9 +29,12 @@ class ReportSection:
 
     Args:
         figures: names of the domain's FIGURES; empty takes all.
+        notebook: a notebook of your own (.py in percent format, or .ipynb), executed with `run`, the folder of the
+            results, as its parameter, and shown in the report; needs the extra `notebook`. Empty takes none.
     """
 
     figures: tuple[str, ...] = ()
+    notebook: str = ""
 
 
 def run(job: Job, section: ReportSection, values: Mapping[str, Any], text: str) -> None:
@@ -44,6 +48,7 @@ def run(job: Job, section: ReportSection, values: Mapping[str, Any], text: str) 
     """
     found = evidence(job)
     domain = question(job.domain, "report")
+    notebook = executed(Path(section.notebook), job.out.parent) if section.notebook else None
     drawn = [domain.FIGURES[name](found) for name in section.figures or domain.FIGURES]
     drawings = [drawing for drawing in drawn if drawing is not None]
     page = (
@@ -56,6 +61,7 @@ def run(job: Job, section: ReportSection, values: Mapping[str, Any], text: str) 
             question=values.get("question", ""),
             verdicts=domain.verdicts(found),
             figures=[(embedded(drawing.figure), drawing.caption) for drawing in drawings],
+            notebook=notebook,
             metrics=tables(found.rows),
             costs=costs(job, found),
             stages=provenance(job),

@@ -124,6 +124,15 @@ def test_an_edited_plugin_reruns_and_an_edited_input_file_reruns(project: Projec
     assert set(project.snakemake("--dry-run").jobs) == DATASET
 
 
+def test_an_edited_notebook_reruns_the_report_alone(project: Project) -> None:
+    project.write("mine.py", "# %%\n1\n")
+    project.edit(RUN, "{figures: []}", "{figures: [], notebook: mine.py}")
+    assert project.snakemake().status == 0
+    assert project.snakemake("--dry-run").jobs == {}
+    project.write("mine.py", "# %%\n2\n")
+    assert set(project.snakemake("--dry-run").jobs) == REPORT
+
+
 def test_frozen_runs_trust_what_is_there(changed: Callable[[], Project]) -> None:
     project = changed()
     digest = dict((stage, options) for stage, options in project.calls())["train"]["--source"][0]
