@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +20,7 @@ from sciflow.stages.shares import done, messages, numbers, of_first, rounds
 from tests.tiny import ANALYTIC, ROOT, Place, change
 
 SHARED = [kind for kind, cls in POSTERIORS.items() if isinstance(cls(), Shared)]
-ENSEMBLE = {"n_particles": 40, "tile": 16}  # three calls, the last one short: two ranks get 16 and 24 particles
+ENSEMBLE = {"n_particles": 40, "tile": 8}  # five calls: two ranks get two and three, four get one, one, one and two
 
 
 @dataclass(frozen=True)
@@ -83,20 +82,23 @@ def test_an_error_of_one_rank_is_raised_on_every_rank(kind: type[Exception]) -> 
 
 
 @pytest.mark.slow
-def test_two_ranks_write_the_bytes_of_one_process(place: Place) -> None:
+@pytest.mark.timeout(600)
+def test_ranks_write_the_bytes_of_one_process(place: Place) -> None:
     """The command starts itself once for each rank; posteriors with and without an ensemble that they share."""
     results = place.build(many(), "ranks", until="sample")
     alone = (results / "samples.nc").read_bytes()
-    file = place.write({**many(), "resources": {"sample": {"ranks": 2}}}, "ranks")
-    call = [sys.executable, "-m", "sciflow.cli", "sample", file, "--out", "two/samples.nc"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(
-        call, cwd=place.folder, env=environment, capture_output=True, text=True, timeout=250, check=False
-    )
-    assert ended.returncode == 0, ended.stderr
-    assert "2 ranks work together" in ended.stderr
-    assert (place.folder / "two/samples.nc").read_bytes() == alone
-    assert read_provenance(Path(place.folder / "two/samples.nc"))["ranks"] == 2
+    for n_ranks in (2, 4):
+        file = place.write({**many(), "resources": {"sample": {"ranks": n_ranks}}}, "ranks")
+        out = place.folder / f"{n_ranks}/samples.nc"
+        call = [sys.executable, "-m", "sciflow.cli", "sample", file, "--out", str(out)]
+        ended = subprocess.run(
+            call, cwd=place.folder, env=environment, capture_output=True, text=True, timeout=280, check=False
+        )
+        assert ended.returncode == 0, ended.stderr
+        assert f"{n_ranks} ranks work together" in ended.stderr
+        assert out.read_bytes() == alone
+        assert read_provenance(out)["ranks"] == n_ranks
 
 
 @pytest.mark.parametrize(
@@ -107,6 +109,7 @@ def test_two_ranks_write_the_bytes_of_one_process(place: Place) -> None:
         ({"sample.posteriors": {"MM": {"kind": "guided"}}}, {"sample": {"ranks": 2, "shards": 4}},
          "resources.sample asks for 2 ranks in each of 4 shards, but no posterior has an ensemble"),
         ({}, {"evaluate": {"ranks": 2}}, "resources.evaluate asks for ranks or nodes, but evaluate runs in one"),
+        ({}, {"evaluate": {"shards": 3}}, "resources.evaluate asks for 3 shards, but only `sample` is cut into shards"),
     ],
 )  # fmt: skip
 def test_ranks_without_work_are_refused(

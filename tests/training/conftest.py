@@ -68,16 +68,16 @@ def checkpoint(tmp_path: Path) -> Checkpoint:
 
 @pytest.fixture
 def spawn() -> Iterator[Callable[..., subprocess.Popen]]:
-    """Starts `worker.py` in a process of its own, or under torchrun in two; nothing outlives the test."""
+    """Starts `worker.py` in a process of its own, or under torchrun in several; nothing outlives the test."""
     started, root = [], Path(__file__).parents[2]
-    launch = "import sys; from sciflow.training.launch import relaunch; sys.exit(relaunch(2, sys.argv[1:]))"
 
-    def start(folder: Path, *arguments: str, torchrun: bool = False, **environment: str) -> subprocess.Popen:
+    def start(folder: Path, *arguments: str, n_ranks: int = 1, **environment: str) -> subprocess.Popen:
+        launch = f"import sys; from sciflow.training import launch; sys.exit(launch.relaunch({n_ranks}, sys.argv[1:]))"
         folder.mkdir(exist_ok=True)
         path = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
         worker = [str(Path(__file__).with_name("worker.py")), str(folder), *arguments]
         process = subprocess.Popen(
-            [sys.executable, "-u", *(["-c", launch] if torchrun else []), *worker],
+            [sys.executable, "-u", *(["-c", launch] if n_ranks > 1 else []), *worker],
             env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
