@@ -94,10 +94,10 @@ def _unshared(run: RunFile) -> Iterator[str]:
                 f"resources.{stage} asks for ranks or nodes, but {stage} runs in one process. Leave them out; `train` "
                 "and `sample` share their work."
             )
-    for stage_name, taken in run.resources.items():
-        if stage_name != "sample" and taken.shards > 1:
+    for place, taken in run.resources.items():
+        if place != "sample" and taken.shards > 1:
             yield (
-                f"resources.{stage_name} asks for {taken.shards} shards, but only `sample` is cut into shards. Leave them "
+                f"resources.{place} asks for {taken.shards} shards, but only `sample` is cut into shards. Leave them "
                 "out; a sweep, e.g. over `seed`, makes a job of every stage for each child."
             )
     asked = run.resources.get("sample")
