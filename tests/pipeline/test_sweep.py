@@ -43,6 +43,14 @@ def test_a_longer_sweep_builds_only_what_is_new(project: Project) -> None:
     }
 
 
+def test_a_sweep_over_seeds_scatters_every_stage(project: Project) -> None:
+    """`sample` besides into its shards, of which there are two."""
+    project.edit(RUN, "seed: 0", "seed: 0\nsweep: {seed: [0, 1, 2]}")
+    jobs = project.snakemake("--dry-run").jobs
+    stages = dict.fromkeys(("dataset", "train", "sample", "evaluate", "report"), 3)
+    assert jobs == {**stages, "sample_part": 6, "compare": 1, "index": 1, "all": 1}
+
+
 def test_one_child_and_one_smoke_run_can_be_asked_for(project: Project) -> None:
     project.edit(RUN, "seed: 0", "seed: 0\nsweep: {seed: [0, 1]}")
     wanted = ["results/toy~seed=1/metrics.csv", "results/toy-smoke~seed=0/model.pt"]
