@@ -78,7 +78,7 @@ class Size:
     seeds: int  # of each sampler
 
 
-FULL, QUICK = Size(4096, 6, 2500, 80, 1024, 2), Size(256, 6, 20, 20, 128, 2)
+FULL, QUICK = Size(4096, 6, 3500, 50, 1024, 2), Size(256, 6, 20, 20, 128, 2)
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def trained(data: xr.Dataset, size: Size, kept: Path | None) -> tuple[Denoiser, 
         content = read(file, "model")
         return unpack(content), content["cpu_seconds"]
     network, loss = EGNN(width=32, depth=3, n_radial=32), Denoising(mean=-1.5, spread=1.8)
-    options = Optimisation(n_steps=size.steps, batch_size=128, learning_rate=2e-3, ema_decay=0.995, validate_every=250)
+    options = Optimisation(n_steps=size.steps, batch_size=64, learning_rate=2e-3, ema_decay=0.998, validate_every=250)
     training, start = NetworkTraining(network, EDM(), loss, options, centred=True), time.process_time()
     with torch.enable_grad():
         learned = training.learn(Job("lj13", "train", "molecules", 0, "", "", Path("model.pt")), data, None)
