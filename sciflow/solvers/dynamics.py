@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
@@ -200,15 +201,26 @@ class LinearSplit:
         places = [(node - a) / h for node in nodes]
         return self._once(h, places, lambda: [h * w for w in lagrange_integrals(h * self._rate(), places)])
 
+    @staticmethod
+    def length(h: float) -> float:
+        """h to 12 digits: steps of a uniform grid are equal to rounding."""
+        return float(f"{h:.11e}")
+
     def _once(self, h: float, places: Sequence[float], make: Callable[[], list[Tensor]]) -> list[Coefficient]:
-        """Coefficients by the length of the step and where its nodes lie, to 12 digits: grids are equal to rounding."""
-        key = tuple(float(f"{number:.11e}") for number in (h, *places))
+        """Coefficients by the length of the step and where its nodes lie, to 12 digits."""
+        key = tuple(self.length(number) for number in (h, *places))
         if key not in self._made:
-            self._made[key] = [_plain(value) for value in make()]
+            with lasting():
+                self._made[key] = [_plain(value) for value in make()]
         return self._made[key]
 
     def remainder(self, t: float, x: Tensor) -> Tensor:
         return self.nonlinear(t, x)
+
+
+def lasting() -> AbstractContextManager:
+    """For tensors that outlive a call: plain ones in inference mode, too, so that autograd may use them later."""
+    return torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
 
 
 def _plain(value: Tensor) -> Coefficient:

@@ -4,27 +4,62 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from sciflow.solvers.dynamics import Coefficient, Dynamics, Split
+from sciflow.solvers.dynamics import Coefficient, Dynamics, LinearSplit, Split, lasting
+from sciflow.solvers.laid import Laid, laid, plus, scaled
 from sciflow.solvers.single_step import between
 from sciflow.solvers.solve import Past, StepNoise
-from sciflow.solvers.weights import combine, prepared, require_ode, weights_of
+from sciflow.solvers.weights import prepared, require_ode, weights_of
 
 
-class Stages(NamedTuple):
-    """Times of a step, and (propagator, weights) of its four combinations."""
+class Numbers(NamedTuple):
+    """The coefficients of a step, in the letters of `ETDRK4`.
+
+    Attributes:
+        half, rest, whole: P₁, P₂ and P.
+        at_start, again: W₁ of F(t, x) in u and of F(m, u) in v.
+        ahead, back: 2 W₂ of F(m, v) and −W₂ of F(t, x) in w.
+        start, middle, end: W_t, ½ W_m and W_b.
+    """
+
+    half: Coefficient
+    rest: Coefficient
+    whole: Coefficient
+    at_start: Coefficient
+    again: Coefficient
+    ahead: Coefficient
+    back: Coefficient
+    start: Coefficient
+    middle: Coefficient
+    end: Coefficient
+
+
+@dataclass(frozen=True, eq=False)
+class Stages:
+    """The coefficients of steps of one length, and how they were laid beside states."""
+
+    numbers: Numbers
+    known: dict[tuple, Laid[Numbers]] = field(default_factory=dict)
+
+    def beside(self, x: Tensor) -> Laid[Numbers]:
+        """In the dtype, on the device and in the layout of a state; found again at the next step."""
+        key = (x.dtype, x.device, x.shape[-1])
+        if key not in self.known:
+            with lasting():
+                self.known[key] = laid(self.numbers, x)
+        return self.known[key]
+
+
+class Step(NamedTuple):
+    """Start, middle and end of a step, its split and its coefficients."""
 
     times: tuple[float, float, float]
     split: Split
-    half: tuple[Coefficient, tuple[Coefficient, ...]]
-    again: tuple[Coefficient, tuple[Coefficient, ...]]
-    ahead: tuple[Coefficient, tuple[Coefficient, ...]]
-    whole: tuple[Coefficient, tuple[Coefficient, ...]]
+    stages: Stages
 
 
 @dataclass(frozen=True)
@@ -50,41 +85,51 @@ class ETDRK4:
     frame: str = "noise"
     convergence = 4
 
-    def plan(self, dynamics: Dynamics, times: Sequence[float], past: Sequence[float] = ()) -> list[Stages]:
+    def plan(self, dynamics: Dynamics, times: Sequence[float], past: Sequence[float] = ()) -> list[Step]:
         require_ode(self, dynamics)
         split = dynamics.split(self.frame)
         steps = [(a, between(split, a, b, 0.5), b) for a, b in itertools.pairwise(times)]
+        if isinstance(split, LinearSplit):  # steps of one length share their coefficients: each is made once
+            kinds = [split.length(b - a) for a, _, b in steps]
+            first = {kind: step for kind, step in zip(reversed(kinds), reversed(steps), strict=True)}
+            known = dict(zip(first, _stages(split, [*first.values()]), strict=True))
+            return [Step(step, split, known[kind]) for kind, step in zip(kinds, steps, strict=True)]
         split = prepared(split, list(itertools.chain(*steps)))
-        firsts, seconds, thirds, before = (
-            weights_of(split, windows)
-            for windows in zip(*(((a, m, a), (a, m, m), (m, b, m), (m, b, a)) for a, m, b in steps), strict=True)
-        )
-        wholes = weights_of(split, [(a, b, a, m, b) for a, m, b in steps])
-        planned = []
-        for (a, m, b), u, v, (w,), (back,), (start, middle, end) in zip(
-            steps, firsts, seconds, thirds, before, wholes, strict=True
-        ):
-            half, rest = split.propagator(a, m), split.propagator(m, b)
-            last = (split.propagator(a, b), (start, 0.5 * middle, 0.5 * middle, end))
-            planned.append(Stages((a, m, b), split, (half, u), (half, v), (rest, (2 * w, -back)), last))
-        return planned
+        return [Step(step, split, stages) for step, stages in zip(steps, _stages(split, steps), strict=True)]
 
     def init(self, dynamics: Dynamics, times: Sequence[float], x: Tensor, past: Past = ()) -> Tensor:
         return x
 
-    def step(self, dynamics: Dynamics, coefficients: Stages, state: Tensor, noise: StepNoise) -> Tensor:
-        (a, m, b), split, half, again, ahead, whole = coefficients
-        start = split.remainder(a, state)
-        u = combine(_kept(state), *half, (start,))
-        at_u = split.remainder(m, u)
-        at_v = split.remainder(m, combine(_kept(state), *again, (at_u,)))
-        at_w = split.remainder(b, combine(u, *ahead, (at_v, start)))
-        return combine(state, *whole, (start, at_u, at_v, at_w))
+    def step(self, dynamics: Dynamics, coefficients: Step, state: Tensor, noise: StepNoise) -> Tensor:
+        (a, m, b), split, stages = coefficients
+        beside = stages.beside(state)
+        flat, field_of, c = beside.flat, beside.back, beside.numbers
+        x, at_x = flat(state), flat(split.remainder(a, state))
+        halfway = x * c.half
+        u = plus(halfway, c.at_start, at_x, is_kept=True)
+        at_u = flat(split.remainder(m, field_of(u)))
+        at_v = flat(split.remainder(m, field_of(plus(halfway, c.again, at_u))))
+        w = plus(plus(scaled(u, c.rest), c.ahead, at_v), c.back, at_x)
+        at_w = flat(split.remainder(b, field_of(w)))
+        x = plus(scaled(x, c.whole), c.start, at_x)
+        x = plus(x, c.middle, plus(at_u, 1.0, at_v))
+        return field_of(plus(x, c.end, at_w))
 
     def value(self, state: Tensor) -> Tensor:
         return state
 
 
-def _kept(x: Tensor) -> Tensor:
-    """A copy where `combine` would overwrite x."""
-    return x if torch.is_grad_enabled() else x.clone()
+def _stages(split: Split, steps: Sequence[tuple[float, float, float]]) -> list[Stages]:
+    firsts, seconds, thirds, before = (
+        weights_of(split, windows)
+        for windows in zip(*(((a, m, a), (a, m, m), (m, b, m), (m, b, a)) for a, m, b in steps), strict=True)
+    )
+    wholes = weights_of(split, [(a, b, a, m, b) for a, m, b in steps])
+    made = []
+    for (a, m, b), (u,), (v,), (w,), (back,), (start, middle, end) in zip(
+        steps, firsts, seconds, thirds, before, wholes, strict=True
+    ):
+        propagators = split.propagator(a, m), split.propagator(m, b), split.propagator(a, b)
+        with lasting():
+            made.append(Stages(Numbers(*propagators, u, v, 2 * w, -back, start, 0.5 * middle, end)))
+    return made

@@ -17,12 +17,15 @@ from sciflow.domains.pde.equations import (
     Burgers,
     KortewegDeVries,
     KuramotoSivashinsky,
+    RingEquation,
     semilinear,
 )
 from sciflow.domains.pde.evolve import certified, fields
 from sciflow.domains.pde.navier_stokes import NavierStokes
 from sciflow.errors import InputError, NonFiniteError
 from sciflow.random import Stream
+from sciflow.solvers.etdrk4 import ETDRK4
+from sciflow.solvers.solve import solve
 
 ROUNDING = 1e-12
 
@@ -87,6 +90,32 @@ def test_kuramoto_sivashinsky_converges_at_fourth_order() -> None:
     ends = [fields(equation, ring, start, [0.0, 20.0], step)[:, -1] for step in (0.05, 0.025, 0.0125)]
     errors = [float((a - b).abs().max()) for a, b in itertools.pairwise(ends)]
     assert slope(errors) > 3.3  # the gate of the notes at the fine end; 4 is the limit
+
+
+@pytest.mark.parametrize("equation", [KuramotoSivashinsky(), KortewegDeVries(), Advection()], ids=repr)
+def test_steps_in_buffers_are_those_that_autograd_sees(equation: RingEquation) -> None:
+    """To the last bit, for real and for complex linear parts; and what `fields` kept can be differentiated after it."""
+    ring = Ring(22.0, 32)
+    dynamics, start, times = semilinear(equation, ring), smooth(ring), [0.0, 0.05, 0.1, 0.12]
+    before = fields(dynamics, ring, start, [0.0, 0.1], 0.05)[:, -1]
+    modes = ring.modes(start)
+    with torch.no_grad():
+        in_place = solve(dynamics, modes, times, ETDRK4("linear"))
+    assert torch.equal(modes, ring.modes(start))  # the given state is not changed
+    seen = solve(dynamics, modes.requires_grad_(), times, ETDRK4("linear"))
+    assert torch.equal(in_place, seen)
+    (gradient,) = torch.autograd.grad(seen.abs().square().sum(), modes)
+    assert bool(gradient.abs().max() > 0)
+    assert torch.equal(fields(dynamics, ring, start, [0.0, 0.1], 0.05)[:, -1], before)
+
+
+@pytest.mark.parametrize("kind", EQUATIONS)
+def test_a_trajectory_has_the_same_bits_in_any_company(kind: str) -> None:
+    ring = Ring(22.0, 64)
+    dynamics, start = semilinear(EQUATIONS[kind](), ring), smooth(ring, 9)
+    whole = fields(dynamics, ring, start, [0.0, 0.2], 0.02)
+    for n in (1, 4, 7):
+        assert torch.equal(fields(dynamics, ring, start[:n], [0.0, 0.2], 0.02), whole[:n])
 
 
 @pytest.mark.parametrize("kind", EQUATIONS)

@@ -84,7 +84,7 @@ def fields(
         raise InputError(f"the time step must be positive, got {step}.")
     chosen = solver or ETDRK4("linear")
     modes, found = box.modes(start), [start.double()]
-    with torch.no_grad():
+    with torch.inference_mode():
         for a, b in itertools.pairwise(times):
             n_steps = max(1, round((b - a) / step + 0.4999))
             modes = solve(dynamics, modes, torch.linspace(a, b, n_steps + 1, dtype=torch.float64), chosen)
