@@ -13,18 +13,15 @@ trajectories, in three times as many steps.
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import math
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import machine
 import torch
-from rows import Row, libraries, markdown, record, text, write
+from rows import Row, asked, conclude
 from torch import Tensor
 
 from sciflow import __version__
@@ -158,31 +155,12 @@ def rows(quick: bool) -> list[Row]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="untrained in a minute: shows that it runs")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
-    parser.add_argument("--record", action="store_true", help="write benchmarks/results/ and benchmarks/README.md")
-    options = parser.parse_args()
+    options = asked(__doc__, "untrained in a minute: shows that it runs")
     torch.set_num_threads(1)
-    start = time.monotonic()
-    flags = [flag for flag, given in (("--quick", options.quick), ("--record", options.record)) if given]
-    known: dict[str, object] = {
-        "benchmark": "pde_forecast",
-        "date": datetime.date.today().isoformat(),
-        "command": " ".join(["python benchmarks/pde_forecast.py", *flags]),
-        "machine": machine.in_words(),
-        "versions": {"sciflow": __version__, "torch": torch.__version__},
-    }
     with torch.no_grad():
         found = rows(options.quick)
-    took = {"seconds": round(time.monotonic() - start, 1), "cpu_seconds": round(time.process_time(), 1)}
-    print(text(found))
-    if options.record:
-        said = f"{known['date']}, `{known['command']}`, {took['cpu_seconds']} CPU s. {known['machine']}; "
-        said += f"{libraries(known)}."
-        record("pde_forecast", f"{said}\n\n{markdown(found)}", found, **known, **took)
-    if options.json:
-        write(options.json, found, **known, **took)
+    versions = {"sciflow": __version__, "torch": torch.__version__}
+    conclude("pde_forecast", found, versions, machine.in_words(), options)
     return 0
 
 

@@ -18,8 +18,6 @@ longer rings: see `docs/pde.md`.
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import math
 import sys
 import time
@@ -29,7 +27,7 @@ from pathlib import Path
 import machine
 import numpy as np
 import torch
-from rows import Row, libraries, markdown, record, text, write
+from rows import Row, asked, conclude
 from torch import Tensor
 
 from sciflow import __version__
@@ -215,32 +213,14 @@ def draw(points: dict[str, list[tuple[float, ...]]], file: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="hardly trained, in a minute: shows that it runs")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
-    parser.add_argument("--record", action="store_true", help="write results/, README.md and the figure of docs/pde.md")
-    options = parser.parse_args()
+    options = asked(__doc__, "hardly trained, in a minute: shows that it runs")
     torch.set_num_threads(1)
-    start = time.monotonic()
-    flags = [flag for flag, given in (("--quick", options.quick), ("--record", options.record)) if given]
-    known: dict[str, object] = {
-        "benchmark": "pde_refiner",
-        "date": datetime.date.today().isoformat(),
-        "command": " ".join(["python benchmarks/pde_refiner.py", *flags]),
-        "machine": machine.in_words(),
-        "versions": {"sciflow": __version__, "torch": torch.__version__},
-    }
     with torch.no_grad():
         found, points = rows(QUICK if options.quick else Size())
-    took = {"seconds": round(time.monotonic() - start, 1), "cpu_seconds": round(time.process_time(), 1)}
-    print(text(found))
+    versions = {"sciflow": __version__, "torch": torch.__version__}
+    conclude("pde_refiner", found, versions, machine.in_words(), options)
     if options.record:
-        said = f"{known['date']}, `{known['command']}`, {took['cpu_seconds']} CPU s. {known['machine']}; "
-        said += f"{libraries(known)}."
-        record("pde_refiner", f"{said}\n\n{markdown(found)}", found, **known, **took)
         draw(points, HERE.parent / "docs" / "images" / "pde_refiner.png")
-    if options.json:
-        write(options.json, found, **known, **took)
     return 0
 
 

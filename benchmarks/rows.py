@@ -10,6 +10,7 @@ import os
 import random
 import statistics
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -133,33 +134,74 @@ def libraries(facts: Mapping[str, object]) -> str:
     return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
+def asked(description: str | None, quick: str) -> argparse.Namespace:
+    """The options of a benchmark that no clock decides, read from the command line, with the time at which it began.
+
+    Args:
+        description: what the benchmark says of itself.
+        quick: what `--quick` does.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help=quick)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
+    parser.add_argument("--record", action="store_true", help="write what the documentation shows of it")
+    parser.set_defaults(begun=time.monotonic())
+    return parser.parse_args()
+
+
+def conclude(
+    name: str, rows: Sequence[Row], libraries_used: Mapping[str, str], where: str, options: argparse.Namespace
+) -> None:
+    """Print the rows of a benchmark that no clock decides, with what it cost; write and record them as `report`."""
+    cost: dict[str, object] = {"seconds": round(time.monotonic() - options.begun, 1)}
+    cost |= {"cpu_seconds": round(time.process_time(), 1)}
+    _end(name, rows, libraries_used, where, options, f"{cost['cpu_seconds']} CPU s", "", cost)
+
+
 def report(
     name: str,
     rows: Sequence[Row],
-    n_rounds: int,
+    spent: str | int,
     libraries_used: Mapping[str, str],
     where: str,
     disturbance: tuple[str, bool],
     options: argparse.Namespace,
 ) -> None:
-    """Print the rows of a benchmark that timed rounds, and write and record them where its options say so.
+    """Print the rows of a benchmark that timed something, and write and record them where its options say so.
 
     Args:
         name: of the benchmark and of its file.
         rows: what was found.
-        n_rounds: rounds that were timed.
+        spent: rounds that were timed, or in words what it took.
         libraries_used: library -> version.
         where: the machine in words.
         disturbance: of `machine.Watch`.
         options: of the command line, with `json` and `record`.
     """
     words, quiet = disturbance
+    facts: dict[str, object] = {"rounds": spent} if isinstance(spent, int) else {}
+    facts |= {"during the run": words, "quiet": quiet}
+    spent = f"{spent} rounds" if isinstance(spent, int) else spent
+    _end(name, rows, libraries_used, where, options, spent, f"During the run: {words}.", facts)
+
+
+def _end(
+    name: str,
+    rows: Sequence[Row],
+    libraries_used: Mapping[str, str],
+    where: str,
+    options: argparse.Namespace,
+    spent: str,
+    circumstances: str,
+    more: Mapping[str, object],
+) -> None:
+    """The end of every benchmark: rows on the terminal, in a file, in the record."""
     facts: dict[str, object] = {"benchmark": name, "date": datetime.date.today().isoformat(), "machine": where}
     facts |= {"command": " ".join([f"python benchmarks/{name}.py", *sys.argv[1:]]), "versions": dict(libraries_used)}
-    facts |= {"rounds": n_rounds, "during the run": words, "quiet": quiet}
+    facts |= more
     if options.json:
         write(options.json, rows, **facts)
     if options.record:
-        said = f"{facts['date']}, `{facts['command']}`, {n_rounds} rounds. {where}; {libraries(facts)}."
-        record(name, f"{said} During the run: {words}.\n\n{markdown(rows)}", rows, **facts)
-    print(f"{where}\nDuring the run: {words}.\n\n{text(rows)}")
+        said = f"{facts['date']}, `{facts['command']}`, {spent}. {where}; {libraries(facts)}. {circumstances}"
+        record(name, f"{said.rstrip()}\n\n{markdown(rows)}", rows, **facts)
+    print("\n".join(filter(None, [where, circumstances, "", text(rows)])))
