@@ -34,7 +34,7 @@ from sciflow.domains import DATASETS, DOMAINS
 from sciflow.domains.molecules.potential import Potential
 from sciflow.domains.molecules.potentials import POTENTIALS
 from sciflow.domains.molecules.systems import MOLECULES, MolecularSystem
-from sciflow.domains.pde.equations import EQUATIONS, RingEquation
+from sciflow.domains.pde.equations import EQUATIONS, PeriodicEquation
 from sciflow.domains.protocol import Dataset, question
 from sciflow.errors import InputError
 from sciflow.inverse import GUIDANCE, LIKELIHOODS, MEASUREMENTS, NOISES, OPERATORS, POSTERIORS
@@ -77,7 +77,7 @@ SLOTS: dict[type, MutableMapping[str, type]] = {
     Kernel: KERNELS,
     Posterior: POSTERIORS,
     Dataset: DATASETS,
-    RingEquation: EQUATIONS,
+    PeriodicEquation: EQUATIONS,
     Potential: POTENTIALS,
     MolecularSystem: MOLECULES,
     Training: TRAININGS,

@@ -13,6 +13,7 @@ import xarray as xr
 from sciflow.domains.pde import kicked
 from sciflow.domains.pde.equations import Advection, Burgers
 from sciflow.domains.pde.kicked import Kicked
+from sciflow.domains.pde.navier_stokes import NavierStokes
 from sciflow.errors import InputError
 from sciflow.random import Stream
 
@@ -36,6 +37,37 @@ def test_kicks_that_nothing_damps_add_up_to_their_variance() -> None:
     energies = ends.square().mean(1)  # independent from trajectory to trajectory
     assert abs(float(energies.mean()) - expected) < 4 * float(energies.std()) / math.sqrt(len(energies))
     assert float(ends.mean(1).abs().max()) < 1e-6  # kicks have no mean; rounding of float32 on disk
+
+
+@pytest.mark.parametrize("equation", [Burgers(0.3), NavierStokes(viscosity=0.3)], ids=repr)
+def test_stirring_and_gusts_have_their_mean_squares(equation: object) -> None:
+    """One kick from rest: τ (rate s² (E g² − ḡ²) + a²) at each place, on a ring and on a torus."""
+    law = replace(SMALL, equation=equation, size=16, stirring=0.7)
+    kicks = law.kick(3000, Stream(4), 0).flatten(1)
+    sharp, n_axes = torch.tensor(1 / 0.6**2, dtype=torch.float64), len(law.box.axes)
+    gust = float(torch.special.i0e(2 * sharp) ** n_axes - torch.special.i0e(sharp) ** (2 * n_axes))
+    energies = kicks.square().mean(1)  # independent from trajectory to trajectory
+    expected = 0.25 * (1.0 * 2.0**2 * gust + 0.7**2)
+    assert abs(float(energies.mean()) - expected) < 4 * float(energies.std()) / math.sqrt(len(energies))
+    assert float(kicks.mean(1).abs().max()) < 1e-10  # no kick has a mean; a gust aliases by 5e-12 on 16 points
+
+
+def test_stirred_vorticity_is_kicked_like_any_field() -> None:
+    """Dims, the given field, and the balance of enstrophy in a linear flow: what kicks bring, decayed since."""
+    law = replace(
+        SMALL, equation=NavierStokes(viscosity=0.5), size=16, gust_rate=0.0, stirring=0.05, waves=2, spin_up=4.0,
+        n_samples=400,
+    )  # fmt: skip
+    data = law.simulate(Stream(5))
+    assert data["data"].dims == ("sample", "time", "y", "x") and data["exact"].dims[2:] == ("time", "y", "x")
+    assert max(data.attrs[f"{name}_error"] for name in ("reference", "resolution")) < 1e-3
+    modes = torch.tensor([1.0, 1.0, 2.0, 2.0, 4.0, 4.0], dtype=torch.float64)  # |k|² of the six pairs of numbers
+    decay = torch.exp(-2 * 0.5 * 0.25 * modes)  # of a square, from kick to kick
+    expected = float((0.25 * 0.05**2 / 6 * decay / (1 - decay)).sum())  # stirring is so weak that the flow is linear
+    energies = torch.as_tensor(data["data"].to_numpy()[:, -1]).double().flatten(1).square().mean(1)
+    # 4 standard errors; 1 %: convection at velocities of 0.05
+    gap = abs(float(energies.mean()) - expected)
+    assert gap < 4 * float(energies.std()) / math.sqrt(400) + 0.01 * expected
 
 
 def test_numbers_of_gusts_are_poisson() -> None:

@@ -13,6 +13,7 @@ import xarray as xr
 from sciflow.domains.pde.boxes import Ring
 from sciflow.domains.pde.equations import Advection, Burgers, KortewegDeVries, semilinear
 from sciflow.domains.pde.evolve import fields
+from sciflow.domains.pde.navier_stokes import NavierStokes
 from sciflow.domains.pde.simulate import Evolving
 from sciflow.errors import InputError, NonFiniteError
 from sciflow.inverse.inpainting import Inpainting
@@ -37,7 +38,7 @@ def made(**options: object) -> xr.Dataset:
 def test_exact_draws_have_the_posterior_of_a_linear_equation() -> None:
     """Advection by v t moves the whole law: at every time the posterior is Gaussian, with moments by conditioning."""
     data = made(equation=Advection(1.0), observation=sensors(4))
-    basis, ring = SMALL.basis(), SMALL.ring
+    basis, ring = SMALL.basis(), SMALL.box
     for i in range(2):
         seen, y = basis[::4], torch.as_tensor(data["measured"].to_numpy()[i]).double()
         gain = seen.T @ torch.linalg.inv(seen @ seen.T + 0.3**2 * torch.eye(4, dtype=torch.float64))
@@ -88,9 +89,45 @@ def test_masks_of_its_own_are_conditioned_on_too() -> None:
     assert "exact" not in data.variables  # pixels of both times are seen
 
 
+def test_trajectories_with_a_speed_of_their_own_move_at_it() -> None:
+    """Every wave of a trajectory of advection is shifted by its own speed times the time; so are its exact draws."""
+    data = made(equation=Advection(), varied={"speed": (0.2, 2.0)}, observation=sensors(4), n_exact=3)
+    ring, speeds = SMALL.box, torch.as_tensor(data["parameter_speed"].to_numpy())
+    assert float(speeds.min()) >= 0.2 and float(speeds.max()) <= 2.0 and len(set(speeds.tolist())) == 40
+    fields_made = torch.as_tensor(data["data"].to_numpy()).double()
+    modes = ring.modes(fields_made[:, 0]) * torch.exp(-0.5j * speeds[:, None] * ring.wavenumbers)
+    # 1e-6: rounding of float32 on disk of fields below 3
+    assert torch.allclose(ring.values(modes), fields_made[:, 1], atol=1e-6, rtol=0)
+    seen = torch.as_tensor(data["observed_parameter_speed"].to_numpy())
+    start, end = torch.as_tensor(data["exact"].to_numpy()).unbind(2)
+    moved = ring.values(ring.modes(start) * torch.exp(-0.5j * seen[:, None, None] * ring.wavenumbers))
+    assert torch.allclose(moved, end, atol=1e-12, rtol=0)  # float64
+    truth = torch.as_tensor(data["truth"].to_numpy())
+    moved = ring.values(ring.modes(truth[:, 0]) * torch.exp(-0.5j * seen[:, None] * ring.wavenumbers))
+    assert torch.allclose(moved, truth[:, 1], atol=1e-12, rtol=0)  # float64
+
+
+def test_vorticity_on_a_torus_is_a_data_set_like_any_other() -> None:
+    """Axes, sensors and errors of the file; exact draws start from the posterior, not from the law."""
+    flow = NavierStokes(viscosity=0.05, amplitude=0.3, waves=2)
+    data = made(equation=flow, varied={"viscosity": (0.02, 0.1)}, observation=sensors(4), n_exact=200)
+    assert data["data"].dims == ("sample", "time", "y", "x") and data["data"].shape[1:] == (2, 16, 16)
+    assert np.allclose(np.unique(data["sensor_y"].to_numpy()), 2 * math.pi * np.arange(0, 16, 4) / 16)
+    assert 0 < data.attrs["reference_error"] < 1e-4 and 0 < data.attrs["resolution_error"] < 0.01
+    start, truth = data["exact"].to_numpy()[:, :, 0], data["truth"].to_numpy()[:, None, 0]
+    # 28 numbers seen at 16 places with noise 0.3: the posterior is narrower than the prior, of variance 0.25
+    assert np.square(start - start.mean(1, keepdims=True)).mean() < 0.7 * 0.25
+    assert np.square(start.mean(1, keepdims=True) - truth).mean() < 0.25
+    read = (start[..., ::4, ::4] - data["measured"].to_numpy().reshape(2, 1, 4, 4)).std()
+    assert 0.2 < read < 0.45  # of the order of the noise
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"varied": {"viscosty": (0.1, 0.2)}}, r"names 'viscosty', but this equation has the numbers \['viscosity'\]"),
+        ({"varied": {"viscosity": (0.2, 0.1)}}, "needs the lower value first"),
+        ({"varied": {"viscosity": (-0.2, 0.1)}}, "Input should be greater than 0. Give another range"),
         ({"waves": 6}, "carry waves below 5"),
         ({"n_observations": 30}, "4 trajectories are held out"),
         ({"test": 0.5, "validation": 0.5}, "nothing to train on"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -30,8 +31,13 @@ from sciflow.solvers.solve import solve
 ROUNDING = 1e-12
 
 
-def smooth(ring: Ring, n: int = 3) -> Tensor:
-    """Random fields of six waves, (n, size)."""
+def smooth(box: Ring | Torus, n: int = 3) -> Tensor:
+    """Random fields of six waves along each axis, (n, *grid); the product of two such on a torus."""
+    along = _smooth(box if isinstance(box, Ring) else box.side, 2 * n)
+    return along[:n] if isinstance(box, Ring) else 4 * along[:n, :, None] * along[n:, None, :]
+
+
+def _smooth(ring: Ring, n: int) -> Tensor:
     amplitude, phase = (Stream(0).child(name).uniform(n, (6,), dtype=torch.float64) for name in ("a", "phase"))
     waves = torch.arange(1, 7, dtype=torch.float64)[:, None] * 2 * math.pi / ring.length * ring.places
     return ((amplitude - 0.5)[..., None] * (waves + 2 * math.pi * phase[..., None]).sin()).sum(1)
@@ -111,25 +117,68 @@ def test_steps_in_buffers_are_those_that_autograd_sees(equation: RingEquation) -
 
 @pytest.mark.parametrize("kind", EQUATIONS)
 def test_a_trajectory_has_the_same_bits_in_any_company(kind: str) -> None:
-    ring = Ring(22.0, 64)
-    dynamics, start = semilinear(EQUATIONS[kind](), ring), smooth(ring, 9)
-    whole = fields(dynamics, ring, start, [0.0, 0.2], 0.02)
+    equation = EQUATIONS[kind]()
+    box = equation.box(22.0, 64)
+    dynamics, start = equation.dynamics(box), smooth(box, 9)
+    whole = fields(dynamics, box, start, [0.0, 0.2], 0.02)
     for n in (1, 4, 7):
-        assert torch.equal(fields(dynamics, ring, start[:n], [0.0, 0.2], 0.02), whole[:n])
+        assert torch.equal(fields(dynamics, box, start[:n], [0.0, 0.2], 0.02), whole[:n])
+
+
+@pytest.mark.parametrize("kind", EQUATIONS)
+def test_numbers_that_differ_by_trajectory_are_those_of_their_own_equation(kind: str) -> None:
+    """A batch with a number for each field is, field by field, the batch of that number alone."""
+    equation = EQUATIONS[kind]()
+    box = equation.box(22.0, 32)
+    start = smooth(box)
+    for name in (name for name, value in vars(equation).items() if isinstance(value, float)):
+        values = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
+        wide = replace(equation, **{name: values.reshape(-1, *[1] * len(box.axes))})
+        together = fields(wide.dynamics(box), box, start, [0.0, 0.2], 0.02)
+        for i, value in enumerate(values.tolist()):
+            alone = replace(equation, **{name: value})
+            found = fields(alone.dynamics(box), box, start[i : i + 1], [0.0, 0.2], 0.02)
+            # 1e-13 of fields of size 1: coefficients are the same functions, rounded alike but for vectorisation
+            assert torch.allclose(together[i : i + 1], found, atol=1e-13, rtol=0), name
+
+
+@pytest.mark.parametrize("kind", EQUATIONS)
+def test_the_fastest_wave_is_found(kind: str) -> None:
+    """c max|u| on a ring; of a vortex ω = 2 cos x cos y, the velocity (−cos x sin y, sin x cos y), 1 at most."""
+    equation = EQUATIONS[kind]()
+    box = equation.box(2 * math.pi, 32)
+    wave = box.places.cos()
+    if isinstance(box, Torus):
+        assert equation.fastest(box, 2 * (wave[:, None] * wave)[None]) == pytest.approx(1.0, rel=1e-12)  # rounding
+    else:
+        assert equation.fastest(box, wave[None]) == equation.steepening
+
+
+@pytest.mark.parametrize("box", [Ring(3.0, 16), Torus(3.0, 16)], ids=repr)
+def test_a_finer_grid_shows_the_same_field(box: Ring | Torus) -> None:
+    """Waves below half the grid, on twice the points: the same at every second of them, and as computed there."""
+    _, phases = box.waves(7)
+    fine = replace(box, size=32)
+    _, sharp = fine.waves(7)
+    for wave, same in zip(phases, sharp, strict=True):
+        found = fine.values(fine.modes(box.finer((wave + 0.3).sin()[None])))
+        assert torch.allclose(found, (same + 0.3).sin()[None], atol=ROUNDING, rtol=0)
+        assert torch.allclose(fine.coarser(found), (wave + 0.3).sin()[None], atol=ROUNDING, rtol=0)
 
 
 @pytest.mark.parametrize("kind", EQUATIONS)
 def test_what_every_equation_conserves(kind: str) -> None:
     """The mean; and ∫u² where the linear part is skew, else it changes as the linear part says."""
-    ring = Ring(22.0, 64)
     equation = EQUATIONS[kind]()
-    start = 0.3 + smooth(ring)
-    path = fields(semilinear(equation, ring), ring, start, np.linspace(0, 0.2, 41).tolist(), 0.001)
-    assert torch.allclose(path.mean(-1), start.mean(-1)[:, None].expand(-1, 41), atol=1e-13, rtol=0)
-    modes, rate = ring.modes(path), equation.rate(ring).real
-    twice = torch.where((ring.wavenumbers > 0) & (torch.arange(ring.size // 2 + 1) < ring.size // 2), 2.0, 1.0)
-    power = (twice * rate * modes.abs() ** 2).sum(-1) * 2 / ring.size**2
-    energy = path.square().mean(-1)
+    box = equation.box(22.0, 64 if equation.box is Ring else 32)
+    dynamics, start, grid = equation.dynamics(box), 0.3 + smooth(box), tuple(range(-len(box.axes), 0))
+    path = fields(dynamics, box, start, np.linspace(0, 0.2, 41).tolist(), 0.001 if equation.box is Ring else 0.005)
+    assert torch.allclose(path.mean(grid), start.mean(grid)[:, None].expand(-1, 41), atol=1e-13, rtol=0)
+    modes, rate = box.modes(path), dynamics.split("linear").rate.real
+    numbers = torch.arange(box.size // 2 + 1)
+    twice = torch.where((numbers > 0) & (numbers < box.size // 2), 2.0, 1.0)
+    power = (twice * rate * modes.abs() ** 2).sum(grid) * 2 / math.prod(box.shape) ** 2
+    energy = path.square().mean(grid)
     gained = torch.tensor(np.trapezoid(power.numpy(), dx=0.005))  # trapezoid errs by h² × curvature ~ 1e-5
     assert torch.allclose(energy[:, -1] - energy[:, 0], gained, atol=1e-4 * float(energy.max()), rtol=1e-3)
 

@@ -16,7 +16,7 @@ from sciflow.diffusion.forecast import Forecaster
 from sciflow.diffusion.model import load
 from sciflow.domains.molecules.potential import Potential
 from sciflow.domains.molecules.systems import MolecularSystem
-from sciflow.domains.pde.equations import RingEquation
+from sciflow.domains.pde.equations import PeriodicEquation
 from sciflow.inverse import NONLINEAR_OPERATORS
 from sciflow.inverse.guidance import Guidance
 from sciflow.inverse.likelihood import NoiseModel
@@ -77,7 +77,11 @@ ROWS: dict[type, tuple[dict[str, Any], str, Callable[[str], dict[str, Any]]]] = 
     LinearOperator: (IMAGING, "sample", operator),
     Operator: (IMAGING, "sample", assumed),
     config.Loss: (IMAGING, "train", lambda kind: {**LEARNING.get(kind, {}), "train.loss": {"kind": kind}, **ONCE}),
-    RingEquation: (PDE, "sample", lambda kind: {"dataset.equation": {"kind": kind}, "train.schedule": {"kind": "edm"}}),
+    PeriodicEquation: (
+        PDE,
+        "sample",
+        lambda kind: {"dataset.equation": {"kind": kind}, "train.schedule": {"kind": "edm"}},
+    ),
     KineticSolver: (ANALYTIC, "sample", lambda kind: posterior({**SIMULATED, "method": {"kind": kind}})),
     Potential: (MOLECULES, "dataset", lambda kind: {"dataset.potential": {"kind": kind}}),
     Forecaster: (FORECAST, "sample", lambda kind: {"train.forecasters": {"a": {"kind": kind}}, **posterior(ROLLOUT)}),

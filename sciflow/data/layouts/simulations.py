@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 AXES = ("x", "y", "z")
-CONSTANT, PARAMETER = "constant_", "parameter_"  # prefixes of variables
+CONSTANT, PARAMETER = "constant_", "parameter_"  # prefixes of variables of each sample
+OBSERVED = "observed_" + PARAMETER  # of what is known of each observation
 UNEVEN = 1e-3  # of a step: coordinates in single precision round by a tenth of that where an axis has 1000 points
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ class Ring:
 
     length: float = 2 * math.pi
     size: int = 64
+    axes: ClassVar[tuple[str, ...]] = ("x",)
 
     def __post_init__(self) -> None:
         if self.size % 2 or self.size < 8 or not self.length > 0:
@@ -42,6 +44,16 @@ class Ring:
     def places(self) -> Tensor:
         """x of the grid points, (size,)."""
         return self.length / self.size * torch.arange(self.size, dtype=torch.float64)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a field."""
+        return (self.size,)
+
+    def waves(self, most: int) -> tuple[Tensor, Tensor]:
+        """Numbers m = 1 … most of waves around the box (waves,), and their phases 2π m x/length (waves, *shape)."""
+        numbers = torch.arange(1, most + 1, dtype=torch.float64)
+        return numbers, 2 * math.pi / self.length * numbers[:, None] * self.places
 
     @cached_property
     def wavenumbers(self) -> Tensor:
@@ -66,6 +78,16 @@ class Ring:
         """(…, size/2 + 1) → (…, size)."""
         return torch.fft.irfft(modes, n=self.size)
 
+    def finer(self, values: Tensor) -> Tensor:
+        """The same field on twice the points, without its highest mode."""
+        modes = torch.zeros(*values.shape[:-1], self.size + 1, dtype=torch.complex128)
+        modes[..., : self.size // 2] = 2 * self.modes(values)[..., :-1]  # twice the points: twice the modes
+        return torch.fft.irfft(modes, n=2 * self.size)
+
+    def coarser(self, values: Tensor) -> Tensor:
+        """A field at every second of its points."""
+        return values[..., ::2]
+
 
 @dataclass(frozen=True)
 class Torus:
@@ -80,6 +102,7 @@ class Torus:
 
     length: float = 2 * math.pi
     size: int = 64
+    axes: ClassVar[tuple[str, ...]] = ("y", "x")
 
     def __post_init__(self) -> None:
         self.side  # noqa: B018  the ring refuses what does not fit
@@ -88,6 +111,28 @@ class Torus:
     def side(self) -> Ring:
         """One side."""
         return Ring(self.length, self.size)
+
+    @property
+    def places(self) -> Tensor:
+        """x, and y, of the grid points, (size,)."""
+        return self.side.places
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a field."""
+        return (self.size, self.size)
+
+    def waves(self, most: int) -> tuple[Tensor, Tensor]:
+        """|m| of the pairs m = (m_y, m_x) up to `most`, one of each pair ±m, and phases 2π m·(y, x)/length.
+
+        Shapes (waves,) and (waves, *shape).
+        """
+        numbers = torch.arange(-most, most + 1, dtype=torch.float64)
+        pairs = torch.cartesian_prod(numbers, numbers)
+        is_first = (pairs[:, 1] > 0) | ((pairs[:, 1] == 0) & (pairs[:, 0] > 0))
+        pairs = pairs[is_first & (pairs.norm(dim=1) <= most)]
+        along, across = (2 * math.pi / self.length * part[:, None] * self.places for part in pairs.unbind(1))
+        return pairs.norm(dim=1), along[:, :, None] + across[:, None, :]
 
     @cached_property
     def wavenumbers(self) -> tuple[Tensor, Tensor]:
@@ -103,8 +148,23 @@ class Torus:
 
     def modes(self, values: Tensor) -> Tensor:
         """(…, size, size) → (…, size, size/2 + 1), complex128."""
-        return torch.fft.rfft2(values.double())
+        return torch.fft.fft(torch.fft.rfft(values.double()), dim=-2)  # rfft2 rounds a field by its company
 
     def values(self, modes: Tensor) -> Tensor:
         """(…, size, size/2 + 1) → (…, size, size)."""
         return torch.fft.irfft2(modes, s=(self.size, self.size))
+
+    def finer(self, values: Tensor) -> Tensor:
+        """The same field on twice the points along each side, without its highest modes."""
+        n, half = 2 * self.size, self.size // 2
+        modes, known = torch.zeros(*values.shape[:-2], n, self.size + 1, dtype=torch.complex128), self.modes(values)
+        modes[..., :half, :half] = 4 * known[..., :half, :half]  # four times the points: four times the modes
+        modes[..., 1 - half :, :half] = 4 * known[..., 1 - half :, :half]
+        return torch.fft.irfft2(modes, s=(n, n))
+
+    def coarser(self, values: Tensor) -> Tensor:
+        """A field at every second of its points along each side."""
+        return values[..., ::2, ::2]
+
+
+Box = Ring | Torus

@@ -1,32 +1,58 @@
-"""Equations on a ring, u_t + c (u²/2)_x = L u: each says its speed c and the symbol of L, and is solved as modes."""
+"""Equations in periodic boxes, solved as modes. On a ring u_t + c (u²/2)_x = L u: each says c and the symbol of L."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from sciflow.domains.pde.boxes import Ring
+from sciflow.domains.pde.boxes import Ring, Torus
+from sciflow.domains.pde.navier_stokes import NavierStokes
 from sciflow.solvers.dynamics import Equation, linear
 
 Positive = Annotated[float, Field(gt=0)]
 
 
 @runtime_checkable
-class RingEquation(Protocol):
-    """An entry of EQUATIONS."""
+class PeriodicEquation(Protocol):
+    """An entry of EQUATIONS. Its numbers may be tensors (batch, 1, …), one for each field of a batch."""
 
     @property
-    def steepening(self) -> float:
-        """c, how fast a wave steepens; 0 for a linear equation."""
+    def box(self) -> type[Ring] | type[Torus]:
+        """Where its fields live."""
         ...
 
-    def rate(self, ring: Ring) -> Tensor:
-        """The symbol of L, (size/2 + 1,), float64 or complex128 [1/time]."""
+    def dynamics(self, box: Any) -> Equation:
+        """Of the modes of fields in such a box, with the linear part under the frame "linear"."""
         ...
+
+    def fastest(self, box: Any, fields: Tensor) -> float:
+        """Of the fastest wave of these fields (batch, *grid) [length/time]."""
+        ...
+
+
+class RingEquation(ABC):
+    """What equations on a ring share: each adds c, and the symbol of L."""
+
+    box = Ring
+    steepening = 1.0
+    """c, how fast a wave steepens; 0 for a linear equation."""
+
+    @abstractmethod
+    def rate(self, ring: Ring) -> Tensor:
+        """The symbol of L, (size/2 + 1,) or with a batch before it, float64 or complex128 [1/time]."""
+
+    def dynamics(self, ring: Ring) -> Equation:
+        """As `semilinear`."""
+        return semilinear(self, ring)
+
+    def fastest(self, ring: Ring, fields: Tensor) -> float:
+        """c max|u|."""
+        return self.steepening * float(fields.abs().max())
 
 
 def semilinear(equation: RingEquation, ring: Ring) -> Equation:
@@ -49,7 +75,7 @@ def semilinear(equation: RingEquation, ring: Ring) -> Equation:
 
 
 @dataclass(frozen=True)
-class Advection:
+class Advection(RingEquation):
     """u_t + β u_x = 0: every wave moves at the same speed.
 
     Exactness: the linear part is all there is, and solved exactly by any exponential method
@@ -68,7 +94,7 @@ class Advection:
 
 
 @dataclass(frozen=True)
-class Burgers:
+class Burgers(RingEquation):
     """u_t + u u_x = ν u_xx: waves steepen into fronts of width ν/|u|.
 
     Exactness: solved by the Cole–Hopf transform, which the laws compare with
@@ -80,14 +106,13 @@ class Burgers:
     """
 
     viscosity: Positive = 0.1
-    steepening = 1.0
 
     def rate(self, ring: Ring) -> Tensor:
         return -self.viscosity * ring.wavenumbers**2
 
 
 @dataclass(frozen=True)
-class KortewegDeVries:
+class KortewegDeVries(RingEquation):
     """u_t + 6 u u_x + u_xxx = 0: dispersion balances steepening, and solitons pass through each other.
 
     Exactness: u = (c/2) sech²(√c (x − ct)/2) moves unchanged, which the laws compare with
@@ -103,7 +128,7 @@ class KortewegDeVries:
 
 
 @dataclass(frozen=True)
-class KuramotoSivashinsky:
+class KuramotoSivashinsky(RingEquation):
     """u_t + u u_x + u_xx + u_xxxx = 0: chaos in space and time on rings longer than about 20.
 
     Exactness: the mean is conserved; trajectories part at the rate of the largest Lyapunov exponent, about 0.09
@@ -112,8 +137,6 @@ class KuramotoSivashinsky:
     Source: Kuramoto (1978); Sivashinsky (1977); parameters of Brandstetter et al. (2022), Lie point symmetry data
         augmentation.
     """
-
-    steepening = 1.0
 
     def rate(self, ring: Ring) -> Tensor:
         return ring.wavenumbers**2 - ring.wavenumbers**4
@@ -124,4 +147,5 @@ EQUATIONS: dict[str, type] = {
     "burgers": Burgers,
     "korteweg_de_vries": KortewegDeVries,
     "kuramoto_sivashinsky": KuramotoSivashinsky,
+    "navier_stokes": NavierStokes,
 }

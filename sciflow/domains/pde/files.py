@@ -12,7 +12,7 @@ from pydantic import Field
 
 from sciflow.data.arrays import to_xarray
 from sciflow.data.layouts.layout import LAYOUTS, Layout, layout_of
-from sciflow.data.layouts.simulations import Simulations
+from sciflow.data.layouts.simulations import OBSERVED, PARAMETER, Simulations
 from sciflow.data.schema import suggestion
 from sciflow.data.split import split
 from sciflow.errors import InputError
@@ -37,8 +37,9 @@ def _sensors() -> Observation:
 class SimulationFile:
     """Your own simulations: one field of a PDEBench, The Well, CF netCDF or Zarr file, in one or two dimensions.
 
-    Events are (time, x) or (time, y, x). The numbers of each simulation come along as `parameter_…`, fields that do not
-    change as `constant_…`, boundary conditions as an attribute.
+    Events are (time, x) or (time, y, x). The numbers of each simulation come along as `parameter_…`, those of the
+    observed ones as `observed_parameter_…`, fields that do not change as `constant_…`, boundary conditions as an
+    attribute.
 
     Exactness: values as stored, in float32
     Cost: all fields of the file in memory, refused above `max_gigabytes` before they are read
@@ -79,6 +80,10 @@ class SimulationFile:
     def look(self) -> None:
         """Raise InputError for whatever the header of the file shows to be wrong."""
         self._chosen(self._read(look_inside=False))
+
+    def known_parameters(self) -> list[str]:
+        """What a surrogate can be told of each trajectory, by the header of the file."""
+        return [*self._read(look_inside=False).parameters]
 
     def _read(self, look_inside: bool = True) -> Simulations:
         layout: Any = LAYOUTS[self.layout]() if self.layout else layout_of(Path(self.path))
@@ -121,4 +126,6 @@ class SimulationFile:
         coords |= {"split": ("sample", labels.astype(str)), "unit": ("sample", np.arange(n))}
         made = to_xarray(values, dims, coords, {name: "1" for name in ("data", "truth", "measured")})
         others = [name for name in named.data_vars if name != "data"]
+        observed = {OBSERVED + str(n).removeprefix(PARAMETER): n for n in others if str(n).startswith(PARAMETER)}
+        made = made.assign({own: ("observation", named[n].to_numpy()[chosen]) for own, n in observed.items()})
         return made.merge(named[others].drop_vars("unit", errors="ignore")).assign_attrs(named.attrs)

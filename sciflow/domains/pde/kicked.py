@@ -14,9 +14,9 @@ from torch import Tensor
 
 from sciflow.data.arrays import to_xarray
 from sciflow.data.split import split
-from sciflow.domains.pde.boxes import Ring
-from sciflow.domains.pde.equations import Burgers, RingEquation, semilinear
-from sciflow.domains.pde.evolve import EVENT, fields
+from sciflow.domains.pde.boxes import Box
+from sciflow.domains.pde.equations import Burgers, PeriodicEquation
+from sciflow.domains.pde.evolve import fields
 from sciflow.errors import InputError
 from sciflow.random import Stream
 
@@ -27,14 +27,14 @@ SPLITS = ("test", "validation", "train")
 MOST_GUSTS = 16  # in one kick; with at most one expected, more have probability 1e-15
 COARSEST = 0.01  # error of a field, over its root mean square, above which it is no simulation of its equation
 Kick = Callable[[int], Tensor]
-"""k → what is added at time kτ, (n, size)."""
+"""k → what is added at time kτ, (n, *grid)."""
 Count = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True)
 class Kicked:
-    """Trajectories of a field on a ring that is kicked at equal times, and held-out states whose future is to be told.
+    """Trajectories of a field that is kicked at equal times, and held-out states whose future is to be told.
 
         u_t + c (u²/2)_x = L u + Σ_k f_k(x) δ(t − kτ),   τ = interval/kicks
         f_k = Σ_{j ≤ N_k} ± s (g(x − x_j) − ḡ) + a √τ Σ_{k ≤ waves} (ξ_k cos k̃x + η_k sin k̃x)/√waves
@@ -45,14 +45,17 @@ class Kicked:
     the law of the next field far from Gaussian: mostly calm, and now and then a gust anywhere. A mean field forecast
     knows none, Gaussian residuals spread them thinly over all places and times.
 
+    On a torus, which `navier_stokes` lives on, g is the product of both directions' and the sum goes over pairs of
+    numbers, |k| ≤ waves, over the root of how many there are: with gust_rate 0, stochastic forcing of the vorticity.
+
     Exactness: order 4 in time, spectral in space; the file holds how far the held-out fields move where steps are
         doubled (`reference_error`) and points are doubled (`resolution_error`), over their root mean square
     Cost: 8 transforms per step, trajectory and exact member
     Bias: that of the grid, and of the start from rest: the spin-up must be longer than memory, length²/(4π² ν) at most
     Args:
         equation: what the field obeys between kicks.
-        length: of the ring.
-        size: grid points.
+        length: of the ring, or of a side of the torus.
+        size: grid points, of a side.
         interval: from one kept field to the next [time].
         n_times: fields kept after the first.
         kicks: per interval.
@@ -73,7 +76,7 @@ class Kicked:
         Poisson forcing.
     """
 
-    equation: RingEquation = field(default_factory=lambda: Burgers(0.1))
+    equation: PeriodicEquation = field(default_factory=lambda: Burgers(0.1))
     length: Positive = 2 * math.pi
     size: Annotated[int, Field(ge=8, multiple_of=2)] = 64
     interval: Positive = 0.5
@@ -122,39 +125,44 @@ class Kicked:
         return self.interval / self.kicks
 
     @property
-    def ring(self) -> Ring:
-        return Ring(self.length, self.size)
+    def box(self) -> Box:
+        return self.equation.box(self.length, self.size)
 
     def kick(self, n: int, stream: Stream, k: int) -> Tensor:
-        """f_k for each of n trajectories, on the grid (n, size)."""
+        """f_k for each of n trajectories, on the grid (n, *grid)."""
         options: dict[str, Any] = {"step": k, "dtype": torch.float64}
-        places = 2 * math.pi * self.ring.places / self.length
+        box, n_axes = self.box, len(self.box.axes)
+        places = 2 * math.pi * box.places / self.length
         sharp = (self.length / (2 * math.pi * self.gust_width)) ** 2
         rate = self.gust_rate * self.between
         number = _poisson(stream.child("number").uniform(n, **options), rate)
-        where = 2 * math.pi * stream.child("where").uniform(n, (MOST_GUSTS,), **options)
+        where = 2 * math.pi * stream.child("where").uniform(n, (MOST_GUSTS, n_axes), **options)
         signs = torch.where(stream.child("sign").uniform(n, (MOST_GUSTS,), **options) < 0.5, -1.0, 1.0)
         heights = self.gust_strength * signs * (torch.arange(MOST_GUSTS) < number[:, None])
         mean = float(torch.special.i0e(torch.tensor(sharp, dtype=torch.float64)))
-        total = torch.zeros(n, self.size, dtype=torch.float64)
+        total, wide = torch.zeros(n, *box.shape, dtype=torch.float64), (-1, *[1] * n_axes)
         for j in range(int(number.max())):
-            total += heights[:, j, None] * ((((places - where[:, j, None]).cos() - 1) * sharp).exp() - mean)
-        angles = torch.arange(1, self.waves + 1, dtype=torch.float64)[:, None] * places
-        basis = torch.cat([angles.cos(), angles.sin()]) * (self.stirring * math.sqrt(self.between / self.waves))
-        draws = stream.child("stirring").normal(n, (2 * self.waves,), **options)
-        return total + (draws[..., None] * basis).sum(1)  # not @, whose last bits depend on n
+            gusts = [(((places - where[:, j, axis, None]).cos() - 1) * sharp).exp() for axis in range(n_axes)]
+            gust = gusts[0] if n_axes == 1 else gusts[0][:, :, None] * gusts[1][:, None, :]
+            total += heights[:, j].reshape(wide) * (gust - mean**n_axes)
+        waves, angles = box.waves(self.waves)
+        basis = torch.cat([angles.cos(), angles.sin()]) * (self.stirring * math.sqrt(self.between / len(waves)))
+        draws = stream.child("stirring").normal(n, (len(basis),), **options)
+        for own, wave in zip(draws.unbind(1), basis, strict=True):  # not a product, whose last bits depend on n
+            total.addcmul_(own.reshape(wide), wave)
+        return total
 
     def follow(self, start: Tensor, kick: Kick, n_times: int, step: float) -> Tensor:
-        """The start (n, size) and the fields after each of n_times intervals, (n, n_times + 1, size)."""
-        dynamics, u, found = semilinear(self.equation, self.ring), start.double(), [start.double()]
+        """The start (n, *grid) and the fields after each of n_times intervals, (n, n_times + 1, *grid)."""
+        dynamics, u, found = self.equation.dynamics(self.box), start.double(), [start.double()]
         for k in range(n_times * self.kicks):
-            u = fields(dynamics, self.ring, u + kick(k), [0.0, self.between], step)[:, -1]
+            u = fields(dynamics, self.box, u + kick(k), [0.0, self.between], step)[:, -1]
             if (k + 1) % self.kicks == 0:
                 found.append(u)
         return torch.stack(found, 1)
 
     def simulate(self, stream: Stream) -> xr.Dataset:
-        kicks, n = stream.child("kicks"), self.n_samples
+        kicks, n, event = stream.child("kicks"), self.n_samples, ("time", *self.box.axes)
         past = math.ceil(self.spin_up / self.interval)
         fractions = dict(zip(SPLITS, (self.test, self.validation, 1 - self.test - self.validation), strict=True))
         labels = split(np.arange(n), fractions, stream.child("split"))
@@ -164,7 +172,7 @@ class Kicked:
                 f"dataset.n_observations is {self.n_observations}, but {len(chosen)} trajectories are held out. "
                 "Lower it, or raise dataset.test or dataset.n_samples."
             )
-        rest = torch.zeros(n, self.size, dtype=torch.float64)
+        rest = torch.zeros(n, *self.box.shape, dtype=torch.float64)
         start = self.follow(rest, lambda k: self.kick(n, kicks, k), past, self.step)[:, -1]
         first = past * self.kicks
         made = self.follow(start, lambda k: self.kick(n, kicks, first + k), self.n_times, self.step)
@@ -175,38 +183,37 @@ class Kicked:
             "exact": self.exact(truth, stream.child("exact")),
         }  # fmt: skip
         dims = {
-            "data": ("sample", *EVENT), "truth": ("observation", *EVENT),
-            "measured": ("observation", "measurement"), "exact": ("observation", "exact_member", *EVENT),
+            "data": ("sample", *event), "truth": ("observation", *event),
+            "measured": ("observation", "measurement"), "exact": ("observation", "exact_member", *event),
         }  # fmt: skip
         coords: dict[str, Any] = {
             "split": ("sample", labels.astype(str)),
             "unit": ("sample", np.arange(n)),
             "time": self.interval * np.arange(self.n_times + 1),
-            "x": self.ring.places.numpy(),
+            **{axis: self.box.places.numpy() for axis in self.box.axes},
         }
         return to_xarray(values, dims, coords, {name: "1" for name in values}).assign_attrs(
             errors, n_given=self.n_given
         )
 
     def exact(self, truth: Tensor, stream: Stream) -> Tensor:
-        """Trajectories of the same law from the last given field of each truth, (observation, n_exact, time, x)."""
+        """Trajectories of the same law from the last given field of each truth, (observation, n_exact, time, *grid)."""
         n, given = len(truth), self.n_given
         starts = truth[:, given - 1].repeat_interleave(self.n_exact, 0)
         kick = lambda k: self.kick(len(starts), stream, k)  # noqa: E731
         later = self.follow(starts, kick, self.n_times + 1 - given, self.step)[:, 1:]
-        before = truth[:, None, :given].expand(-1, self.n_exact, -1, -1)
+        before = truth[:, None, :given].expand(-1, self.n_exact, *truth[0, :given].shape)
         return torch.cat([before, later.unflatten(0, (n, self.n_exact))], 2)
 
     def errors(self, made: Tensor, kick: Callable[[Kicked, int], Tensor]) -> dict[str, float]:
-        """How far the last of these fields (n, time, x) move where step or points are doubled, under the same kicks.
+        """How far the last of these fields (n, time, *grid) move if step or points are doubled, under the same kicks.
 
         Raises:
             InputError: by more than a hundredth of their root mean square.
         """
         start, end, fine = made[:, 0], made[:, -1], replace(self, size=2 * self.size)
-        padded = torch.zeros(len(start), self.size + 1, dtype=torch.complex128)
-        padded[:, : self.size // 2] = 2 * self.ring.modes(start)[:, :-1]  # twice the points: twice the modes
-        sharp = fine.follow(fine.ring.values(padded), lambda k: kick(fine, k), self.n_times, self.step)[:, -1, ::2]
+        finest = fine.follow(self.box.finer(start), lambda k: kick(fine, k), self.n_times, self.step)[:, -1]
+        sharp = self.box.coarser(finest)
         coarse = self.follow(start, lambda k: kick(self, k), self.n_times, 2 * self.step)[:, -1]
         found = {
             "reference_error": (coarse, "Lower dataset.step."),

@@ -37,23 +37,34 @@ class NavierStokes:
     drag: Annotated[float, Field(ge=0)] = 0.0
     amplitude: float = 0.0
     waves: Annotated[int, Field(gt=0)] = 4
+    box = Torus
 
     def dynamics(self, torus: Torus) -> Equation:
         """The dynamics of the modes of ω, (batch, size, size/2 + 1), with its linear part as the frame "linear"."""
         along, across = torus.wavenumbers
-        squared = along**2 + across**2
-        inverse = torch.where(squared > 0, 1 / squared.clamp_min(1e-300), 0.0)  # of −Δ; ψ has no mean
         kept, forcing = torus.kept, torus.modes(self.forcing(torus))
 
         def convection(t: float, modes: Tensor) -> Tensor:
-            stream = inverse * modes
-            u, v = torus.values(1j * along * stream), torus.values(-1j * across * stream)
+            u, v = velocity(torus, modes)
             slope_x, slope_y = torus.values(1j * across * modes), torus.values(1j * along * modes)
             return forcing - kept * torus.modes(u * slope_x + v * slope_y)
 
-        return linear(-self.viscosity * squared - self.drag, convection)
+        return linear(-self.viscosity * (along**2 + across**2) - self.drag, convection)
 
     def forcing(self, torus: Torus) -> Tensor:
         """−κ A cos(κ y) on the grid, (size, size)."""
         wave = 2 * torch.pi * self.waves / torus.length
-        return (-wave * self.amplitude * (wave * torus.side.places).cos())[:, None].expand(torus.size, torus.size)
+        return -wave * self.amplitude * (wave * torus.places).cos()[:, None].expand(torus.size, torus.size)
+
+    def fastest(self, torus: Torus, fields: Tensor) -> float:
+        """max|u|, of vorticities (batch, size, size)."""
+        u, v = velocity(torus, torus.modes(fields))
+        return float((u.square() + v.square()).max().sqrt())
+
+
+def velocity(torus: Torus, modes: Tensor) -> tuple[Tensor, Tensor]:
+    """u = (∂_y ψ, −∂_x ψ), −Δψ = ω, on the grid, of the modes of ω; neither has a mean."""
+    along, across = torus.wavenumbers
+    squared = along**2 + across**2
+    stream = torch.where(squared > 0, 1 / squared.clamp_min(1e-300), 0.0) * modes
+    return torus.values(1j * along * stream), torus.values(-1j * across * stream)

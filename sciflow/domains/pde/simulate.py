@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor
 
 from sciflow.data.arrays import to_xarray
+from sciflow.data.layouts.simulations import OBSERVED, PARAMETER
 from sciflow.data.split import split
-from sciflow.domains.pde.boxes import Ring
-from sciflow.domains.pde.equations import Burgers, RingEquation, semilinear
-from sciflow.domains.pde.evolve import EVENT, Evolution, certified, check_step
+from sciflow.domains.pde.boxes import Box
+from sciflow.domains.pde.equations import Burgers, PeriodicEquation
+from sciflow.domains.pde.evolve import Evolution, certified, check_step
 from sciflow.domains.pde.files import SimulationFile
 from sciflow.domains.pde.kicked import Kicked
 from sciflow.domains.pde.porous import PorousSquare
@@ -41,10 +42,11 @@ def _sensors() -> Observation:
 
 @dataclass(frozen=True)
 class Evolving:
-    """Fields on a ring at time 0 and later, from random starts, and sensor readings of held-out ones.
+    """Fields in a periodic box at time 0 and later, from random starts, and sensor readings of held-out ones.
 
         u(0, x) = Σ_{k ≤ waves} s_k (a_k cos k̃x + b_k sin k̃x),   a, b ~ N(0, 1),   s_k ∝ k^{−decay},   k̃ = 2πk/length
 
+    on a ring; on a torus, which `navier_stokes` lives on, k goes over pairs of numbers, and k ≤ waves is |k| ≤ waves;
     with mean square `amplitude`². As the start is Gaussian, its posterior under linear readings of time 0 with Gaussian
     noise is too: draws of it, evolved by the same solver, are draws of the exact posterior of the whole event, and are
     kept as `exact`. Readings of later times have no such answer, and `exact` is left out.
@@ -55,8 +57,10 @@ class Evolving:
     Bias: that of the grid: waves beyond size/3 are not there
     Args:
         equation: what the fields obey.
-        length: of the ring.
-        size: grid points.
+        varied: name of a number of the equation → lowest and highest value. Each trajectory draws its own, uniformly;
+            the file holds it as `parameter_<name>`, for `train.parameters` of `forecast` to tell a surrogate.
+        length: of the ring, or of a side of the torus.
+        size: grid points, of a side.
         duration: of the evolution.
         n_times: fields kept after the start, at equal distances.
         step: the largest time step; half of it is used.
@@ -72,7 +76,8 @@ class Evolving:
     Source: Li et al. (2021), Fourier neural operator, section 5.1, for Burgers from a Gaussian start.
     """
 
-    equation: RingEquation = field(default_factory=lambda: Burgers(0.1))
+    equation: PeriodicEquation = field(default_factory=lambda: Burgers(0.1))
+    varied: dict[str, tuple[float, float]] = field(default_factory=dict)
     length: Positive = 2 * math.pi
     size: Annotated[int, Field(ge=8, multiple_of=2)] = 64
     duration: Positive = 1.0
@@ -96,93 +101,132 @@ class Evolving:
             )
         if self.test + self.validation >= 1:
             raise InputError("dataset.test and dataset.validation leave nothing to train on. Lower them.")
+        check_varied(self.equation, self.varied)
+
+    def known_parameters(self) -> list[str]:
+        """What a surrogate can be told of each trajectory."""
+        return [*self.varied]
 
     @property
-    def ring(self) -> Ring:
-        return Ring(self.length, self.size)
+    def box(self) -> Box:
+        return self.equation.box(self.length, self.size)
 
     @property
     def times(self) -> list[float]:
         return np.linspace(0, self.duration, self.n_times + 1).tolist()
 
     def basis(self) -> Tensor:
-        """B with u(0) = B z for z ~ N(0, I), (size, 2 waves)."""
-        k = torch.arange(1, self.waves + 1, dtype=torch.float64)
+        """B with u(0) = B z for z ~ N(0, I), (points, 2 waves)."""
+        k, angles = self.box.waves(self.waves)
         spread = k**-self.decay
         spread = self.amplitude * spread / spread.square().sum().sqrt()
-        angles = self.ring.places[:, None] * (2 * math.pi * k / self.length)
+        angles = angles.flatten(1).T
         return torch.cat([spread * angles.cos(), spread * angles.sin()], 1)
 
-    def evolve(self, start: Tensor) -> Evolution:
-        """Events from starts (batch, size).
+    def start(self, z: Tensor) -> Tensor:
+        """u(0) = B z, (batch, *grid)."""
+        return (z @ self.basis().T).unflatten(1, self.box.shape)
+
+    def evolve(self, start: Tensor, own: Mapping[str, Tensor]) -> Evolution:
+        """Events from starts (batch, *grid), each with its own numbers of the equation (batch,).
 
         Raises:
             InputError: in half a step waves of the start cross more cells than is stable.
         """
-        check_step(self.ring, self.step / 2, self.equation.steepening * float(start.abs().max()))
-        return certified(semilinear(self.equation, self.ring), self.ring, start, self.times, self.step)
+        box = self.box
+        wide = {name: values.reshape(-1, *[1] * (start.ndim - 1)) for name, values in own.items()}
+        equation: Any = replace(self.equation, **wide)  # type: ignore[type-var]
+        check_step(box, self.step / 2, equation.fastest(box, start))
+        return certified(equation.dynamics(box), box, start, self.times, self.step)
+
+    def drawn(self, stream: Stream) -> dict[str, Tensor]:
+        """The numbers of the equation that differ, (n_samples,)."""
+        found = {}
+        for name, (low, high) in self.varied.items():
+            found[name] = low + (high - low) * stream.child(name).uniform(self.n_samples, dtype=torch.float64)
+        return found
 
     def simulate(self, stream: Stream) -> xr.Dataset:
-        basis = self.basis()
-        z = stream.child("start").normal(self.n_samples, (basis.shape[1],), dtype=torch.float64)
-        made = self.evolve(z @ basis.T)
+        event = ("time", *self.box.axes)
+        own = self.drawn(stream.child("varied"))
+        z = stream.child("start").normal(self.n_samples, (self.basis().shape[1],), dtype=torch.float64)
+        made = self.evolve(self.start(z), own)
+        labels, chosen = self.shares(stream.child("split"))
+        truth = made.fields[chosen]
+        records = self.observation.record(truth, stream.child("observe"))
+        seen = {name: value[chosen] for name, value in own.items()}
+        blur = self.blur(z[chosen], truth[:, -1], seen)
+        exact = self.exact(records, seen, stream.child("exact"))
+        values = {"data": made.fields.float(), "truth": truth, **records, **({} if exact is None else {"exact": exact})}
+        dims: dict[str, tuple[str, ...]] = {
+            "data": ("sample", *event),
+            "truth": ("observation", *event),
+            "measured": ("observation", "measurement"),
+            "exact": ("observation", "exact_member", *event),
+        }
+        for name in own:
+            values |= {PARAMETER + name: own[name], OBSERVED + name: seen[name]}
+            dims |= {PARAMETER + name: ("sample",), OBSERVED + name: ("observation",)}
+        for name, value in records.items():
+            dims.setdefault(name, ("observation", *(f"{name}_{axis}" for axis in range(value.ndim - 1))))
+        units = {name: "1" for name in ("data", "truth", "measured", "exact")}
+        arrays = to_xarray(values, dims, self.coordinates(labels, event), units)
+        return arrays.assign_attrs(reference_error=made.error, resolution_error=blur)
+
+    def shares(self, stream: Stream) -> tuple[np.ndarray, np.ndarray]:
+        """The split of each trajectory, and the held-out ones that are observed.
+
+        Raises:
+            InputError: too few are held out.
+        """
         fractions = dict(zip(SPLITS, (self.test, self.validation, 1 - self.test - self.validation), strict=True))
-        labels = split(np.arange(self.n_samples), fractions, stream.child("split"))
+        labels = split(np.arange(self.n_samples), fractions, stream)
         chosen = np.flatnonzero(labels == "test")[: self.n_observations]
         if len(chosen) < self.n_observations:
             raise InputError(
                 f"dataset.n_observations is {self.n_observations}, but {len(chosen)} trajectories are held out. "
                 "Lower it, or raise dataset.test or dataset.n_samples."
             )
-        truth = made.fields[chosen]
-        records = self.observation.record(truth, stream.child("observe"))
-        blur = self.blur(z[chosen], truth[:, -1])
-        exact = self.exact(records, stream.child("exact"))
-        values = {"data": made.fields.float(), "truth": truth, **records, **({} if exact is None else {"exact": exact})}
-        dims = {
-            "data": ("sample", *EVENT),
-            "truth": ("observation", *EVENT),
-            "measured": ("observation", "measurement"),
-            "exact": ("observation", "exact_member", *EVENT),
-        }
-        for name, value in records.items():
-            dims.setdefault(name, ("observation", *(f"{name}_{axis}" for axis in range(value.ndim - 1))))
+        return labels, chosen
+
+    def coordinates(self, labels: np.ndarray, event: tuple[str, ...]) -> dict[str, Any]:
+        """Of trajectories, times and places, and of what sensors read."""
         coords: dict[str, Any] = {
             "split": ("sample", labels.astype(str)),
             "unit": ("sample", np.arange(self.n_samples)),
             "time": np.array(self.times),
-            "x": self.ring.places.numpy(),
+            **{axis: self.box.places.numpy() for axis in self.box.axes},
         }
         if isinstance(self.observation.operator, Sensors):
-            where = torch.meshgrid(torch.tensor(self.times, dtype=torch.float64), self.ring.places, indexing="ij")
-            seen = [self.observation.operator(part[None])[0].numpy() for part in where]
-            coords |= {f"sensor_{name}": ("measurement", part) for name, part in zip(EVENT, seen, strict=True)}
-        arrays = to_xarray(values, dims, coords, {name: "1" for name in ("data", "truth", "measured", "exact")})
-        return arrays.assign_attrs(reference_error=made.error, resolution_error=blur)
+            places = [torch.tensor(self.times, dtype=torch.float64), *[self.box.places] * len(self.box.axes)]
+            where = torch.meshgrid(*places, indexing="ij")
+            read = [self.observation.operator(part[None])[0].numpy() for part in where]
+            coords |= {f"sensor_{name}": ("measurement", part) for name, part in zip(event, read, strict=True)}
+        return coords
 
-    def blur(self, z: Tensor, end: Tensor) -> float:
+    def blur(self, z: Tensor, end: Tensor, own: Mapping[str, Tensor]) -> float:
         """How far the last fields of these starts are from those on a grid of twice the points.
 
         Raises:
             InputError: by more than a hundredth of their root mean square.
         """
         fine = replace(self, size=2 * self.size)
-        sharp = fine.evolve(z @ fine.basis().T).fields[:, -1, ::2]
+        sharp = self.box.coarser(fine.evolve(fine.start(z), own).fields[:, -1])
         error = float(((end - sharp).square().mean() / sharp.square().mean()).sqrt())
         if error > COARSEST:
             raise InputError(
-                f"the grid of {self.size} points does not resolve these fields: twice as many move them by "
-                f"{error:.1%}. Raise dataset.size, or take smoother fields: larger viscosity, fewer waves."
+                f"the grid of {self.size} points along a side does not resolve these fields: twice as many move them "
+                f"by {error:.1%}. Raise dataset.size, or take smoother fields: larger viscosity, fewer waves."
             )
         return error
 
-    def exact(self, records: Mapping[str, Tensor], stream: Stream) -> Tensor | None:
+    def exact(self, records: Mapping[str, Tensor], own: Mapping[str, Tensor], stream: Stream) -> Tensor | None:
         """Draws of the exact posterior, (observation, n_exact, *event); None where it is not known.
 
         z | y ~ N(S Bᵀ Aᵀ y/σ², S),   S = (I + Bᵀ Aᵀ A B/σ²)⁻¹
         """
         basis, found = self.basis(), []
-        shape, noise = (self.n_times + 1, self.size), self.observation.noise
+        shape, noise = (self.n_times + 1, *self.box.shape), self.observation.noise
         later = stream.child("later").normal(1, shape, dtype=torch.float64)
         later[:, 0] = 0
         if not isinstance(noise, GaussianNoise):
@@ -193,16 +237,37 @@ class Evolving:
             if float(operator(later).abs().max()) > 0:
                 return None
             events = torch.zeros(basis.shape[1], *shape, dtype=torch.float64)
-            events[:, 0] = basis.T
+            events[:, 0] = basis.T.unflatten(1, self.box.shape)
             seen = operator(events).T / noise.sigma
             precision = torch.eye(basis.shape[1], dtype=torch.float64) + seen.T @ seen
             factor = torch.linalg.cholesky(precision)
             mean = torch.cholesky_solve(seen.T @ (y.double() / noise.sigma)[:, None], factor)
             white = stream.child("draws", i).normal(self.n_exact, (basis.shape[1],), dtype=torch.float64)
             z = mean[:, 0] + torch.linalg.solve_triangular(factor.T, white.T, upper=True).T
-            found.append(z @ basis.T)
+            found.append(self.start(z))
         starts = torch.stack(found)
-        return self.evolve(starts.flatten(0, 1)).fields.reshape(*starts.shape[:2], *shape)
+        each = {name: value.repeat_interleave(self.n_exact) for name, value in own.items()}
+        return self.evolve(starts.flatten(0, 1), each).fields.reshape(*starts.shape[:2], *shape)
+
+
+def check_varied(equation: PeriodicEquation, varied: Mapping[str, tuple[float, float]]) -> None:
+    """Refuse ranges that are none, and numbers that the equation has not or cannot take.
+
+    Raises:
+        InputError: names those that there are.
+    """
+    known = sorted(n for n, v in vars(equation).items() if isinstance(v, float))
+    for name, (low, high) in varied.items():
+        if name not in known:
+            raise InputError(f"dataset.varied names {name!r}, but this equation has the numbers {known}. Use one.")
+        try:
+            for value in (low, high):
+                TypeAdapter(type(equation)).validate_python({**vars(equation), name: value})
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise InputError(f"dataset.varied.{name} is [{low:g}, {high:g}]: {reason}. Give another range.") from None
+        if not low < high:
+            raise InputError(f"dataset.varied.{name} is [{low:g}, {high:g}], needs the lower value first.")
 
 
 DATASETS: dict[str, type] = {
