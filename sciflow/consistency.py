@@ -85,6 +85,17 @@ def _unforecast(run: RunFile) -> Iterator[str]:
             yield f"sample.posteriors.{name}.forecaster must be one of {sorted(known)}, got {asked!r}.{hint}"
 
 
+def untold(run: RunFile) -> Iterator[str]:
+    """Parameters that forecasters ask for and the data do not have; the header of a file is read."""
+    asked, known = getattr(run.train, "parameters", ()), getattr(run.dataset, "known_parameters", None)
+    if asked and known is not None:
+        names = known()
+        for name in asked:
+            if name not in names:
+                hint = did_you_mean(name, names)
+                yield f"train.parameters asks for {name!r}, but the data have {sorted(names) or 'no parameters'}.{hint}"
+
+
 def _unshared(run: RunFile) -> Iterator[str]:
     """Ranks that would have nothing to share."""
     for stage in ("dataset", "evaluate", "report"):

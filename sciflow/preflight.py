@@ -55,6 +55,8 @@ def _of_run(run: Run, file: Path, look_inside: bool, look_for_devices: bool) -> 
             yield from (f"{file}: {line}" for line in (consistency.unplannable(parsed, schedule) if schedule else ()))
         if not missing and hasattr(parsed.dataset, "look"):
             parsed.dataset.look()
+        if not missing:
+            yield from (f"{file}: {line}" for line in consistency.untold(parsed))
         if look_inside and not missing and not run.assignments:
             yield from _inside(parsed, file)
     except InputError as error:

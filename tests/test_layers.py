@@ -52,7 +52,9 @@ FLOORS = [
         "status",
     },
 ]
-HELPERS = ("stages.artefact", "stages.page", "stages.draws", "stages.shares", "stages.notebook")  # no stages themselves
+HELPERS = (  # no stages themselves
+    "stages.artefact", "stages.page", "stages.draws", "stages.shares", "stages.notebook", "stages.rows",
+)  # fmt: skip
 FREE_WITHIN = ({"inverse", "steering"}, FLOORS[0], FLOORS[-1])  # on one floor, and yet these may import one another
 
 ONLY_IN = {  # library -> the only places that may import it

@@ -15,6 +15,7 @@ from sciflow.data.formats.npz import BROKEN, member
 from sciflow.data.formats.ome_zarr import OMEZarr
 from sciflow.data.formats.pictures import PNG, TIFF, read_picture, scale
 from sciflow.data.formats.scans import read_scan, top
+from sciflow.data.layouts.simulations import OBSERVED, PARAMETER
 from sciflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ def read_measured(path: str | Path, shape: tuple[int, ...], scaling: Literal["fu
     """Observations from netCDF or NPZ, a picture (PNG, TIFF, OME-Zarr, DICOM), or HDF5 of fastMRI or LoDoPaB-CT.
 
     Either `measured` (measurement,) or (observation, measurement) with what the operator needs beside it as
-    `operator_<name>`, which has the axis `observation` where `measured` has it; or `image` (*event) or
+    `operator_<name>` and, of a forecaster's parameters, `parameter_<name>`, which have the axis `observation` where
+    `measured` has it; or `image` (*event) or
     (observation, *event) with NaN where nothing was measured. A picture of the size of the model is an `image`, which
     was not measured where it is transparent (PNG) or NaN (TIFF); one of another size is `measured`.
 
@@ -71,9 +73,10 @@ def read_measured(path: str | Path, shape: tuple[int, ...], scaling: Literal["fu
         )
     values: dict[str, Any] = {"measured": np.atleast_2d(measured)}
     for name, value in arrays.items():
-        if name.startswith(PREFIX):
-            values[name] = value if measured.ndim == 2 else value[None]
-            if values[name].shape[:1] != values["measured"].shape[:1]:
+        if name.startswith((PREFIX, PARAMETER)):
+            own, is_number = (value if measured.ndim == 2 else value[None]), name.startswith(PARAMETER)
+            values[OBSERVED + name.removeprefix(PARAMETER) if is_number else name] = own
+            if own.shape[: own.ndim if is_number else 1] != values["measured"].shape[:1]:
                 raise InputError(
                     f"{path}: {name} has shape {value.shape}, but `measured` has shape {measured.shape}. Give one "
                     f"{name} for each observation."

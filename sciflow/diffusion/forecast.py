@@ -8,12 +8,16 @@ past as further channels. Every schedule, loss and solver of the package therefo
     schedule linear, loss velocity                  conditional flow matching
     schedule follmer, loss velocity                 the interpolant α_s u_t + β_s u_{t+1} + √s σ_s z; see `Follmer`
 
+Parameters of a trajectory, a viscosity say, are told to the network in the same way, as constant channels.
+
 A refiner stands between both: a regression, whose answer is noised and denoised a few times at falling levels.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Protocol, runtime_checkable
 
 import torch
@@ -27,6 +31,8 @@ from sciflow.errors import InputError
 from sciflow.random import Stream
 from sciflow.types import Time
 
+SAME = 1e-6  # relative: a parameter that went through float32 on its way to a file
+
 
 @runtime_checkable
 class Forecaster(Protocol):
@@ -36,7 +42,7 @@ class Forecaster(Protocol):
     def n_steps(self) -> int | None: ...
 
     def fields(self, n_given: int) -> int:
-        """How many fields the network sees at once."""
+        """How many fields the network sees at once, parameters not counted."""
         ...
 
     def model(self, module: nn.Module, shape: tuple[int, ...], n_given: int, scale: Scale) -> ForecastModel:
@@ -141,11 +147,41 @@ class Forecasts:
         models: name → forecaster.
         event: shape of a trajectory, (time, *field).
         interval: from one field to the next [time].
+        parameters: name → number, what these trajectories are told of; empty before `given`.
     """
 
     models: dict[str, ForecastModel]
     event: tuple[int, ...]
     interval: float = 1.0
+    parameters: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def scale(self) -> Scale:
+        """The normalisation, which all forecasters share."""
+        return next(iter(self.models.values())).scale
+
+    def given(self, parameters: Mapping[str, float]) -> Forecasts:
+        """The forecasts of trajectories with these parameters; numbers that no forecaster asks for are left out.
+
+        Raises:
+            InputError: one is missing or not finite, or differs from the only value that training saw.
+        """
+        asked, found = self.scale.parameters, {}
+        for name, (mean, std) in asked.items():
+            value = parameters.get(name)
+            if value is None or not math.isfinite(value):
+                raise InputError(
+                    f"the forecasters are told of {sorted(asked)}, but for this state {name!r} is "
+                    f"{'missing' if value is None else value}; known are {sorted(parameters)}. Give a number for it: "
+                    f"`parameter_{name}` in a file of your own."
+                )
+            if std == 0 and not math.isclose(value, mean, rel_tol=SAME):
+                raise InputError(
+                    f"the forecasters were trained at {name} = {mean:g} alone, and cannot tell of {value:g}. "
+                    f"Train on trajectories in which {name} differs."
+                )
+            found[name] = float(value)
+        return replace(self, parameters=found)
 
     @property
     def shape(self) -> tuple[int, ...]:

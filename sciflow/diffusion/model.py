@@ -106,8 +106,9 @@ def _unpack_forecasts(fields: Mapping[str, Any]) -> Forecasts:
     for name, stored in fields["models"].items():
         shape, n_given, own = tuple(stored["shape"]), stored["n_given"], stored["own"]
         channels = (n_given if "spectrum" in own else n_given + 1) * shape[0]
-        module = _restored(spec.build((channels, *shape[1:])), stored["weights"])
-        models[name] = _unpack_own(own, (module, shape, n_given, Scale(**stored["scale"])))
+        scale = Scale(**stored["scale"])
+        module = _restored(spec.build((channels + len(scale.shown), *shape[1:])), stored["weights"])
+        models[name] = _unpack_own(own, (module, shape, n_given, scale))
     return Forecasts(models, tuple(fields["shape"]), fields["interval"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,11 +24,38 @@ class Scale:
         mean: of the fields.
         std: of the fields.
         step: root mean square increment from one field to the next.
+        parameters: name → mean and standard deviation over trajectories, of the numbers that a forecaster is told of
+            each [their own units]. One that never differed, of standard deviation 0, tells nothing and is not shown.
     """
 
     mean: float = 0.0
     std: float = 1.0
     step: float = 1.0
+    parameters: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def shown(self) -> list[str]:
+        """The parameters that enter as channels, in their order."""
+        return [name for name, (_, std) in self.parameters.items() if std > 0]
+
+    def channels(self, values: Mapping[str, float | Tensor]) -> Tensor | None:
+        """The shown parameters (…) as numbers of unit variance, (…, n_shown), float64; None where none is shown."""
+        found = [(torch.as_tensor(values[n], dtype=torch.float64) - self.parameters[n][0]) for n in self.shown]
+        stds = [self.parameters[name][1] for name in self.shown]
+        return torch.stack([value / std for value, std in zip(found, stds, strict=True)], -1) if found else None
+
+    def fields(self, past: Tensor) -> Tensor:
+        """A past (batch, time, channel + n_shown, *grid) without its parameters."""
+        return past[:, :, : past.shape[2] - len(self.shown)]
+
+
+def told(past: Tensor, parameters: Tensor | None) -> Tensor:
+    """Fields (batch, time, channel, *grid) with parameters (batch, n_shown) as constant channels behind them."""
+    if parameters is None:
+        return past
+    grid = past.shape[3:]
+    wide = parameters.to(past)[:, None, :, *[None] * len(grid)].expand(-1, past.shape[1], -1, *grid)
+    return torch.cat([past, wide], 2)
 
 
 class Given(nn.Module):
@@ -49,8 +77,18 @@ class Given(nn.Module):
 
 
 def normalised(past: Tensor, scale: Scale) -> Tensor:
-    """The past (batch, n_given, channel, *grid) as channels of unit variance, (batch, n_given · channel, *grid)."""
-    return ((past - scale.mean) / scale.std).flatten(1, 2)
+    """The past (batch, n_given, channel + n_shown, *grid) as channels of unit variance.
+
+    (batch, n_given · channel + n_shown, *grid); parameters have unit variance already, and are shown once
+    """
+    fields = scale.fields(past)
+    return torch.cat([((fields - scale.mean) / scale.std).flatten(1, 2), past[:, -1, fields.shape[2] :]], 1)
+
+
+def last_increment(windows: Tensor, scale: Scale) -> Tensor:
+    """From the last field but one to the last, (batch, channel, *grid) [data units]."""
+    fields = scale.fields(windows)
+    return fields[:, -1] - fields[:, -2]
 
 
 @dataclass(frozen=True)
@@ -80,19 +118,22 @@ class RegressionModel:
 
     def mean(self, past: Tensor) -> Tensor:
         """The expected next field, (batch, channel, *grid)."""
-        return past[:, -1] + self.scale.step * self.increment(past)
+        return self.scale.fields(past)[:, -1] + self.scale.step * self.increment(past)
 
     def loss(self, windows: Tensor, stream: Stream, step: int, first: int = 0) -> Tensor:
         """Mean square error of the increment over its scale."""
-        wanted = (windows[:, -1] - windows[:, -2]) / self.scale.step
+        wanted = last_increment(windows, self.scale) / self.scale.step
         return (self.increment(windows[:, :-1]) - wanted).square().flatten(1).mean(1)
 
     def finished(self, windows: Tensor) -> RegressionModel:
         grid = tuple(range(-len(self.shape) + 1, 0))
         with torch.no_grad():
-            left = torch.cat([part[:, -1] - self.mean(part[:, :-1]) for part in windows.split(256)]).double()
+            left = torch.cat([self._left(part) for part in windows.split(256)]).double()
         power = torch.fft.rfftn(left, dim=grid).abs().square().mean(0)
         return replace(self, spectrum=(power / left[0, 0].numel()).sqrt())
+
+    def _left(self, windows: Tensor) -> Tensor:
+        return self.scale.fields(windows)[:, -1] - self.mean(windows[:, :-1])
 
     def residual(self, white: Tensor) -> Tensor:
         """Draws of the fitted residual from white noise (batch, channel, *grid).
@@ -135,8 +176,8 @@ class DiffusionModel:
         return NetworkDenoiser(module, Scaled(self.schedule, self.scale.step), self.shape, 0.0)
 
     def loss(self, windows: Tensor, stream: Stream, step: int, first: int = 0) -> Tensor:
-        increment = windows[:, -1] - windows[:, -2]
-        return self.objective(self.denoiser(windows[:, :-1]), increment, stream, step, first)
+        wanted = last_increment(windows, self.scale)
+        return self.objective(self.denoiser(windows[:, :-1]), wanted, stream, step, first)
 
     def finished(self, windows: Tensor) -> DiffusionModel:
         return self
@@ -192,7 +233,7 @@ class RefinerModel:
 
     def loss_at(self, levels: Tensor, windows: Tensor, noise: Tensor) -> Tensor:
         """The loss of rows at given levels k (batch,), with given noise (batch, channel, *grid)."""
-        wanted = (windows[:, -1] - windows[:, -2]) / self.scale.step
+        wanted = last_increment(windows, self.scale) / self.scale.step
         alpha, sigma = (part.to(wanted.dtype) for part in self.mixing(levels, wanted))
         x = torch.where(alpha > 0, alpha * wanted + sigma * noise, 0.0)
         target = sigma * wanted - alpha * noise
@@ -210,7 +251,7 @@ class RefinerModel:
         levels = torch.zeros(n, dtype=torch.long, device=past.device)
         guess = self.answer(past, past.new_zeros(n, *self.shape), levels)
         for k in range(1, self.n_refinements + 1):
-            alpha, sigma = (part.to(past.dtype) for part in self.mixing(levels + k, past[:, -1]))
+            alpha, sigma = (part.to(past.dtype) for part in self.mixing(levels + k, guess))
             x = alpha * guess + sigma * stream.normal(n, self.shape, step=k, **options)
             guess = alpha * x + sigma * self.answer(past, x, levels + k)
         return self.scale.step * guess

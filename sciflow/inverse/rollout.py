@@ -13,7 +13,7 @@ from torch import Tensor
 from sciflow.diffusion.denoiser import Counted, Denoiser
 from sciflow.diffusion.flow import probability_flow
 from sciflow.diffusion.forecast import Forecasts
-from sciflow.diffusion.one_step import DiffusionModel, ForecastModel, RefinerModel, RegressionModel
+from sciflow.diffusion.one_step import DiffusionModel, ForecastModel, RefinerModel, RegressionModel, told
 from sciflow.errors import InputError, NonFiniteError
 from sciflow.inverse.likelihood import Likelihood
 from sciflow.inverse.moments import linear_gaussian
@@ -54,7 +54,7 @@ def increment(
 
     Args:
         model: that draws.
-        past: (batch, n_given, channel, *grid).
+        past: (batch, n_given, channel + n_shown, *grid).
         levels: log-SNR of the grid on which a diffusion is solved, (n_steps + 1,).
         solver: of its flow.
         stream: of the noise of these rows.
@@ -123,6 +123,7 @@ class Rollout:
             raise InputError(f"a posterior needs n ≥ 1 draws, got {n}.")
         model = forecasts.named(self.forecaster)
         self._check(model)
+        forecasts = forecasts.given(forecasts.parameters)  # refuses where one is missing
         start = given_fields(forecasts, likelihood, model.n_given)
         levels = forecasts.schedule.log_snr(torch.as_tensor(checked(times), dtype=torch.float64))
         members = []
@@ -158,11 +159,13 @@ class Rollout:
         def white(own: Stream, step: int = 0) -> Tensor:
             return own.normal(n, model.shape, step=step, dtype=start.dtype, device=start.device)
 
+        parameters = model.scale.channels(forecasts.parameters)
+        parameters = None if parameters is None else parameters.expand(n, -1)
         path = [field.reshape(model.shape).expand(n, *model.shape) for field in start]
         if isinstance(model, RegressionModel) and self.perturbation:
             path[-1] = path[-1] + self.perturbation * model.residual(white(stream.child("perturbation")))
         for step in range(n_steps):
-            past = torch.stack(path[-k:], 1)
+            past = told(torch.stack(path[-k:], 1), parameters)
             if isinstance(model, RegressionModel):
                 path.append(model.mean(past))
                 if self.residual:

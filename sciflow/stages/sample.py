@@ -15,6 +15,7 @@ import torch
 from pydantic import Field
 
 from sciflow.data.arrays import concatenate, evened
+from sciflow.data.layouts.simulations import OBSERVED
 from sciflow.data.measured import read_measured
 from sciflow.data.schema import SAMPLES, check
 from sciflow.data.state import State
@@ -114,7 +115,7 @@ def apply(job: Job, section: SampleSection, observation: Path) -> None:
 def _sample(job: Job, section: SampleSection, data: xr.Dataset, together: Ranks, header: Header | None = None) -> None:
     prior = _prior(job, section)
     mine = _share(int(data.sizes.get("observation", 0)), job.part)
-    likelihoods = _likelihoods(job, section, data, prior, mine)
+    likelihoods, priors = _likelihoods(job, section, data, prior, mine), _priors(data, prior, mine)
     work = [(name, i) for name in section.posteriors for i in mine]
     dims = _event_dims(data, prior)
     found = _found(job, section, prior)
@@ -123,7 +124,7 @@ def _sample(job: Job, section: SampleSection, data: xr.Dataset, together: Ranks,
         draws = {item: draw for item in work if (draw := _recall(state, *item))}
         is_done = of_first(together, [item in draws for item in work])
         left = [item for item, done_before in zip(work, is_done, strict=True) if not done_before]
-        task = _Task(job, section, prior, found.times, likelihoods, is_over, together)
+        task = _Task(job, section, priors, found.times, likelihoods, is_over, together)
         pieces = list(rounds(left, task.is_shared, together.size))
         before = len(work) - len(left) if together.size == 1 else 0  # rounds are not counted like draws
         shown = track(pieces, "sample", done=before, numbers=lambda: {"ess": [*draws.values()][-1].ess})
@@ -206,6 +207,19 @@ def _likelihoods(
     return made.__getitem__
 
 
+def _priors(data: xr.Dataset, prior: Denoiser, mine: Sequence[int]) -> Callable[[int], Denoiser]:
+    """Observation → prior: that of the run, told of the parameters of this observation where it asks for some.
+
+    Raises:
+        InputError: one is missing; names those that are there.
+    """
+    if not isinstance(prior, Forecasts):
+        return lambda i: prior
+    names = [str(name) for name in data.data_vars if str(name).startswith(OBSERVED)]
+    told = [{name.removeprefix(OBSERVED): float(data[name][i]) for name in names} for i in mine]
+    return {i: prior.given(values) for i, values in zip(mine, told, strict=True)}.__getitem__
+
+
 def _found(job: Job, section: SampleSection, prior: Denoiser) -> Found:
     """The grid of the run, searched on the unguided prior if so wished; the same for every shard and posterior.
 
@@ -254,7 +268,7 @@ class _Task:
 
     job: Job
     section: SampleSection
-    prior: Denoiser
+    priors: Callable[[int], Denoiser]
     times: torch.Tensor
     likelihoods: Callable[[int], Any]
     is_over: Callable[[], bool]
@@ -298,11 +312,11 @@ class _Task:
                 )
 
         stop()
-        counted, start, n = Counted(self.prior), time.monotonic(), self.section.n_samples
+        counted, start, n = Counted(self.priors(i)), time.monotonic(), self.section.n_samples
         stream = replace(self.job.stream.child(name, i), tile=self.section.tile)
         try:
             particles = posterior(counted, self.likelihoods(i), self.times, n, stream, on_step=stop)
-            drawn = events(self.prior, particles.resample(n, stream.child("resample")).x)
+            drawn = events(counted.denoiser, particles.resample(n, stream.child("resample")).x)
             if not bool(drawn.isfinite().all()):
                 bad = int((~drawn.flatten(1).isfinite().all(1)).sum())
                 raise NonFiniteError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import math
 import os
 import time
 from collections.abc import Mapping
@@ -12,12 +11,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from sciflow.data.arrays import from_xarray
 from sciflow.data.layouts.simulations import check_uniform
 from sciflow.data.schema import DATA, check
 from sciflow.diffusion.centred import CentredModule, event_shape, free_coordinates
@@ -35,6 +32,7 @@ from sciflow.networks.mlp import Network
 from sciflow.networks.unet import UNet
 from sciflow.random import Stream
 from sciflow.stages.artefact import Job, device
+from sciflow.stages.rows import interval, moments, parameters, rows, trajectories
 from sciflow.training.checkpoint import Checkpoint, save
 from sciflow.training.checkpoint import load as read_checkpoint
 from sciflow.training.launch import rank_environment, ranks
@@ -64,30 +62,6 @@ class Training(Protocol):
     def learn(self, job: Job, data: xr.Dataset, checkpoint: Path | None) -> Learned:
         """The prior of this data set."""
         ...
-
-
-def rows(data: xr.Dataset, split: str) -> Tensor:
-    """The events of one split, float32, (sample, *event).
-
-    Raises:
-        InputError: the split is empty.
-    """
-    chosen = data["data"][data["split"].to_numpy() == split]
-    if chosen.shape[0] == 0:
-        raise InputError(f"data.nc has no sample in the split {split!r}. Raise its share in `dataset`.")
-    return from_xarray(chosen, dtype=torch.float32)
-
-
-def moments(train: Tensor) -> tuple[float, float]:
-    """Mean and standard deviation of all numbers of the training set: the normalisation of the model.
-
-    Raises:
-        InputError: the data are constant.
-    """
-    mean, std = float(train.double().mean()), float(train.double().std())
-    if not math.isfinite(std) or std == 0:
-        raise InputError(f"the training data have standard deviation {std}. Give data that vary.")
-    return mean, std
 
 
 @dataclass(frozen=True)
@@ -153,34 +127,6 @@ class NetworkTraining:
         return Learned(pack(denoiser, self.network), asdict(fitted.history), {"parameters": parameters, **facts})
 
 
-def trajectories(data: xr.Dataset, split: str) -> Tensor:
-    """The trajectories of one split, float32, (sample, time, channel, *grid).
-
-    Raises:
-        InputError: the events have no axis of time, or the split is empty.
-    """
-    dims = tuple(str(dim) for dim in data["data"].dims[1:])
-    if len(dims) < 2 or dims[0] != "time":
-        raise InputError(f"forecasters learn from trajectories (time, …), but data.nc has events {dims}.")
-    found = rows(data, split)
-    return found if dims[1] == "channel" else found.unsqueeze(2)
-
-
-def interval(data: xr.Dataset) -> float:
-    """Time from one field to the next.
-
-    Raises:
-        InputError: the times are not equidistant.
-    """
-    steps = np.diff(data["time"].to_numpy().astype(float)) if "time" in data.coords else np.ones(1)
-    if not np.allclose(steps, steps[0], rtol=1e-6, atol=0) or not steps[0] > 0:
-        raise InputError(
-            f"one-step forecasters need equidistant times, got steps from {steps.min():g} to {steps.max():g} in "
-            "data.nc. Interpolate the trajectories to equal steps."
-        )
-    return float(steps[0])
-
-
 def _default_forecasters() -> dict[str, Forecaster]:
     return {"mean": Regression(), "EDM": ConditionalDiffusion()}
 
@@ -198,6 +144,8 @@ class ForecastTraining:
         network: architecture of all of them; fields enter as channels.
         forecasters: name → what is learned.
         n_given: fields that they look back on.
+        parameters: numbers of each trajectory (a viscosity, say) that the networks are told, by their names in the
+            data; normalised over the training split, as constant channels. One that never differs changes nothing.
         optimisation: how; a forecaster may have an n_steps of its own.
     Source: sciflow.diffusion.forecast.
     """
@@ -205,13 +153,12 @@ class ForecastTraining:
     network: Network = field(default_factory=UNet)
     forecasters: dict[str, Forecaster] = field(default_factory=_default_forecasters)
     n_given: Annotated[int, Field(gt=0)] = 1
+    parameters: tuple[str, ...] = ()
     optimisation: Optimisation = field(default_factory=Optimisation)
 
     def learn(self, job: Job, data: xr.Dataset, checkpoint: Path | None) -> Learned:
-        train, validation = (Windows(trajectories(data, name), self.n_given + 1) for name in ("train", "validation"))
-        mean, std = moments(train.trajectories)
-        step = float(train.trajectories.diff(dim=1).square().mean().sqrt())
-        scale, every, models, histories, facts = Scale(mean, std, step), interval(data), {}, {}, {}
+        train, validation, scale = self._windows(data)
+        every, models, histories, facts = interval(data), {}, {}, {}
         device(job.device)
         with ranks(job.device) as place:
             for name, forecaster in self.forecasters.items():
@@ -226,6 +173,17 @@ class ForecastTraining:
                 }  # fmt: skip
         forecasts = Forecasts(models, tuple(data["data"].shape[1:]), every)
         return Learned(pack(forecasts, self.network), {"forecasters": histories}, {"forecasters": facts})
+
+    def _windows(self, data: xr.Dataset) -> tuple[Windows, Windows, Scale]:
+        """Pieces to train on and to validate with, and their normalisation."""
+        numbers, known = parameters(data, self.parameters)
+        fields = {name: trajectories(data, name) for name in ("train", "validation")}
+        step = float(fields["train"].diff(dim=1).square().mean().sqrt())
+        scale = Scale(*moments(fields["train"]), step, known)
+        shown, labels = scale.channels(numbers), data["split"].to_numpy()
+        own = {name: None if shown is None else shown[torch.as_tensor(labels == name)].float() for name in fields}
+        train, validation = (Windows(fields[name], self.n_given + 1, own[name]) for name in fields)
+        return train, validation, scale
 
     def _model(self, forecaster: Forecaster, module: nn.Module, train: Windows, scale: Scale) -> ForecastModel:
         return forecaster.model(module, tuple(train.trajectories.shape[2:]), self.n_given, scale)
@@ -244,7 +202,8 @@ class ForecastTraining:
         channels, *grid = train.trajectories.shape[2:]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(job.stream.child("weights", name).key())  # modules draw from the default generator
-            module = self.network.build((forecaster.fields(self.n_given) * channels, *grid)).to(place)
+            n_channels = forecaster.fields(self.n_given) * channels + len(scale.shown)
+            module = self.network.build((n_channels, *grid)).to(place)
 
         def loss(module: nn.Module, batch: Tensor, stream: Stream, step: int, first: int = 0) -> Tensor:
             return self._model(forecaster, module, train, scale).loss(batch, stream, step, first)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sciflow.diffusion.one_step import told
 from sciflow.errors import InputError
 
 
@@ -19,12 +20,14 @@ class Windows:
     Args:
         trajectories: (trajectory, time, channel, *grid).
         length: fields of a piece.
+        parameters: (trajectory, n_shown) of unit variance, which follow the fields as constant channels; None for none.
     Raises:
         InputError: trajectories shorter than a piece.
     """
 
     trajectories: Tensor
     length: int
+    parameters: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.per_trajectory < 1:
@@ -42,6 +45,8 @@ class Windows:
         return len(self.trajectories) * self.per_trajectory
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        """The pieces (row, length, channel, *grid)."""
+        """The pieces (row, length, channel + n_shown, *grid)."""
         start = (rows % self.per_trajectory)[:, None] + torch.arange(self.length)
-        return self.trajectories[(rows // self.per_trajectory)[:, None], start]
+        which = rows // self.per_trajectory
+        pieces = self.trajectories[which[:, None], start]
+        return pieces if self.parameters is None else told(pieces, self.parameters[which])

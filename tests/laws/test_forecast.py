@@ -14,7 +14,7 @@ from sciflow.diffusion.denoiser import FromView
 from sciflow.diffusion.forecast import Forecasts
 from sciflow.diffusion.loss import Denoising, Velocity
 from sciflow.diffusion.model import pack, unpack
-from sciflow.diffusion.one_step import DiffusionModel, ForecastModel, RefinerModel, RegressionModel, Scale
+from sciflow.diffusion.one_step import DiffusionModel, ForecastModel, RefinerModel, RegressionModel, Scale, told
 from sciflow.diffusion.paths import Follmer
 from sciflow.diffusion.schedule import EDM, Linear
 from sciflow.errors import InputError, NonFiniteError
@@ -254,22 +254,77 @@ def test_forecasters_come_back_from_their_file() -> None:
     spec = UNet(channels=(4,), padding="circular")
     torch.manual_seed(0)
     models = {
-        "a": RegressionModel(spec.build((2, SIZE)), (1, SIZE), 2, SCALE, REGRESSION.spectrum),
-        "b": DiffusionModel(spec.build((3, SIZE)), (1, SIZE), 2, SCALE, Follmer(1.5)),
-        "c": RefinerModel(spec.build((3, SIZE)), (1, SIZE), 2, SCALE, 2, 0.01),
+        "a": RegressionModel(spec.build((3, SIZE)), (1, SIZE), 2, PUSHED, REGRESSION.spectrum),
+        "b": DiffusionModel(spec.build((4, SIZE)), (1, SIZE), 2, PUSHED, Follmer(1.5)),
+        "c": RefinerModel(spec.build((4, SIZE)), (1, SIZE), 2, PUSHED, 2, 0.01),
     }
     for model in models.values():
         torch.nn.init.normal_(model.module.last[-1].weight)  # it starts as zero
         model.module.requires_grad_(False)
     found = unpack(pack(Forecasts(models, (4, SIZE), 0.25), spec))
     assert isinstance(found, Forecasts) and found.shape == (4, SIZE) and found.interval == 0.25
-    past, t = Stream(1).normal(3, (2, 1, SIZE)), 0.4
+    past, t = told(Stream(1).normal(3, (2, 1, SIZE)), torch.tensor([[0.5], [0.0], [-2.0]])), 0.4
+    assert found.scale == PUSHED
     assert torch.equal(found.named("a").mean(past), models["a"].mean(past))
-    before, after = (held["b"].denoiser(past)(past[:, -1], t) for held in (models, found.models))
+    before, after = (held["b"].denoiser(past)(past[:, -1, :1], t) for held in (models, found.models))
     assert torch.equal(before, after)
     assert torch.equal(found.named("a").spectrum, REGRESSION.spectrum)
     drawn = [held["c"].increment(past, Stream(2)) for held in (models, found.models)]
     assert torch.equal(*drawn) and not torch.equal(drawn[0], models["c"].increment(past, Stream(3)))
+
+
+class Pushed(nn.Module):
+    """Answers with the last channel: a field that moves by its parameter, in units of its increment."""
+
+    def forward(self, x: Tensor, level: Tensor | None) -> Tensor:
+        return x[:, -1:].expand(-1, x.shape[1], -1)
+
+
+PUSHED = replace(SCALE, parameters={"force": (2.0, 0.5), "depth": (7.0, 0.0)})
+
+
+def test_a_parameter_is_told_to_the_network_in_units_of_its_spread() -> None:
+    """u' = u + step (force − 2)/0.5 at each step; of a parameter that never differed nothing is told."""
+    model = RegressionModel(Pushed(), (1, SIZE), 1, PUSHED)
+    forecasts = Forecasts({"mean": model}, (HORIZON + 1, SIZE))
+    for force in (2.0, 3.0):
+        found = Rollout()(forecasts.given({"force": force, "depth": 7.0, "else": 1.0}), GIVEN, TIMES, 3, Stream(0)).x
+        expected = torch.stack([START + h * SCALE.step * (force - 2.0) / 0.5 for h in range(HORIZON + 1)])
+        assert torch.allclose(found, expected.expand(3, -1, -1), rtol=0, atol=1e-12)  # float64, three sums
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({}, r"told of \['depth', 'force'\], but for this state 'force' is missing; known are \[\]"),
+        ({"force": math.nan, "depth": 7.0}, "'force' is nan"),
+        ({"force": 2.0, "depth": 8.0}, "trained at depth = 7 alone, and cannot tell of 8"),
+    ],
+)
+def test_parameters_that_are_missing_are_refused(parameters: dict[str, float], message: str) -> None:
+    forecasts = Forecasts({"mean": RegressionModel(Pushed(), (1, SIZE), 1, PUSHED)}, (HORIZON + 1, SIZE))
+    with pytest.raises(InputError, match=message):
+        forecasts.given(parameters)
+    with pytest.raises(InputError, match="'force' is missing"):
+        Rollout()(forecasts, GIVEN, TIMES, 3, Stream(0))
+
+
+@pytest.mark.parametrize("model", [REGRESSION, DIFFUSION["edm"], REFINER])
+def test_parameters_do_not_enter_the_target(model: ForecastModel) -> None:
+    """A network that does not look at them has the loss it has without, on the same windows and noise."""
+    windows, stream = chain(10, 2, Stream(5)), Stream(3)
+    wide = told(windows, Stream(6).normal(10, (1,), dtype=torch.float64))
+    blind = replace(model, module=Blind(model.module), scale=PUSHED)
+    assert torch.equal(blind.loss(wide, stream, 5), model.loss(windows, stream, 5))
+
+
+class Blind(nn.Module):
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor, level: Tensor | None) -> Tensor:
+        return self.module(x[:, :-1], level)
 
 
 def test_a_blow_up_names_time_and_norm() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from sciflow.stages.train import interval
+from sciflow.stages.rows import interval
 from tests.tiny import FORECAST, Place, change, restored_tables
 
 

@@ -1,0 +1,97 @@
+"""What is learned from: the rows, trajectories and parameters of data.nc as tensors, and their normalisation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sciflow.data.arrays import from_xarray
+from sciflow.data.layouts.simulations import PARAMETER
+from sciflow.data.schema import suggestion
+from sciflow.diffusion.forecast import SAME
+from sciflow.errors import InputError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+def rows(data: xr.Dataset, split: str) -> Tensor:
+    """The events of one split, float32, (sample, *event).
+
+    Raises:
+        InputError: the split is empty.
+    """
+    chosen = data["data"][data["split"].to_numpy() == split]
+    if chosen.shape[0] == 0:
+        raise InputError(f"data.nc has no sample in the split {split!r}. Raise its share in `dataset`.")
+    return from_xarray(chosen, dtype=torch.float32)
+
+
+def moments(train: Tensor) -> tuple[float, float]:
+    """Mean and standard deviation of all numbers of the training set: the normalisation of the model.
+
+    Raises:
+        InputError: the data are constant.
+    """
+    mean, std = float(train.double().mean()), float(train.double().std())
+    if not math.isfinite(std) or std == 0:
+        raise InputError(f"the training data have standard deviation {std}. Give data that vary.")
+    return mean, std
+
+
+def trajectories(data: xr.Dataset, split: str) -> Tensor:
+    """The trajectories of one split, float32, (sample, time, channel, *grid).
+
+    Raises:
+        InputError: the events have no axis of time, or the split is empty.
+    """
+    dims = tuple(str(dim) for dim in data["data"].dims[1:])
+    if len(dims) < 2 or dims[0] != "time":
+        raise InputError(f"forecasters learn from trajectories (time, …), but data.nc has events {dims}.")
+    found = rows(data, split)
+    return found if dims[1] == "channel" else found.unsqueeze(2)
+
+
+def interval(data: xr.Dataset) -> float:
+    """Time from one field to the next.
+
+    Raises:
+        InputError: the times are not equidistant.
+    """
+    steps = np.diff(data["time"].to_numpy().astype(float)) if "time" in data.coords else np.ones(1)
+    if not np.allclose(steps, steps[0], rtol=1e-6, atol=0) or not steps[0] > 0:
+        raise InputError(
+            f"one-step forecasters need equidistant times, got steps from {steps.min():g} to {steps.max():g} in "
+            "data.nc. Interpolate the trajectories to equal steps."
+        )
+    return float(steps[0])
+
+
+def parameters(data: xr.Dataset, names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, tuple[float, float]]]:
+    """Numbers of each trajectory (sample,), and their mean and standard deviation over the training split.
+
+    A standard deviation that is rounding of float32 counts as none.
+
+    Raises:
+        InputError: one is not there, or not a finite number for each trajectory; names those that are.
+    """
+    found, moments_of, is_train = {}, {}, torch.as_tensor(data["split"].to_numpy() == "train")
+    for name in names:
+        if PARAMETER + name not in data.data_vars:
+            known = [str(v).removeprefix(PARAMETER) for v in data.data_vars if str(v).startswith(PARAMETER)]
+            hint = suggestion(name, known)
+            raise InputError(
+                f"train.parameters asks for {name!r}, but data.nc knows {sorted(known) or 'no parameters'}.{hint} A "
+                "file has them as attributes or variables of its layout; `evolving` draws those under `varied`."
+            )
+        values = torch.as_tensor(data[PARAMETER + name].to_numpy()).double()
+        if values.ndim != 1 or not bool(values.isfinite().all()):
+            raise InputError(f"{PARAMETER}{name} in data.nc must be a finite number for each trajectory. Mend it.")
+        mean, std = float(values[is_train].mean()), float(values[is_train].std(correction=0))
+        found[name], moments_of[name] = values, (mean, std if std > SAME * abs(mean) else 0.0)
+    return found, moments_of
