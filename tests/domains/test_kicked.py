@@ -16,6 +16,7 @@ from sciflow.domains.pde.kicked import Kicked
 from sciflow.domains.pde.navier_stokes import NavierStokes
 from sciflow.errors import InputError
 from sciflow.random import Stream
+from tests.tiny import FORECAST, Place, change
 
 SMALL = Kicked(
     equation=Burgers(0.3), size=32, gust_width=0.6, gust_rate=1.0, n_times=2, kicks=2, spin_up=2.0, n_samples=60,
@@ -127,3 +128,19 @@ def test_steps_that_are_too_long_are_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(kicked, "COARSEST", 1e-3)
     with pytest.raises(InputError, match=r"reference error of these fields is 0\.\d%. Lower dataset\.step"):
         made(step=0.125, gust_strength=5.0, gust_width=0.4)
+
+
+@pytest.mark.slow
+def test_a_stirred_flow_is_forecast_from_a_run_file(place: Place) -> None:
+    """Vorticity with Kolmogorov's forcing and random stirring, through all stages."""
+    flow = {"kind": "navier_stokes", "viscosity": 0.05, "drag": 0.1, "amplitude": 0.2, "waves": 2}
+    network = {"kind": "fno", "width": 8, "modes": 4, "depth": 2}
+    changes = {"equation": flow, "gust_rate": 0.0, "stirring": 0.5}
+    results = place.build(
+        change(FORECAST, {**{f"dataset.{key}": value for key, value in changes.items()}, "train.network": network})
+    )
+    with xr.open_dataset(results / "samples.nc") as drawn:
+        assert drawn["samples"].dims[-3:] == ("time", "y", "x") and bool(np.isfinite(drawn["samples"]).all())
+    table = (results / "metrics.csv").read_text()
+    assert all(f"run,{name},crps," in table for name in ("ensemble", "twin", "exact draws"))
+    assert (results / "report.html").read_text().count("data:image/png") >= 5
