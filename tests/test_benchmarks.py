@@ -134,3 +134,23 @@ def test_the_memory_of_a_gradient_grows_as_promised(tmp_path: Path) -> None:
     assert growth["checkpointed, √N"] < 2.5  # of √4 = 2
     peaks = [rows[f"{name}, 32 steps: peak memory, MiB"].value for name in ("autograd", "checkpointed, √N", "adjoint")]
     assert peaks == sorted(peaks, reverse=True)
+
+
+@pytest.mark.slow
+def test_muller_brown_is_judged_by_perfect_draws_and_what_was_scored_is_kept(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks/molecules_muller_brown.py"), "--quick", "--json", "rows.json"]
+    first, again = (
+        subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280) for _ in range(2)
+    )
+    assert first.returncode == 0, first.stderr
+    assert "seed 0" in first.stdout and "seed 0" not in again.stdout  # the second run trains nothing
+    assert text([Row(**row) for row in json.loads((tmp_path / "rows.json").read_text())["rows"]]) in first.stdout
+    rows = {
+        row["claim"].partition(" (")[0]: Row(**row) for row in json.loads((tmp_path / "rows.json").read_text())["rows"]
+    }
+    own = rows["10000 perfect draws: js"]
+    spread = own.stderr * 8**0.5  # the standard deviation of one of its eight sets
+    assert abs(rows["10000 frames of a simulation with the exact force: js"].value - own.value) < 4 * spread
+    untrained = rows["10000 frames, with Fokker–Planck residual, simulation: js"]
+    assert untrained.value > own.value + 20 * spread
+    assert untrained.holds is None  # no verdict on what was not trained
