@@ -101,7 +101,8 @@ def estimates(
     Bias: none
 
     Args:
-        values: name → (value, standard error); the first is the reference, whose band is drawn. NaN is said in words.
+        values: name → (value, standard error); the first is the reference, whose band is drawn. NaN is
+            said in words.
         unit: of the values.
         quantity: what they are.
         title: heading.
@@ -118,6 +119,10 @@ def estimates(
             ax.axvspan(value - width, value + width, color=style.BAND, linewidth=0, zorder=0)
         look: dict[str, Any] = {"color": style.colour(index), "capsize": 2.5, "elinewidth": 1.2, "markersize": 5}
         ax.errorbar(value, index, xerr=width or None, fmt=style.marker(index), **look)
+        if not np.isfinite(stderr):  # a dot without a bar would look exact
+            is_right = value > np.nanmean([other for other, _ in values.values()])
+            ax.annotate("error not known", (value, index), (-8 if is_right else 8, 0), textcoords="offset points",
+                        fontsize=8.5, ha="right" if is_right else "left", va="center", color=style.FAINT)  # fmt: skip
     ax.set_yticks(range(len(values)), list(values))
     ax.set_ylim(len(values) - 0.4, -0.6)
     note = f"bars: ± {style.ERRORS} standard errors; grey: those of the first"
