@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 
 HOT, COLD, TILE = 2.0, 1.5, 256
 PUBLISHED = {"dist-W2": 0.066, "E-W1": 0.765}  # Skreta et al. (2025), table 3: tempered noise with correctors, T = 1.5
-N_FLOORS = 6
+N_FLOORS, OWN = 6, "model at T = 2"
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ FULL, QUICK = Size(4096, 6, 3500, 50, 1024, 2), Size(256, 6, 20, 20, 128, 2)
 
 @dataclass(frozen=True)
 class Compared:
-    """Certified frames at T = 1.5: one half that sets are compared with, and the floor from the other half."""
+    """Certified frames of one temperature: one half that sets are compared with, and the floor from the other half."""
 
     frames: Tensor
     others: Tensor
@@ -155,7 +155,7 @@ def by_model(prior: Denoiser, size: Size) -> dict[str, list[Tensor]]:
     like, times = Unobserved(torch.zeros(1)), Karras(size.levels, 40.0, 0.003)(prior.schedule)
     whole = Ensemble(size.particles, control=Control(("position",)), tile=TILE)
     samplers: dict[str, tuple[Posterior, int]] = {
-        "model at T = 2": (Unguided(), 1),
+        OWN: (Unguided(), 1),
         "model cooled without weights": (Annealed(HOT / COLD, replace(whole, weights="none", control="none")), 1),
         "model cooled by `annealed`": (Annealed(HOT / COLD, whole), size.seeds),
     }
@@ -215,6 +215,12 @@ def certificate_rows(temperature: float, found: Certificate) -> list[Row]:
     ]
 
 
+def own_rows(hot: Tensor, sets: list[Tensor], size: Size) -> list[Row]:
+    """How good the model is before it is cooled: rows against frames at T = 2, with their own floor."""
+    compared = Compared.of(hot, size.particles)
+    return judged(f"{OWN} against frames at T = 2", sets, compared, compared.floors())
+
+
 def rows(size: Size, kept: Path | None) -> tuple[list[Row], str]:
     """All rows, and what they cost."""
     (hot, first), (cold, second) = (certified(temperature, size, kept) for temperature in (HOT, COLD))
@@ -230,7 +236,7 @@ def rows(size: Size, kept: Path | None) -> tuple[list[Row], str]:
     print(text(said), flush=True)
     prior, took = trained(data, size, kept)
     for name, sets in by_model(prior, size).items():
-        said += judged(name, sets, compared, floors, "annealed" in name)
+        said += own_rows(hot, sets, size) if name == OWN else judged(name, sets, compared, floors, "annealed" in name)
     said += [Row(f"{name}, as published, tempered noise with correctors", PUBLISHED[name], 0.0) for name in PUBLISHED]
     return said, f"training {took:.0f} CPU s; annealed SMC {smc_cost}"
 
