@@ -87,7 +87,7 @@ def parameters(data: xr.Dataset, names: Sequence[str]) -> tuple[dict[str, Tensor
             hint = suggestion(name, known)
             raise InputError(
                 f"train.parameters asks for {name!r}, but data.nc knows {sorted(known) or 'no parameters'}.{hint} A "
-                "file has them as attributes or variables of its layout; `evolving` draws those under `varied`."
+                "file has them as attributes or variables of its layout; `evolving`, `kicked` draw those of `varied`."
             )
         values = torch.as_tensor(data[PARAMETER + name].to_numpy()).double()
         if values.ndim != 1 or not bool(values.isfinite().all()):

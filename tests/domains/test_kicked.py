@@ -71,6 +71,28 @@ def test_stirred_vorticity_is_kicked_like_any_field() -> None:
     assert gap < 4 * float(energies.std()) / math.sqrt(400) + 0.01 * expected
 
 
+def test_exact_members_have_the_number_of_their_truth() -> None:
+    """Hardly stirred, nothing is uncertain: every exact member is the truth, at its own viscosity."""
+    calm = {"gust_rate": 0.0, "stirring": 1e-9, "n_samples": 60}
+    data = made(varied={"viscosity": (0.2, 0.6)}, **calm)
+    seen, held = data["observed_parameter_viscosity"].to_numpy(), data["parameter_viscosity"].to_numpy()
+    assert len(set(held.tolist())) == 60 and set(seen.tolist()) <= set(
+        held[data["split"].to_numpy() == "test"].tolist()
+    )
+    assert held.min() >= 0.2 and held.max() <= 0.6
+    law, n_exact = replace(SMALL, **calm), SMALL.n_exact
+    start, own = law.box.places.sin().expand(2, -1), torch.tensor([0.2, 0.6], dtype=torch.float64)
+    truth = law.follow(start, lambda k: torch.zeros(2, 32, dtype=torch.float64), 2, 0.05, {"viscosity": own})
+    for one, viscosity in zip(truth, own.tolist(), strict=True):
+        alone = replace(law, equation=Burgers(viscosity))
+        found = alone.follow(start[:1], lambda k: torch.zeros(1, 32, dtype=torch.float64), 2, 0.05, {})[0]
+        assert torch.allclose(one, found, atol=1e-13, rtol=0)  # the same steps, rounded alike but for vectorisation
+    assert float((truth[0, -1] - truth[1, -1]).abs().max()) > 0.1
+    exact = law.exact(truth, {"viscosity": own}, Stream(3))
+    assert exact.shape == (2, n_exact, 3, 32)
+    assert torch.allclose(exact, truth[:, None].expand_as(exact), atol=1e-7, rtol=0)  # what is left of the stirring
+
+
 def test_numbers_of_gusts_are_poisson() -> None:
     """The share of kicks without any gust is e^{−rate τ}."""
     law, n = replace(SMALL, stirring=0.0), 20000

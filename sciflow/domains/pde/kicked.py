@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +17,7 @@ from sciflow.data.split import split
 from sciflow.domains.pde.boxes import Box
 from sciflow.domains.pde.equations import Burgers, PeriodicEquation
 from sciflow.domains.pde.evolve import fields
+from sciflow.domains.pde.varied import check_varied, drawn, stored, stored_dims, with_own
 from sciflow.errors import InputError
 from sciflow.random import Stream
 
@@ -54,6 +55,7 @@ class Kicked:
     Bias: that of the grid, and of the start from rest: the spin-up must be longer than memory, length²/(4π² ν) at most
     Args:
         equation: what the field obeys between kicks.
+        varied: name of a number of the equation → lowest and highest value, as for `evolving`.
         length: of the ring, or of a side of the torus.
         size: grid points, of a side.
         interval: from one kept field to the next [time].
@@ -77,6 +79,7 @@ class Kicked:
     """
 
     equation: PeriodicEquation = field(default_factory=lambda: Burgers(0.1))
+    varied: dict[str, tuple[float, float]] = field(default_factory=dict)
     length: Positive = 2 * math.pi
     size: Annotated[int, Field(ge=8, multiple_of=2)] = 64
     interval: Positive = 0.5
@@ -118,6 +121,11 @@ class Kicked:
             raise InputError(
                 f"dataset.n_given is {self.n_given}: of {self.n_times + 1} fields none is left to forecast."
             )
+        check_varied(self.equation, self.varied)
+
+    def known_parameters(self) -> list[str]:
+        """What a surrogate can be told of each trajectory."""
+        return [*self.varied]
 
     @property
     def between(self) -> float:
@@ -152,9 +160,13 @@ class Kicked:
             total.addcmul_(own.reshape(wide), wave)
         return total
 
-    def follow(self, start: Tensor, kick: Kick, n_times: int, step: float) -> Tensor:
-        """The start (n, *grid) and the fields after each of n_times intervals, (n, n_times + 1, *grid)."""
-        dynamics, u, found = self.equation.dynamics(self.box), start.double(), [start.double()]
+    def follow(self, start: Tensor, kick: Kick, n_times: int, step: float, own: Mapping[str, Tensor]) -> Tensor:
+        """The start (n, *grid) and the fields after each of n_times intervals, (n, n_times + 1, *grid).
+
+        `own` are the numbers of the equation in which trajectories differ, name → (n,).
+        """
+        dynamics = with_own(self.equation, own).dynamics(self.box)
+        u, found = start.double(), [start.double()]
         for k in range(n_times * self.kicks):
             u = fields(dynamics, self.box, u + kick(k), [0.0, self.between], step)[:, -1]
             if (k + 1) % self.kicks == 0:
@@ -173,15 +185,18 @@ class Kicked:
                 "Lower it, or raise dataset.test or dataset.n_samples."
             )
         rest = torch.zeros(n, *self.box.shape, dtype=torch.float64)
-        start = self.follow(rest, lambda k: self.kick(n, kicks, k), past, self.step)[:, -1]
+        own = drawn(self.varied, n, stream.child("varied"))
+        seen = {name: values[chosen] for name, values in own.items()}
+        start = self.follow(rest, lambda k: self.kick(n, kicks, k), past, self.step, own)[:, -1]
         first = past * self.kicks
-        made = self.follow(start, lambda k: self.kick(n, kicks, first + k), self.n_times, self.step)
-        errors = self.errors(made[chosen], lambda box, k: box.kick(n, kicks, first + k)[chosen])
+        made = self.follow(start, lambda k: self.kick(n, kicks, first + k), self.n_times, self.step, own)
+        errors = self.errors(made[chosen], lambda box, k: box.kick(n, kicks, first + k)[chosen], seen)
         truth = made[chosen]
         values = {
             "data": made.float(), "truth": truth, "measured": truth[:, : self.n_given].flatten(1),
-            "exact": self.exact(truth, stream.child("exact")),
+            "exact": self.exact(truth, seen, stream.child("exact")),
         }  # fmt: skip
+        units = {name: "1" for name in values}
         dims = {
             "data": ("sample", *event), "truth": ("observation", *event),
             "measured": ("observation", "measurement"), "exact": ("observation", "exact_member", *event),
@@ -192,29 +207,31 @@ class Kicked:
             "time": self.interval * np.arange(self.n_times + 1),
             **{axis: self.box.places.numpy() for axis in self.box.axes},
         }
-        return to_xarray(values, dims, coords, {name: "1" for name in values}).assign_attrs(
-            errors, n_given=self.n_given
-        )
+        values, dims = values | stored(own, chosen), dims | stored_dims(own)
+        return to_xarray(values, dims, coords, units).assign_attrs(errors, n_given=self.n_given)
 
-    def exact(self, truth: Tensor, stream: Stream) -> Tensor:
+    def exact(self, truth: Tensor, own: Mapping[str, Tensor], stream: Stream) -> Tensor:
         """Trajectories of the same law from the last given field of each truth, (observation, n_exact, time, *grid)."""
         n, given = len(truth), self.n_given
         starts = truth[:, given - 1].repeat_interleave(self.n_exact, 0)
         kick = lambda k: self.kick(len(starts), stream, k)  # noqa: E731
-        later = self.follow(starts, kick, self.n_times + 1 - given, self.step)[:, 1:]
+        each = {name: values.repeat_interleave(self.n_exact) for name, values in own.items()}
+        later = self.follow(starts, kick, self.n_times + 1 - given, self.step, each)[:, 1:]
         before = truth[:, None, :given].expand(-1, self.n_exact, *truth[0, :given].shape)
         return torch.cat([before, later.unflatten(0, (n, self.n_exact))], 2)
 
-    def errors(self, made: Tensor, kick: Callable[[Kicked, int], Tensor]) -> dict[str, float]:
+    def errors(
+        self, made: Tensor, kick: Callable[[Kicked, int], Tensor], own: Mapping[str, Tensor]
+    ) -> dict[str, float]:
         """How far the last of these fields (n, time, *grid) move if step or points are doubled, under the same kicks.
 
         Raises:
             InputError: by more than a hundredth of their root mean square.
         """
         start, end, fine = made[:, 0], made[:, -1], replace(self, size=2 * self.size)
-        finest = fine.follow(self.box.finer(start), lambda k: kick(fine, k), self.n_times, self.step)[:, -1]
+        finest = fine.follow(self.box.finer(start), lambda k: kick(fine, k), self.n_times, self.step, own)[:, -1]
         sharp = self.box.coarser(finest)
-        coarse = self.follow(start, lambda k: kick(self, k), self.n_times, 2 * self.step)[:, -1]
+        coarse = self.follow(start, lambda k: kick(self, k), self.n_times, 2 * self.step, own)[:, -1]
         found = {
             "reference_error": (coarse, "Lower dataset.step."),
             "resolution_error": (sharp, "Raise dataset.size, or take smoother fields: larger viscosity, wider gusts."),

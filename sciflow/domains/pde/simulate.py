@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 from torch import Tensor
 
 from sciflow.data.arrays import to_xarray
-from sciflow.data.layouts.simulations import OBSERVED, PARAMETER
 from sciflow.data.split import split
 from sciflow.domains.pde.boxes import Box
 from sciflow.domains.pde.equations import Burgers, PeriodicEquation
@@ -21,6 +20,7 @@ from sciflow.domains.pde.evolve import Evolution, certified, check_step
 from sciflow.domains.pde.files import SimulationFile
 from sciflow.domains.pde.kicked import Kicked
 from sciflow.domains.pde.porous import PorousSquare
+from sciflow.domains.pde.varied import check_varied, drawn, stored, stored_dims, with_own
 from sciflow.errors import InputError
 from sciflow.inverse.likelihood import GaussianNoise
 from sciflow.inverse.observe import PREFIX, Observation
@@ -134,21 +134,13 @@ class Evolving:
             InputError: in half a step waves of the start cross more cells than is stable.
         """
         box = self.box
-        wide = {name: values.reshape(-1, *[1] * (start.ndim - 1)) for name, values in own.items()}
-        equation: Any = replace(self.equation, **wide)  # type: ignore[type-var]
+        equation = with_own(self.equation, own)
         check_step(box, self.step / 2, equation.fastest(box, start))
         return certified(equation.dynamics(box), box, start, self.times, self.step)
 
-    def drawn(self, stream: Stream) -> dict[str, Tensor]:
-        """The numbers of the equation that differ, (n_samples,)."""
-        found = {}
-        for name, (low, high) in self.varied.items():
-            found[name] = low + (high - low) * stream.child(name).uniform(self.n_samples, dtype=torch.float64)
-        return found
-
     def simulate(self, stream: Stream) -> xr.Dataset:
         event = ("time", *self.box.axes)
-        own = self.drawn(stream.child("varied"))
+        own = drawn(self.varied, self.n_samples, stream.child("varied"))
         z = stream.child("start").normal(self.n_samples, (self.basis().shape[1],), dtype=torch.float64)
         made = self.evolve(self.start(z), own)
         labels, chosen = self.shares(stream.child("split"))
@@ -164,9 +156,7 @@ class Evolving:
             "measured": ("observation", "measurement"),
             "exact": ("observation", "exact_member", *event),
         }
-        for name in own:
-            values |= {PARAMETER + name: own[name], OBSERVED + name: seen[name]}
-            dims |= {PARAMETER + name: ("sample",), OBSERVED + name: ("observation",)}
+        values, dims = values | stored(own, chosen), dims | stored_dims(own)
         for name, value in records.items():
             dims.setdefault(name, ("observation", *(f"{name}_{axis}" for axis in range(value.ndim - 1))))
         units = {name: "1" for name in ("data", "truth", "measured", "exact")}
@@ -248,26 +238,6 @@ class Evolving:
         starts = torch.stack(found)
         each = {name: value.repeat_interleave(self.n_exact) for name, value in own.items()}
         return self.evolve(starts.flatten(0, 1), each).fields.reshape(*starts.shape[:2], *shape)
-
-
-def check_varied(equation: PeriodicEquation, varied: Mapping[str, tuple[float, float]]) -> None:
-    """Refuse ranges that are none, and numbers that the equation has not or cannot take.
-
-    Raises:
-        InputError: names those that there are.
-    """
-    known = sorted(n for n, v in vars(equation).items() if isinstance(v, float))
-    for name, (low, high) in varied.items():
-        if name not in known:
-            raise InputError(f"dataset.varied names {name!r}, but this equation has the numbers {known}. Use one.")
-        try:
-            for value in (low, high):
-                TypeAdapter(type(equation)).validate_python({**vars(equation), name: value})
-        except ValidationError as error:
-            reason = error.errors()[0]["msg"]
-            raise InputError(f"dataset.varied.{name} is [{low:g}, {high:g}]: {reason}. Give another range.") from None
-        if not low < high:
-            raise InputError(f"dataset.varied.{name} is [{low:g}, {high:g}], needs the lower value first.")
 
 
 DATASETS: dict[str, type] = {
