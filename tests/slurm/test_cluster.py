@@ -23,7 +23,7 @@ from sciflow.runs import STAGES
 from sciflow.training.checkpoint import load
 from tests.tiny import IMAGING, Place, change, copy_repository
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(2400)]
 
 CLUSTER = Path(__file__).with_name("cluster")
 TIME_LIMIT = 400  # seconds to wait for one event: a job takes 12 CPU s, and a shared core may be ten times slower
@@ -93,17 +93,17 @@ class Submitted:
         out.touch()
         return self.call("sbatch", "--parsable", "--mem=500", "--output", out, *options, file).strip(), out
 
-    def wait(self, what: str, happened: Callable[[], bool], job: str, out: Path) -> None:
+    def wait(self, what: str, happened: Callable[[], bool], job: str, out: Path, limit: float = TIME_LIMIT) -> None:
         """Until it has happened, while the controller lives."""
-        end = time.monotonic() + TIME_LIMIT
+        end = time.monotonic() + limit
         while not happened():
             lives = bool(queue("--noheader", "--jobs", job))
             assert happened() or (lives and time.monotonic() < end), f"{what}:\n{queue()}\n{out.read_text()}"
             time.sleep(0.2)
 
     def finish(self, job: str, out: Path) -> None:
-        """Until the controller has ended, well."""
-        self.wait("the end", lambda: not queue("--noheader", "--jobs", job), job, out)
+        """Until the controller has ended, well: up to eight jobs, one after another."""
+        self.wait("the end", lambda: not queue("--noheader", "--jobs", job), job, out, 3 * TIME_LIMIT)
         assert " ExitCode=0:0" in self.call("scontrol", "show", "job", job), out.read_text()
 
     def steps(self) -> Counter[int]:
@@ -132,7 +132,11 @@ def queue(*options: str) -> str:
 # alone and in the cluster: no dropout, whose masks are drawn for each piece of a batch
 SPREAD = {
     **change(IMAGING, {"train.network.dropout": 0.0, "train.optimisation.n_steps": 8}),
-    "resources": {"dataset": {"runtime": 10}, "train": {"nodes": 2, "mem_mb": MEGABYTES, "runtime": 10}},
+    "resources": {
+        "dataset": {"runtime": 10},
+        "train": {"nodes": 2, "mem_mb": MEGABYTES, "runtime": 10},
+        "sample": {"nodes": 2, "mem_mb": MEGABYTES, "runtime": 10, "shards": 1},
+    },
 }
 STRAIGHT = "import sys; from sciflow.cli import _run; sys.exit(max(_run([s, 'swept.yaml'])[0] for s in sys.argv[1:]))"
 
@@ -173,15 +177,20 @@ def test_a_sweep_survives_the_loss_of_a_job_and_of_its_controller(cluster: None,
     assert {name: submitted.results(f"swept/{name}") for name in there} == there
 
 
-def test_training_on_two_nodes_follows_one_process(cluster: None, submitted: Submitted) -> None:
+def test_two_nodes_train_and_sample_as_one_process(cluster: None, submitted: Submitted) -> None:
     """`srun` starts a rank on each node; the ranks find one another by what SLURM says."""
     Place(submitted.folder).write(SPREAD, "spread")
-    script = CONTROLLER.format(python=sys.executable, run="spread.yaml", targets="results/spread/model.pt")
+    script = CONTROLLER.format(python=sys.executable, run="spread.yaml", targets="results/spread/samples.nc")
     submitted.finish(*submitted.sbatch(script))
-    log = (submitted.folder / "logs/spread/train.log").read_text()
-    assert "2 ranks" in log, log
+    for name in ("train", "sample.part1of1"):
+        log = (submitted.folder / f"logs/spread/{name}.log").read_text()
+        assert "2 ranks" in log, log
     spread = load(submitted.folder / "results/spread/model.pt", "model")["history"]
-    submitted.call(sys.executable, "-c", STRAIGHT.replace("swept", "spread"), "train")
+    samples = submitted.results("spread/samples.nc")
+    straight = STRAIGHT.replace("swept", "spread")
+    submitted.call(sys.executable, "-c", straight, "sample")
+    assert submitted.results("spread/samples.nc") == samples
+    submitted.call(sys.executable, "-c", straight, "train")
     alone = load(submitted.folder / "results/spread/model.pt", "model")["history"]
     # the ranks' sums are added in another order, 1e-7 relative, which eight steps of Adam may raise a hundredfold
     assert spread["loss"] == pytest.approx(alone["loss"], rel=1e-5)
