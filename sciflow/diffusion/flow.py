@@ -271,11 +271,15 @@ class FrameSplit:
         if self.frame == "data":
             # a denoiser may answer with the state itself; a compiler cannot tell, and leaves out what is not needed
             return data.clone() if torch.compiler.is_compiling() or data.data_ptr() == x.data_ptr() else data
-        alpha, sigma = self.levels(t)
         if self.frame == "noise":
-            return torch.sub(x, data, alpha=alpha)
+            return torch.sub(x, data, alpha=self.levels(t)[0])
+        return torch.sub(data, x, alpha=self.share(t))
+
+    def share(self, t: float) -> float:
+        """w² α/r²: what of x a denoiser of data N(0, w² I) answers, and the velocity frame leaves out."""
+        alpha, sigma = self.levels(t)
         narrow = self.width**2 * alpha
-        return torch.sub(data, x, alpha=narrow / (narrow * alpha + sigma**2))
+        return narrow / (narrow * alpha + sigma**2)
 
     def remainder_at(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """G at a time and levels that are tensors, so that one traced graph serves every step."""

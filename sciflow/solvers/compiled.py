@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor
 
-from sciflow.solvers.automatic import Auto
+from sciflow.solvers.automatic import Auto, Planned
 from sciflow.solvers.dynamics import Dynamics, ModelSplit
 from sciflow.solvers.exponential import State, Step
 from sciflow.solvers.solve import Solver, StepNoise
@@ -97,8 +97,8 @@ def compiled(
     method, plan = solver, solver.plan(dynamics, grid)
     if backend == "cudagraphs":
         return Recorded(_loop(dynamics, grid, method, plan))
-    if isinstance(solver, Auto) and all(step.smooth is None and step.ending is None for step in plan):
-        method, plan = plan[0].solver, [step.rough for step in plan]
+    if isinstance(solver, Auto) and all(isinstance(step, Planned) and step.ending is None for step in plan):
+        method, plan = plan[0].solver, [step.step for step in plan]
     steps = [step for step in plan if isinstance(step, Step) and _has_numbers(step)]
     if len(steps) < len(plan):
         return torch.compile(_loop(dynamics, grid, method, plan), fullgraph=True, backend=backend)

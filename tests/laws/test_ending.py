@@ -54,7 +54,7 @@ def test_the_width_around_a_row_is_exact_for_a_gaussian(n_steps: int) -> None:
     state = solver.init(flow, times, x)
     for step in plan[:-1]:
         state = solver.step(flow, step, state, None)  # type: ignore[arg-type]
-    ending, split = plan[-1].ending, plan[-1].rough.split
+    ending, split = plan[-1].ending, plan[-1].step.split
     assert ending is not None and all(step.ending is None for step in plan[:-1])
     values = (split.remainder(times[-2], state.inner.x), *state.inner.history)
     exact = (widths / float(SCHEDULE.sigma(times[-2]))) ** 2
