@@ -144,17 +144,17 @@ class ForecastTraining:
         network: architecture of all of them; fields enter as channels.
         forecasters: name → what is learned.
         n_given: fields that they look back on.
+        optimisation: how; a forecaster may have an n_steps of its own.
         parameters: numbers of each trajectory (a viscosity, say) that the networks are told, by their names in the
             data; normalised over the training split, as constant channels. One that never differs changes nothing.
-        optimisation: how; a forecaster may have an n_steps of its own.
     Source: sciflow.diffusion.forecast.
     """
 
     network: Network = field(default_factory=UNet)
     forecasters: dict[str, Forecaster] = field(default_factory=_default_forecasters)
     n_given: Annotated[int, Field(gt=0)] = 1
-    parameters: tuple[str, ...] = ()
     optimisation: Optimisation = field(default_factory=Optimisation)
+    parameters: tuple[str, ...] = ()
 
     def learn(self, job: Job, data: xr.Dataset, checkpoint: Path | None) -> Learned:
         train, validation, scale = self._windows(data)

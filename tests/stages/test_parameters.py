@@ -42,7 +42,7 @@ MOVING = Evolving(
 def trained(data: xr.Dataset, names: tuple[str, ...], n_steps: int = 150) -> Forecasts:
     """A regression of the next field, told of these parameters."""
     options = Optimisation(n_steps=n_steps, batch_size=32, learning_rate=5e-3, warm_up=10, validate_every=n_steps)
-    training = ForecastTraining(FNO(width=12, modes=5, depth=2), {"mean": Regression()}, 1, names, options)
+    training = ForecastTraining(FNO(width=12, modes=5, depth=2), {"mean": Regression()}, 1, options, names)
     learned = training.learn(Job("r", "train", "pde", 0, "", "", Path("model.pt")), data, None)
     found = unpack(learned.model)
     assert isinstance(found, Forecasts)
