@@ -207,7 +207,11 @@ def judged(
 def certificate_rows(temperature: float, found: Certificate) -> list[Row]:
     """Of the frames of one temperature: a stated error of log Z, and drift and distance in standard deviations."""
     limits = {"log_partition_stderr": LARGEST_ERROR, "drift": LARGEST_Z, "distance": LARGEST_Z}
-    words = {"log_partition_stderr": "error of log Z", "drift": "drift |t|", "distance": "distance of islands z"}
+    words = {
+        "log_partition_stderr": "error of log Z",
+        "drift": "drift, Student's t",
+        "distance": "distance of islands z",
+    }
     values = {name: getattr(found, name) for name in limits}
     return [
         Row(f"frames at T = {temperature:g}: {words[name]}", value, 0.0, limits[name], value <= limits[name])
