@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import subprocess
@@ -16,9 +17,12 @@ import torch
 import typer
 import yaml
 
-from sciflow import config
+from sciflow import config, diffusion
 from sciflow.cli import app
+from sciflow.diffusion.mixture import GaussianMixture, MixtureDenoiser
+from sciflow.diffusion.schedule import VariancePreserving
 from sciflow.listing import rows, tables
+from sciflow.random import Stream
 from sciflow.types import LABELS, facts
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -254,3 +258,21 @@ def test_the_pages_build_without_a_warning(tmp_path: Path) -> None:
         for name in tables()[kind]:
             assert f">{name}<" in page, f"{name} is missing from the page"
     assert torch.__version__  # the reference imports what it documents
+
+
+def test_bits_per_dimension_as_the_page_computes_them() -> None:
+    """For data N(0, ⅓² I) the trace of each probe is exact, so that what is left is the error of 64 steps."""
+    law = GaussianMixture(
+        torch.ones(1, dtype=torch.float64),
+        torch.zeros(1, 4, dtype=torch.float64),
+        torch.eye(4, dtype=torch.float64)[None] / 9,
+    )
+    (example,) = [text for text in blocks(ROOT / "docs" / "concepts.md", "python") if "bits_per_dimension" in text]
+    x = torch.round(16 * law.sample(8, Stream(1))) / 16
+    denoiser = MixtureDenoiser(law, VariancePreserving())
+    found: dict[str, Any] = {"diffusion": diffusion, "Stream": Stream, "x": x, "denoiser": denoiser}
+    exec(example, found)
+    exact = -(law.log_prob(found["spread"]) / 4 + math.log(1 / 16)) / math.log(2)
+    stated = found["found"].discretisation.abs().max() / (4 * math.log(2))
+    # the grid ends at σ/α = 0.002, which widens the law by (3 · 0.002)² = 4e-5 of its variance: 3e-5 (1 − x²/s²) bits
+    assert torch.allclose(found["bits"], exact, rtol=0, atol=2e-4 + 4 * float(stated))
