@@ -361,7 +361,7 @@ def _run(arguments: list[str] | None) -> tuple[int, str]:
         return 130, "stopped"
     except OSError as error:
         return 1, f"error: {error.filename or ''}: {error.strerror or error}. Nothing finished is lost."
-    except Exception:
+    except Exception:  # the last resort: nothing is hidden, the traceback is shown and the exit status is 1
         return 1, f"{traceback.format_exc()}This is a bug in sciflow or in a plugin. Please report it with these lines."
 
 
