@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from sciflow.figures.style import colour, dress, legend, marker, panels
 
@@ -45,6 +46,9 @@ def draw(table: Mapping[tuple[str, str, int], Mapping[str, float]], folder: Path
     all_axes[0].figure.savefig(folder / "solvers-calls.png")
     (ax,) = panels(1)
     curves(ax, table, SECONDS_FOR, "seconds")
+    ax.xaxis.set_minor_formatter(NullFormatter())  # labels of a decade that is not whole would overlap
+    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.xaxis.set_major_formatter("{x:g}")
     dress(ax, f"Error against seconds, {SECONDS_FOR}", "CPU time of a whole run with an exact denoiser", "s", "error")
     legend(ax)
     ax.figure.savefig(folder / "solvers-seconds.png")
