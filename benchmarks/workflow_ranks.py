@@ -18,7 +18,7 @@ from sciflow.random import Stream
 from sciflow.training.loop import fit
 from sciflow.training.optimisation import Optimisation
 
-SHAPE, BATCH, N_STEPS = (1, 16, 16), 64, 3
+SHAPE, BATCH, N_STEPS = (1, 16, 16), Optimisation().batch_size, 12
 
 
 def loss(module: nn.Module, batch: Tensor, stream: Stream, step: int, first: int) -> Tensor:

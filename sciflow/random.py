@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -74,11 +74,11 @@ class Stream:
 
     def child(self, *purpose: str | int) -> Stream:
         """The stream for a narrower purpose."""
-        return replace(self, purpose=(*self.purpose, *purpose))
+        return Stream(self.seed, (*self.purpose, *purpose), self.tile, self.first)
 
     def rows_from(self, first: int) -> Stream:
         """The stream whose row 0 is row `first` of this one."""
-        return replace(self, first=self.first + first)
+        return Stream(self.seed, self.purpose, self.tile, self.first + first)
 
     def keys(self, start: int, stop: int, step: int = 0) -> list[int]:
         """63-bit seeds of the tiles (or blocks) start … stop at one step, by one hash; their lower 32 bits differ."""

@@ -191,14 +191,15 @@ def open_dataset(
     """
     import xarray as xr
 
-    header = read_header(path) if stage is not None or run is not None else None
-    for name, wanted in (("stage", stage), ("run", run)):
-        got = getattr(header, name, None)
-        if wanted is not None and got != wanted:
-            raise InputError(
-                f"{path} belongs to {name} {got!r}, needs {name} {wanted!r}. Give the right file, or run that {name}."
-            )
-    with _readable(path):
+    with _readable(path) as attributes:
+        header = Header.of(attributes, path) if stage is not None or run is not None else None
+        for name, wanted in (("stage", stage), ("run", run)):
+            got = getattr(header, name, None)
+            if wanted is not None and got != wanted:
+                raise InputError(
+                    f"{path} belongs to {name} {got!r}, needs {name} {wanted!r}. "
+                    f"Give the right file, or run that {name}."
+                )
         opened = xr.open_dataset(path, engine="h5netcdf")
         if not load:
             return opened
@@ -208,16 +209,15 @@ def open_dataset(
 
 def read_header(path: str | Path) -> Header:
     """The header of a `.nc` artefact, without its arrays. Raises InputError as `open_dataset`."""
-    import h5netcdf
-
-    with _readable(path), h5netcdf.File(path, "r") as file:
-        return Header.of(dict(file.attrs), path)
+    with _readable(path) as attributes:
+        return Header.of(attributes, path)
 
 
 @contextlib.contextmanager
-def _readable(path: str | Path) -> Iterator[None]:
-    """Turn what HDF5 says about a bad file into one message."""
+def _readable(path: str | Path) -> Iterator[dict[str, Any]]:
+    """The attributes of a file that may be opened; what HDF5 says about a bad one becomes one message."""
     import h5py
+    import numpy as np
 
     path = Path(path)
     if not path.is_file():
@@ -228,7 +228,9 @@ def _readable(path: str | Path) -> Iterator[None]:
     try:
         with h5py.File(path, "r") as content:
             _check_declared(path, content)
-        yield
+            stored = dict(content.attrs)  # numbers are arrays of one entry, as netCDF has it
+            attributes = {name: np.ravel(value)[0] if np.size(value) == 1 else value for name, value in stored.items()}
+        yield attributes
     except InputError:
         raise
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import warnings
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import scipy.sparse
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:  # a quarter of a second that only those pay who have a matrix
+    import scipy.sparse
 
 
 class _Product(torch.autograd.Function):

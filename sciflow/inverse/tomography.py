@@ -14,7 +14,6 @@ from functools import cached_property
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
-import scipy.sparse
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -138,7 +137,9 @@ def system_matrix(scanner: _Tomography, grid: tuple[int, int]) -> SparseMap:
     ray = np.concatenate([part[0] + view * n for view, part in enumerate(parts)])
     pixel, length = (np.concatenate([part[k] for part in parts]) for k in (1, 2))
     size = (rays.points.shape[0] * n, math.prod(grid))
-    entries = scipy.sparse.coo_array((length * scanner.pixel_size, (ray, pixel)), shape=size)
+    from scipy.sparse import coo_array  # a quarter of a second, and only here
+
+    entries = coo_array((length * scanner.pixel_size, (ray, pixel)), shape=size)
     return SparseMap(entries.tocsr())
 
 

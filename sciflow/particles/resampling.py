@@ -78,8 +78,7 @@ def repeated(copies: Tensor, n: int) -> Tensor:
 
 def _ancestors(ends: Tensor, n: int) -> Tensor:
     """Slot j descends from the first i whose slots end after j. Counts beat a search by ten."""
-    starts = torch.zeros(n + 2, dtype=torch.int64, device=ends.device)  # rounding may let a slot end at n + 1
-    return starts.scatter_add_(0, ends, ends.new_ones(1).expand_as(ends))[:n].cumsum_(0)
+    return ends.bincount(minlength=n)[:n].cumsum_(0)  # rounding may let a slot end at n + 1
 
 
 def combed(weights: Tensor, n: int, offset: Tensor) -> Tensor:

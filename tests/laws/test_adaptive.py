@@ -42,6 +42,7 @@ def stiff(rates: Tensor) -> tuple[Equation, Tensor]:
 RATES = torch.tensor([1.0, 1000.0, 2.0, 30.0, 1.0, 5.0, 300.0, 1.0], dtype=torch.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", ["gaussian", "mixture"])
 @pytest.mark.parametrize("index", range(4))
 def test_the_error_follows_the_tolerance(law: str, index: int) -> None:

@@ -280,6 +280,7 @@ def test_widths_leave_infinite_steps_out_of_their_mean() -> None:
     assert mean_width(widths(split, [0.0, 1.0])) == math.inf
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the compiler, about itself
 def test_one_graph_gives_what_the_loop_gives() -> None:
     torch.manual_seed(0)

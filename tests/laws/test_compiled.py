@@ -41,6 +41,7 @@ FAMILY = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", FAMILY, ids=str)
 def test_steps_from_a_table_are_the_steps(solver: Solver) -> None:
     """The same graphs serve 6 and 24 steps: one for each number of nodes, and one for a last step without corrector."""
@@ -73,6 +74,7 @@ def test_a_table_keeps_the_digits_of_float64() -> None:
     assert torch.allclose(end, exact, rtol=0, atol=1e-12)  # rounding of 8 steps on numbers below 10
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the compiler, about itself
 def test_methods_without_a_table_are_one_graph_with_the_bits_of_the_loop() -> None:
     dynamics, x = flow(), 80 * torch.ones(8, 4).cumsum(0)

@@ -90,6 +90,7 @@ def test_recorded_weights_are_the_posterior_of_the_experts() -> None:
     assert fine < 0.5 * coarse < 0.05
 
 
+@pytest.mark.slow
 def test_any_of_the_experts_follows_the_exact_mixture() -> None:
     """Weights of the modes and moments over 8000 draws, at weights 1 : 3, within 4 standard errors.
 
@@ -139,6 +140,7 @@ def drift_apart(model: AndModel, n: int) -> Tensor:
     return gap[1] - gap[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("laws", "rate"), [((FIRST, SECOND), 0.5), ((FIRST, SECOND, THIRD), 0.25)], ids=["two", "three"]
 )
@@ -159,6 +161,7 @@ def test_densities_stay_equal_along_the_path(laws: tuple[GaussianMixture, ...], 
     assert change(300, False) > 2 * fine
 
 
+@pytest.mark.slow
 def test_the_published_step_drifts_by_a_known_amount() -> None:
     """For N(m_i, v_i I) the drift of log q_1 − log q_2 is ½ log (v_1 + U²)(v_2 + u²)/(v_2 + U²)(v_1 + u²), here 0.947.
 
@@ -188,6 +191,7 @@ def test_recorded_densities_are_what_agrees() -> None:
 # But not -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_negation_finds_its_law_and_is_refused_where_there_is_none() -> None:
     """N(m₁, P₁⁻¹)/N(m₂, P₂⁻¹)^w = N((P₁m₁ − w P₂m₂)/P, P⁻¹)/Z, P = P₁ − w P₂: mean, variance and Z over 12 runs.
 

@@ -100,6 +100,7 @@ MORE = [(True, 0, 1e-9), (True, 0, 1.0), (False, 0, 0.5), (False, 3, 1.0)]
 CASES = [*FEW, *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("has_value", "children", "threshold"), CASES)
 def test_evidence_and_law_are_exact_for_any_value_and_children(
     has_value: bool, children: int, threshold: float

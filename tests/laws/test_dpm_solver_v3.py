@@ -84,6 +84,7 @@ def fitted(per_coordinate: bool, folder: Path) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_coordinate", [True, False])
 @pytest.mark.parametrize("solver", [(1, False), (2, False), (3, False), (2, True)])
 def test_order_with_fitted_statistics(

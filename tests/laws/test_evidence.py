@@ -36,6 +36,7 @@ def judged(intervals: list[tuple[float, float]], estimates: list[float]) -> None
     assert (highs - lows).mean() <= 2 * (2 * 1.96 * spread)
 
 
+@pytest.mark.slow
 def test_interval_from_islands() -> None:
     runs = [smc(Skewed(), 8 * 60, Stream(seed), islands=8) for seed in range(RUNS)]
     assert all(math.isfinite(run.log_evidence_stderr_islands) for run in runs)

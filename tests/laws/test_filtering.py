@@ -137,6 +137,7 @@ def test_kalman_and_rauch_are_the_conditional_gaussians(monkeypatch: pytest.Monk
 # Particle filters ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @FILTERS
 def test_evidence_is_unbiased(kind: type) -> None:
     """E[Ẑ] = Z over 400 runs of 150 particles, at uneven times and with missing measurements."""

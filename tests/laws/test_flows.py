@@ -55,6 +55,7 @@ def of_table(name: str) -> Any:
 CONVERTED = pytest.param(Cosine(), id="converted to cosine", marks=pytest.mark.slow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", [pytest.param(Linear(), id="linear"), CONVERTED])
 @pytest.mark.parametrize("name", sorted(set(POSTERIORS) - NEEDS_MORE))
 def test_samplers_take_a_velocity_field_for_a_diffusion_prior(name: str, schedule) -> None:
@@ -132,6 +133,7 @@ NOISES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("noise", "sees"), NOISES)
 @pytest.mark.parametrize("kind", [between, from_noise])
 def test_tilted_transport_finds_the_posterior(kind, noise, sees: bool) -> None:

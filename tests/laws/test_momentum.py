@@ -97,6 +97,7 @@ def test_constant_weights_have_order_p_where_the_grid_is_equidistant_in_u_and_th
     assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [GHVB(3, weights="constant"), GHVB(4, 0.8, "constant"), GHVB(2, 0.8, "constant")])
 def test_constant_weights_lose_their_order_on_other_grids(method: GHVB) -> None:
     denoiser = MixtureDenoiser(mixture(), VariancePreserving())

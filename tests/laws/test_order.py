@@ -75,6 +75,7 @@ def error(solver: object, law: str, schedule: object, stride: int, n_past: int |
     return float((end - path[-1]).square().mean().sqrt())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ODE_SOLVERS, ids=str)
 def test_order_on_a_mixture(solver: object) -> None:
     errors = [error(solver, "mixture", VariancePreserving(), stride) for stride in (4, 2)]

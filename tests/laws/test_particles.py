@@ -56,6 +56,7 @@ def test_filter_moments(scheme: str) -> None:
         assert abs(values.mean() - expected) < 4 * values.std() / math.sqrt(160) + 2 / 400 * math.sqrt(variance)
 
 
+@pytest.mark.slow
 @every_scheme
 def test_stated_error_of_the_evidence(scheme: str) -> None:
     """The error bar of one run against the spread of 300 runs, in variance.
@@ -159,6 +160,7 @@ def test_twisted_smc_is_exact_for_gaussians_at_any_number_of_steps(schedule, n_s
     assert (run.var() / spread**2 - 1).abs().max() < 4 * math.sqrt(2 / 2000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threshold", [NEVER, ADAPTIVE, ALWAYS])
 def test_twisted_evidence_is_unbiased_for_the_discretised_prior(threshold: float) -> None:
     """E[Ẑ]/Z for 40 particles on four coarse steps, with a twist of the wrong width.

@@ -226,6 +226,7 @@ ELSEWHERE = ["afdps", *FILTERS, *STEERED, *DESCENTS]
 WITHOUT_TARGET = [kind for kind, entry in POSTERIORS.items() if facts(entry)["target"].rstrip(".") == "none"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [kind for kind in POSTERIORS if kind not in (*ELSEWHERE, *WITHOUT_TARGET)])
 def test_every_posterior_recovers_a_gaussian(kind: str) -> None:
     """The whole table by Monte Carlo, with its defaults: mean within 4 standard errors, plus the flow's O(h³).

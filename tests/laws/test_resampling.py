@@ -91,6 +91,7 @@ def test_every_scheme_has_a_conditional_form() -> None:
     assert list(CONDITIONAL) == list(RESAMPLERS)
 
 
+@pytest.mark.slow
 @every_scheme
 @pytest.mark.parametrize(("n", "kept"), [(4, 5), (7, 2), (7, 5)])
 def test_conditional_form_is_the_law_given_the_kept_particle(scheme: str, n: int, kept: int) -> None:

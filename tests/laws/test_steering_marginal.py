@@ -110,6 +110,7 @@ def assert_right(found: Particles, law: GaussianMixture, constant: float, bias: 
     assert abs(found.log_evidence - constant) < 4 * found.log_evidence_stderr + bias
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["annealed", "product", "likelihood", "geometric"])
 def test_plain_weights_draw_the_closed_form(name: str) -> None:
     """Without control: means over ten runs, whose scatter is the error bar, since few families are left of each."""
@@ -125,6 +126,7 @@ def test_plain_weights_draw_the_closed_form(name: str) -> None:
     assert abs(float(evidence.mean())) < 4 * spread / math.sqrt(10) + 0.04 + spread**2 / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", ["annealed", "product", "likelihood", "geometric"])
 def test_every_way_draws_the_closed_form(name: str, way: str) -> None:

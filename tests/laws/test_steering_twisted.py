@@ -173,6 +173,7 @@ THRESHOLDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "threshold"), THRESHOLDS)
 def test_evidence_is_unbiased_for_the_discretised_chain(case: str, threshold: float) -> None:
     """E[Ẑ]/Z of the discrete chain over 400 runs of 64 particles, whether weights are carried or not.
