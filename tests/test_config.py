@@ -89,6 +89,10 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         {f"{SAMPLER}.solver": {"kind": "torchsde"}},
         "sample.posteriors.PiGDM.solver: TorchSDE solves SDEs, got dynamics without noise.",
     ),
+    "exact inversion with noise": (
+        {f"{SAMPLER}.solver": {"kind": "bdia"}, f"{SAMPLER}.noise_level": 0.5},
+        "sample.posteriors.PiGDM.solver: BDIA takes the probability flow; what noise it adds is its own, or none, as ex",
+    ),
     "a grid that runs backwards": (
         {"sample.times.ratio_max": 0.01, "sample.times.ratio_min": 0.1},
         "sample.times: times must hold at least two increasing numbers, got [",

@@ -119,8 +119,8 @@ def model_split(solver: object, dynamics: Dynamics, frame: str = "data") -> Mode
     name = type(solver).__name__
     if dynamics.noise != "none":
         raise ValueError(
-            f"{name} takes the probability flow and adds its own noise, got dynamics with {dynamics.noise} noise. "
-            "Use probability_flow(model)."
+            f"{name} takes the probability flow; what noise it adds is its own, or none, as exact inversion wants. Got "
+            f"dynamics with {dynamics.noise} noise. Use probability_flow(model), or `noise_level: 0` in a run file."
         )
     split = dynamics.split(frame)
     if not isinstance(split, ModelSplit):

@@ -166,7 +166,7 @@ def test_without_corrections_the_predictor_is_left_and_wrong_uses_are_refused() 
         solve(flow, x, [0.3, 0.5], PredictorCorrector())
     with pytest.raises(ValueError, match="Pass stream"):
         solve(flow, x, [0.3, 0.5], EDMSampler(churn=1.0))
-    with pytest.raises(ValueError, match="adds its own noise"):
+    with pytest.raises(ValueError, match="takes the probability flow"):
         solve(reverse_sde(denoiser), x, [0.3, 0.5], EDMSampler())
     with pytest.raises(ValueError, match="infinite at t = 0"):
         solve(flow, x, [0.0, 0.5], EDMSampler())

@@ -112,6 +112,6 @@ def test_refusals(mixture: MixtureDenoiser) -> None:
         Scheduled((Choice(),) * 3).plan(flow, [0.1, 0.2, 0.3])
     with pytest.raises(ValueError, match="got 0"):
         Scheduled(()).plan(flow, [0.1, 0.2, 0.3])
-    with pytest.raises(ValueError, match="adds its own noise"):
+    with pytest.raises(ValueError, match="takes the probability flow"):
         Scheduled().plan(reverse_sde(mixture), [0.1, 0.2])
     assert model_split(Scheduled(), flow).levels(0.5)[0] == 1.0
