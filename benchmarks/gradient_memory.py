@@ -41,7 +41,7 @@ from sciflow.solvers.solve import solve  # noqa: E402
 
 STEPS = {False: (16, 64, 256), True: (8, 32)}
 ROUNDS = {False: 4, True: 2}
-BATCH, DIMENSION, WIDTH = 256, 256, 512  # states of a quarter of a MiB: the kernel counts pages to within an eighth
+BATCH, DIMENSION, WIDTH = 1024, 256, 512  # a state of a MiB: the kernel counts pages to within a quarter of one
 FIXED, ROOT = "fixed", "root"  # how memory may grow with the number of steps
 SLACK = 1.25  # of memory besides the states: gradients, the code of the first call, pages half used
 MIB = 2**20

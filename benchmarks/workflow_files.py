@@ -29,7 +29,7 @@ from sciflow.training.optimisation import Optimisation
 ROOT = Path(__file__).resolve().parents[1]
 RUN = ROOT / "workflows/runs/digits-inpainting.yaml"
 SHAPE = (1, 8, 8)  # of its images
-MEGABYTES = 512  # what opening a file costs has a row of its own
+MEGABYTES = 256
 SHARE, OVER_H5PY, OVER_ONE = 0.02, 1 / 0.8, 1 / 1.7  # the targets: of train time, of time, of time
 
 

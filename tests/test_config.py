@@ -91,7 +91,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "exact inversion with noise": (
         {f"{SAMPLER}.solver": {"kind": "bdia"}, f"{SAMPLER}.noise_level": 0.5},
-        "sample.posteriors.PiGDM.solver: BDIA takes the probability flow; what noise it adds is its own, or none, as ex",
+        "sample.posteriors.PiGDM.solver: BDIA takes the probability flow; what noise it adds",
     ),
     "a grid that runs backwards": (
         {"sample.times.ratio_max": 0.01, "sample.times.ratio_min": 0.1},

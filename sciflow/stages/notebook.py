@@ -75,7 +75,11 @@ def executed(file: Path, folder: Path) -> Shown:
             for number, cell in enumerate(done.cells):
                 cell["id"] = f"cell-{number}"  # else drawn at random: the same notebook gives the same page
             body, _ = nbconvert.HTMLExporter(
-                template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True, embed_images=True
+                template_name="basic",
+                exclude_input_prompt=True,
+                exclude_output_prompt=True,
+                exclude_anchor_links=True,
+                embed_images=True,
             ).from_notebook_node(done)
     except papermill.PapermillExecutionError as error:
         last = " / ".join(line.strip() for line in error.source.strip().splitlines()[-LAST_LINES:])
