@@ -59,7 +59,7 @@ from sciflow.training.optimisation import Optimisation
 
 SEEDS = (0, 1, 2)
 CELLS, PIECE = 100, 2**20
-WEIGHTS = {"score matching": 0.0, "with Fokker–Planck residual": 0.1}
+WEIGHTS = {"score matching": 0.0, "with Fokker–Planck residual": 1.0}
 TIED = "with Fokker–Planck residual"
 DISTANCES = ("js", "pmf_error")
 LEARNED_BY = (
@@ -73,14 +73,14 @@ class Plan:
     """How long is trained and how much is drawn."""
 
     width: int = 96
-    n_steps: int = 5000
+    n_steps: int = 20_000
     batch_size: int = 512
     learning_rate: float = 5e-3
     n_draws: int = 1_000_000
     n_levels: int = 20
     n_chains: int = 4000
     step: float = 0.005
-    stride: int = 10
+    stride: int = 50
 
 
 QUICK = Plan(32, 30, 64, 5e-3, 10_000, 10, 200, 0.005, 4)
