@@ -4,6 +4,8 @@ GMM-40: forty Gaussians in the plane, cubed (the protocol of Feynman–Kac corre
 eight unit Gaussians, squared. Linear Gaussian: N(0, I), half of the coordinates observed with σ = 0.3. Exact denoisers
 in float64; every method sees the same grid; means over seeds with their standard errors. The evidence is compared with
 that of the law at the last noise level. Calls are counted: network calls for each particle and step.
+A control is fitted to the particles that it moves, which biases log Ẑ by a term of order d/n: −0.84, −0.19 and −0.04 for
+500, 2000 and 8000 particles in 128 dimensions, whatever the grid. Up to 32 dimensions have 2000 particles, 128 have 10⁴.
 """
 
 from __future__ import annotations
@@ -120,7 +122,8 @@ def problems(quick: bool) -> dict[str, tuple[Problem, Tensor | None]]:
     forty = annealing("GMM-40, power 3", modes, 3, n_particles, n_steps)
     eight = annealing("8 modes in d=30, power 2", eight_modes(), 2, n_particles // 5, n_steps)
     found = {one.name: (one, nearest(one.law, law)) for one, law in ((forty, modes), (eight, eight_modes()))}
-    return found | {f"d={d}": (half_observed(d, n_particles // 5, n_steps), None) for d in (8, 32, 128)}
+    sizes = {8: n_particles // 5, 32: n_particles // 5, 128: n_particles}  # see the bias of a control above
+    return found | {f"d={d}": (half_observed(d, n, n_steps), None) for d, n in sizes.items()}
 
 
 def annealing_run(name: str, quick: bool, method: str, seed: int) -> dict[str, float]:
