@@ -77,7 +77,7 @@ class Plan:
     batch_size: int = 512
     learning_rate: float = 5e-3
     n_draws: int = 1_000_000
-    n_levels: int = 20
+    n_levels: int = 40
     n_chains: int = 4000
     step: float = 0.005
     stride: int = 50
