@@ -4,8 +4,9 @@ GMM-40: forty Gaussians in the plane, cubed (the protocol of Feynman–Kac corre
 eight unit Gaussians, squared. Linear Gaussian: N(0, I), half of the coordinates observed with σ = 0.3. Exact denoisers
 in float64; every method sees the same grid; means over seeds with their standard errors. The evidence is compared with
 that of the law at the last noise level. Calls are counted: network calls for each particle and step.
-A control is fitted to the particles that it moves, which biases log Ẑ by a term of order d/n: −0.84, −0.19 and −0.04 for
-500, 2000 and 8000 particles in 128 dimensions, whatever the grid. Up to 32 dimensions have 2000 particles, 128 have 10⁴.
+A control is fitted to the particles that it moves, which biases log Ẑ by a term of order d/n: −0.84, −0.19 and −0.04
+for 500, 2000 and 8000 particles in 128 dimensions, whatever the grid. Up to 32 dimensions have 2000 particles, 128
+have 10⁴.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +26,7 @@ def sampler_comparison(
     is_log: bool = True,
     goal: str = "",
     truth: float | None = None,
+    order: Sequence[str] = (),
     title: str = "Error of each sampler against its cost",
     ax: Axes | None = None,
 ) -> Axes:
@@ -44,13 +45,16 @@ def sampler_comparison(
         is_log: logarithmic error axis; use False for a signed error.
         goal: what is good, for the note; empty is a smaller error. With a goal of its own a value has no zero line.
         truth: where on the horizontal axis the truth lies.
+        order: names of all samplers of a page; each has the same colour in every figure, whoever is shown.
         title: heading.
         ax: where to draw; None makes a Figure.
     """
     ax = style.axes(ax, 6.4, 4.0)
     if floor is not None:
         _floor(ax, *(np.atleast_1d(np.asarray(part, dtype=float)) for part in floor))
-    for index, (name, curve) in enumerate(curves.items()):
+    known = [*order, *(name for name in curves if name not in order)]
+    for name, curve in curves.items():
+        index = known.index(name)
         x, value, stderr = (np.atleast_1d(np.asarray(part, dtype=float)) for part in curve)
         look: dict[str, Any] = {
             "color": style.colour(index),

@@ -236,6 +236,13 @@ def test_costs_that_stand_close_share_a_tick():
     assert [label.get_text() for label in ax.get_xticklabels()] == ["64", "256", "1000"]
 
 
+def test_a_sampler_keeps_its_colour_where_others_are_not_shown():
+    whole, part = ({name: (1, 1, 0.1) for name in names} for names in ("abc", "bc"))
+    first, second = (FIGURES["sampler_comparison"](curves, order="abc") for curves in (whole, part))
+    looks = [{text.get_label(): text.lines[0].get_color() for text in ax.containers} for ax in (first, second)]
+    assert looks[1] == {name: looks[0][name] for name in "bc"} and len(set(looks[0].values())) == 3
+
+
 def test_curves_beyond_the_palette_still_differ():
     looks = {(style.colour(k), style.marker(k)) for k in range(20)}
     assert len(looks) == 20

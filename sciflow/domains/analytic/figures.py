@@ -36,7 +36,10 @@ def _compared(
     is_log = is_log and all(value > 0 for _, value, _ in curves.values())
     floors = [row for row in rows if row["posterior"] == EXACT]
     floor = (0.0, floors[0]["value"], floors[0]["stderr"]) if floors else None
-    ax = sampler_comparison(_families(curves), floor=floor, quantity=quantity, unit=unit, title=title, is_log=is_log)
+    order = list(_families({str(name): (0.0, 0.0, 0.0) for name in cost["posterior"].to_numpy()}))
+    ax = sampler_comparison(
+        _families(curves), floor=floor, quantity=quantity, unit=unit, order=order, title=title, is_log=is_log
+    )
     return Drawing(ax, caption)
 
 
