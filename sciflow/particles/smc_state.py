@@ -172,8 +172,9 @@ class SMCState:
             own = slice(offset // slots.per_island, (offset + slots.count) // slots.per_island)
             weights, families = self.log_weights[own], self.families[own]
         traces = {name: list(values) for name, values in self.traces.items()}
+        families = [replace(family, excess=family.excess.clone()) for family in families]
         return replace(
-            self, particles=particles, log_weights=weights.clone(), families=list(families), first=slots.start,
+            self, particles=particles, log_weights=weights.clone(), families=families, first=slots.start,
             traces=traces, events=list(self.events),
         )  # fmt: skip
 

@@ -74,6 +74,7 @@ def test_the_pairs_have_their_orders(pair: str) -> None:
         assert (abs(float(errors @ nodes**q)) < 1e-14) == (q < tableau.order - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", [*makers(1e-5)[:2]], ids=str)
 def test_a_row_is_the_same_bits_alone_and_in_any_batch(solver: AdaptiveRungeKutta) -> None:
     equation, x = stiff(RATES)

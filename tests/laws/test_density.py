@@ -31,6 +31,7 @@ def problem(law: str, schedule: Schedule, n: int = 16, n_steps: int = 48) -> tup
     return denoiser, times, denoiser.initial(float(times[-1]), n, Stream(3), torch.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 def test_likelihood_of_a_gaussian(schedule: Schedule) -> None:
     denoiser, times, x = problem("gaussian", schedule, n_steps=128)

@@ -147,6 +147,7 @@ def test_adaptive_error_follows_the_tolerance(tolerance: float) -> None:
     assert float((end - path[-1]).abs().max()) < 100 * tolerance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", [*SDE_SOLVERS, *NOISY], ids=str)
 def test_weak_error_of_stochastic_solvers_on_a_gaussian(solver: object) -> None:
     """Mean and variance at the end against N(m, C): the reverse SDE of a Gaussian is linear, its law is known."""

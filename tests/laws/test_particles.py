@@ -45,6 +45,7 @@ def test_evidence_is_unbiased(scheme: str, threshold: float) -> None:
     assert least <= run.n_resampled <= most
 
 
+@pytest.mark.slow
 @every_scheme
 def test_filter_moments(scheme: str) -> None:
     """Mean and variance of the last state against Kalman, over 160 runs of 400 particles."""

@@ -92,6 +92,7 @@ def grid(schedule: Schedule, n_steps: int, low: float = 1e-3) -> Tensor:
     return LogSNR(n_steps, ratio_max=100.0, ratio_min=low)(schedule)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed_form", [True, False], ids=["covariance", "conjugate gradients"])
 @pytest.mark.parametrize("kind", SCHEDULES)
 def test_moment_matching_is_exact_for_any_gaussian(kind: str, closed_form: bool) -> None:

@@ -24,6 +24,7 @@ def counts(scheme: str, log_weights: Tensor, n: int, seed: int) -> Tensor:
     return torch.bincount(ancestors, minlength=len(log_weights)).double()
 
 
+@pytest.mark.slow
 @every_scheme
 @pytest.mark.parametrize("n", [7, 20])
 def test_expected_copies(scheme: str, n: int) -> None:
@@ -42,6 +43,7 @@ def test_expected_copies(scheme: str, n: int) -> None:
     assert (drawn.var(0) <= multinomial_variance * (1 + 20 * math.sqrt(2 / runs)) + 1e-9).all()
 
 
+@pytest.mark.slow
 def test_conditional_laws() -> None:
     """What each scheme promises of every single draw, and the whole law of the multinomial counts."""
     weights = torch.tensor([0.05, 0.31, 0.0, 0.44, 0.2], dtype=torch.float64)

@@ -143,6 +143,7 @@ def test_the_mean_is_exact_and_the_variance_of_weak_order_two(order: int, frame:
     assert slope > min(order, 2) - 0.15 and (order == 3 or slope < order + 0.15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frame", NOISY)
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_strong_order_is_one_on_coupled_noise(order: int, frame: str) -> None:
