@@ -83,7 +83,10 @@ def _numpy(value: torch.Tensor | ArrayLike) -> np.ndarray:
 
 
 def evened(parts: Sequence[xr.Dataset], dim: str) -> list[xr.Dataset]:
-    """Parts that are equally long along a dim without coordinates, with NaN where a part is shorter or has nothing."""
+    """Parts that are equally long along a dim without coordinates, with NaN where a part is shorter or has nothing.
+
+    Variables with that dim come last, by their names: the same order, whatever each part has.
+    """
     longest = max((int(part.sizes.get(dim, 0)) for part in parts), default=0)
     models = {name: array for part in parts for name, array in part.data_vars.items() if dim in array.dims}
     found = []
@@ -92,9 +95,9 @@ def evened(parts: Sequence[xr.Dataset], dim: str) -> list[xr.Dataset]:
             part = part.pad({dim: (0, longest - part.sizes[dim])}, keep_attrs=True)
         for name, array in models.items():
             if name not in part:
-                shape = [longest if axis == dim else part.sizes[axis] for axis in array.dims]
+                shape = [longest if axis == dim else part.sizes.get(axis, array.sizes[axis]) for axis in array.dims]
                 part = part.assign({name: (array.dims, np.full(shape, np.nan), array.attrs)})
-        found.append(part)
+        found.append(part[[*(name for name in part.data_vars if name not in models), *sorted(models, key=str)]])
     return found
 
 

@@ -34,6 +34,9 @@ class Ensemble(Protocol):
     def island_log_evidence(self) -> torch.Tensor: ...
 
     @property
+    def diagnostics(self) -> Mapping[str, torch.Tensor]: ...
+
+    @property
     def eve(self) -> torch.Tensor: ...
 
     @property
@@ -66,7 +69,15 @@ def variables(ensemble: Ensemble, dims: Sequence[str] | None) -> tuple[dict[str,
     for attribute, (name, dim) in NAMES.items():
         if len(value := getattr(ensemble, attribute)):
             values[name], places[name] = value, (dim,)
+    for said, value in ensemble.diagnostics.items():
+        name = f"{said}_trace"
+        values[name], places[name] = value if value.shape[1] > 1 else value[:, 0], trace_dims(name, value.shape[1])
     return values, places
+
+
+def trace_dims(name: str, n_parts: int) -> tuple[str, ...]:
+    """Dims of `…_trace`, what a run says after each step: one number, or several."""
+    return (STEP,) if n_parts == 1 else (STEP, name.removesuffix("trace") + "part")
 
 
 def attributes(ensemble: Ensemble) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ from sciflow.figures.profiles import distance_bars, mean_force_profile
 from sciflow.figures.scatter import posterior_scatter
 from sciflow.figures.style import panels
 from sciflow.figures.sweep import sweep_map
-from sciflow.figures.traces import ensemble_traces
+from sciflow.figures.traces import diagnostic_traces, ensemble_traces
 from sciflow.figures.tracks import spread_and_error, track
 
 FIGURES = {
@@ -26,6 +26,7 @@ FIGURES = {
     "sampler_comparison": sampler_comparison,
     "posterior_scatter": posterior_scatter,
     "ensemble_traces": ensemble_traces,
+    "diagnostic_traces": diagnostic_traces,
     "field_band": field_band,
     "track": track,
     "spread_and_error": spread_and_error,
@@ -44,6 +45,7 @@ FIGURES = {
 __all__ = [
     "FIGURES",
     "calibration",
+    "diagnostic_traces",
     "distance_bars",
     "ensemble_traces",
     "error_and_cost",

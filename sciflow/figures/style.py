@@ -70,6 +70,17 @@ def dress(ax: Axes, title: str, note: str = "", x: str = "", y: str = "") -> Axe
     return ax
 
 
+def right(ax: Axes, label: str) -> Axes:
+    """A second axis of values, on the right, for dashed lines."""
+    other = ax.twinx()
+    other.set_ylabel(label, fontsize=9.5, color=INK)
+    other.tick_params(labelsize=8.5, color=FAINT, labelcolor=INK, width=0.6)
+    for side, spine in other.spines.items():
+        spine.set_visible(side == "right")
+        spine.set(color=FAINT, linewidth=0.8)
+    return other
+
+
 def legend(ax: Axes, **options) -> None:
     """A small legend without a frame; none when nothing is labelled."""
     if ax.get_legend_handles_labels()[1]:

@@ -1,8 +1,9 @@
-"""How did the ensemble fare: effective sample size, distinct parents and evidence after each step."""
+"""How did the ensemble fare: effective sample size, parents and evidence after each step, and what the sampler did."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,11 @@ from sciflow.figures import style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+
+DASHES = (0, (4, 3))
+BELOW: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 2}
+MOST = 6  # coefficients that a reader can tell apart
 
 
 def ensemble_traces(
@@ -49,19 +55,50 @@ def ensemble_traces(
     )  # fmt: skip
     ax.set_ylim(0, 1.03)
     if log_evidence is not None:
-        other = ax.twinx()
-        label = style.label("log Ẑ", "nat")
-        other.plot(
-            steps, np.asarray(log_evidence, dtype=float), color=style.FAINT, linewidth=1.2, linestyle=(0, (4, 3))
-        )
-        other.set_ylabel(f"{label} (dashed)", fontsize=9.5, color=style.INK)
-        other.tick_params(labelsize=8.5, color=style.FAINT, labelcolor=style.INK, width=0.6)
-        for side, spine in other.spines.items():
-            spine.set_visible(side == "right")
-            spine.set(color=style.FAINT, linewidth=0.8)
+        other = style.right(ax, f"{style.label('log Ẑ', 'nat')} (dashed)")
+        other.plot(steps, np.asarray(log_evidence, dtype=float), color=style.FAINT, linewidth=1.2, linestyle=DASHES)
     note = f"{n:.0f} particles, resampled after {int(resampled.sum())} steps{_ended(log_evidence, errors)}"
     style.dress(ax, title, note, "step", "share of the particles")
-    style.legend(ax, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+    style.legend(ax, **BELOW)
+    return ax
+
+
+def diagnostic_traces(
+    shares: Mapping[str, ArrayLike],
+    coefficients: Mapping[str, ArrayLike] | None = None,
+    *,
+    title: str = "What the sampler did",
+    ax: Axes | None = None,
+) -> Axes:
+    """Shares of the particles against steps, and the coefficients of a control on an axis of their own.
+
+    Exactness: draws the numbers it is given
+    Cost: a line for each share and each coefficient
+    Bias: of many coefficients only those are drawn that become largest, and the note says how many are not
+
+    Args:
+        shares: name → share of the particles after the start and each step, (step,), NaN where there is none.
+        coefficients: name → θ per unit of log(α/σ) after each of them, (step,); dashed, on the right.
+        title: heading.
+        ax: where to draw; None makes a Figure.
+    """
+    ax = style.axes(ax, 6.4, 3.8)
+    every = {name: np.asarray(values, dtype=float) for name, values in (coefficients or {}).items()}
+    size = {name: float(np.nanmax(np.abs(values), initial=0.0)) for name, values in every.items()}
+    shown = sorted(sorted(every, key=lambda name: -size[name])[:MOST])
+    for place, (name, values) in enumerate(shares.items()):
+        steps = np.arange(np.size(values))
+        ax.plot(steps, np.asarray(values, dtype=float), linewidth=1.4, color=style.colour(place), label=name)
+    ax.set_ylim(0, 1.03)
+    other = style.right(ax, "θ per unit of log(α/σ) (dashed)") if shown else ax
+    for place, name in enumerate(shown, start=len(shares)):
+        look: dict[str, Any] = {"linewidth": 1.2, "linestyle": DASHES, "color": style.colour(place)}
+        other.plot(np.arange(len(every[name])), every[name], **look)
+        ax.plot([], [], **look, label=name)  # one legend for both axes
+    hidden = len(every) - len(shown)
+    note = f"{hidden} smaller coefficients are not shown" if hidden else ""
+    style.dress(ax, title, note, "step", "share of the particles")
+    style.legend(ax, **BELOW)
     return ax
 
 

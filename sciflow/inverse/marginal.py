@@ -16,7 +16,7 @@ from sciflow.inverse.expert import Expert
 from sciflow.inverse.likelihood import GaussianLikelihood, Likelihood
 from sciflow.inverse.noised import NoisedLikelihood
 from sciflow.inverse.shared import Progress
-from sciflow.particles.feynman_kac import State, smc
+from sciflow.particles.feynman_kac import State, Step, smc
 from sciflow.particles.particles import Particles
 from sciflow.particles.resampling import Scheme
 from sciflow.random import Stream
@@ -122,14 +122,14 @@ class Unweighted:
         state, weight = self.model.initial(n, stream)
         return state, torch.zeros_like(weight)
 
-    def step(self, k: int, state: State, stream: Stream) -> tuple[State, Tensor]:
-        state, weight = self.model.step(k, state, stream)
-        return state, 0 * weight  # NaN stays: a run-away is one with or without weights
+    def step(self, k: int, state: State, stream: Stream) -> Step:
+        state, weight, said = self.model.step(k, state, stream)
+        return state, 0 * weight, said  # NaN stays: a run-away is one with or without weights
 
 
 def _dropped(particles: Particles) -> Particles:
     event = "weights were dropped: the particles have no target law"
-    return Particles.equal(particles.x, (*particles.events, event))
+    return replace(Particles.equal(particles.x, (*particles.events, event)), diagnostics=particles.diagnostics)
 
 
 def _like(likelihood: Likelihood) -> Tensor:

@@ -163,15 +163,16 @@ def pilot(
         stages.append(Stage(ahead, step, adaptation.scale(x, log_weights), transport))
         ancestors = systematic(log_weights, n, own.child("resample"))
         family, beta = family.resampled(ancestors, log_weights), ahead
-        x, rate = moved(path.at(beta), x[ancestors], kernel, stages[-1], n_moves, own, tile)
-        rates.append(rate)
+        x, acceptance = moved(path.at(beta), x[ancestors], kernel, stages[-1], n_moves, own, tile)
+        rates.append(rate := float(acceptance.mean()))
         step *= 1.0 if kernel.target_acceptance is None else math.exp(rate - kernel.target_acceptance)
         if on_step is not None:
             on_step(len(stages), beta)
     equal = torch.full((n,), -math.log(n), dtype=torch.float64, device=x.device)
     found = Particles(
-        x, equal, log_evidence, family.stderr(equal), torch.tensor(sizes), eve=family.eve, n_resampled=len(stages)
-    )
+        x, equal, log_evidence, family.stderr(equal), torch.tensor(sizes), eve=family.eve, n_resampled=len(stages),
+        diagnostics={"acceptance": torch.tensor(rates, dtype=torch.float64)[:, None]},
+    )  # fmt: skip
     return Pilot(tuple(stages), found, tuple(rates))
 
 

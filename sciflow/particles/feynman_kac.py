@@ -29,6 +29,12 @@ from sciflow.random import Stream
 State = dict[str, Tensor]
 """What a particle carries: "x", and whatever else the model wants resampled along; particle axis first."""
 
+Diagnostics = dict[str, Tensor]
+"""What a step did, by name: a number for each particle, (n,), of which the mean is kept, or numbers of all, (1, J)."""
+
+Step = tuple[State, Tensor] | tuple[State, Tensor, Diagnostics]
+"""Particles and log-potentials, (n,), after a move, and what there is to say of it."""
+
 Rejuvenation = Callable[[int, State, Stream], State]
 """A Markov kernel that leaves the law after k steps invariant: (k, state, stream) → state, weights unchanged."""
 
@@ -51,7 +57,7 @@ class FeynmanKac(Protocol):
         """n particles and log G_0, shape (n,), not normalised."""
         ...
 
-    def step(self, k: int, state: State, stream: Stream) -> tuple[State, Tensor]:
+    def step(self, k: int, state: State, stream: Stream) -> Step:
         """The particles after move k = 0 … n_steps − 1, and the log-potential of that move, shape (n,)."""
         ...
 
@@ -82,11 +88,13 @@ class _Run:
         due = state.ess <= self.threshold * self.slots.per_island * (1 + 1e-9)  # equal weights: n up to rounding
         if bool(due.any()):
             self._resample(state, due.tolist())
-        particles, potential = self.model.step(k, state.particles, self._rows("step", k))
+        particles, potential, *said = self.model.step(k, state.particles, self._rows("step", k))
         where = f"step {k + 1} of {n_steps}"
         _check(particles, self.slots.count, where)
         state.particles = particles
         state.weigh(potential, self.slots, self.ranks, where)
+        for diagnostics in said:
+            state.note(diagnostics, self.slots, self.ranks, where)
 
     def _rows(self, *purpose: str | int) -> Stream:
         """The stream of the rows that this rank holds."""

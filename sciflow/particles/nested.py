@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sciflow.errors import InputError
-from sciflow.particles.feynman_kac import FeynmanKac, State
+from sciflow.particles.feynman_kac import Diagnostics, FeynmanKac, State, Step
 from sciflow.particles.resampling import log_mean_exp
 from sciflow.random import Stream
 
@@ -49,11 +49,11 @@ class NestedModel:
     def initial(self, n: int, stream: Stream) -> tuple[State, Tensor]:
         return self.model.initial(n, stream)
 
-    def step(self, k: int, state: State, stream: Stream) -> tuple[State, Tensor]:
-        born, potential = _born(self.model, k, state, stream, self.children)
+    def step(self, k: int, state: State, stream: Stream) -> Step:
+        born, potential, said = _born(self.model, k, state, stream, self.children)
         u = stream.child("choice").uniform(len(potential), (self.children,), dtype=torch.float64)
         gumbel = -(-u.to(potential.device).log()).log()  # the largest of log G + Gumbel has probability G/ΣG
-        return _kept(born, (potential + gumbel).argmax(1)), log_mean_exp(potential.T)
+        return _kept(born, (potential + gumbel).argmax(1)), log_mean_exp(potential.T), said
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,9 @@ class GreedyModel:
         state, potential = self.model.initial(n, stream)
         return state, _unweighted(potential)
 
-    def step(self, k: int, state: State, stream: Stream) -> tuple[State, Tensor]:
-        born, potential = _born(self.model, k, state, stream, self.children)
-        return _kept(born, potential.argmax(1)), _unweighted(potential.sum(1))
+    def step(self, k: int, state: State, stream: Stream) -> Step:
+        born, potential, said = _born(self.model, k, state, stream, self.children)
+        return _kept(born, potential.argmax(1)), _unweighted(potential.sum(1)), said
 
 
 CHOICES: dict[str, Callable[[FeynmanKac, int], FeynmanKac]] = {"softmax": NestedModel, "argmax": GreedyModel}
@@ -106,15 +106,17 @@ def _counted(children: int) -> None:
         raise InputError(f"a particle needs at least 1 child, got {children}. Take children = 1 for the model itself.")
 
 
-def _born(model: FeynmanKac, k: int, state: State, stream: Stream, m: int) -> tuple[State, Tensor]:
-    """The children of every particle, side by side, and their log-potentials, (n, M), float64."""
+def _born(model: FeynmanKac, k: int, state: State, stream: Stream, m: int) -> tuple[State, Tensor, Diagnostics]:
+    """The children of every particle, side by side, their log-potentials, (n, M), float64, and means over them."""
     parents = {name: value.repeat_interleave(m, 0) for name, value in state.items()}
     own = stream.child("children")
-    born, potential = model.step(k, parents, replace(own, first=own.first * m))
+    born, potential, *told = model.step(k, parents, replace(own, first=own.first * m))
     n = len(state["x"])
     if potential.shape != (n * m,):
         raise InputError(f"{type(model).__name__}: {tuple(potential.shape)} log-potentials for {n} particles × {m}.")
-    return born, potential.double().reshape(n, m)
+    said = {name: value for diagnostics in told for name, value in diagnostics.items()}
+    each = {name: value.double().reshape(n, m).mean(1) if value.ndim == 1 else value for name, value in said.items()}
+    return born, potential.double().reshape(n, m), each
 
 
 def _kept(born: State, choice: Tensor) -> State:

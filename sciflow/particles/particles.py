@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -42,6 +43,8 @@ class Particles:
         eve: founder of each particle, (n,).
         n_resampled: number of resamplings, over all islands.
         events: what a reader should know, e.g. particles of weight zero; counted, never mended.
+        diagnostics: name → (step, J), after the start and after each step, NaN where the sampler said nothing then:
+            "acceptance" of its moves and "weight_zero", shares of the particles; "control_…", coefficients θ.
     """
 
     x: Tensor
@@ -57,6 +60,7 @@ class Particles:
     log_evidence_interval: tuple[float, float] = (math.nan, math.nan)
     island_log_evidence: Tensor = field(default_factory=_no_numbers)
     evidence_trace: Tensor = field(default_factory=_no_numbers)
+    diagnostics: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def equal(cls, x: Tensor, events: tuple[str, ...] = ()) -> Particles:

@@ -146,6 +146,24 @@ def add_at(sums: Tensor, index: Tensor, values: Tensor) -> Tensor:
     return sums.add_(whole.double(), alpha=UNIT)
 
 
+def mean(values: Tensor, slots: Slots, ranks: Ranks) -> Tensor:
+    """Mean over all particles of a number for each, float64, the same bits on any number of ranks.
+
+    Args:
+        values: of the particles of this rank, (n,).
+    """
+    own = values.detach().double().view(len(slots.own_islands), -1)
+    tiles = own.new_zeros(len(own), -(-own.shape[1] // slots.tile), slots.tile)
+    tiles.flatten(1)[:, : own.shape[1]] = own
+    sums = folded(tiles)
+    if slots.is_cut:
+        sums = ranks.gathered(sums[0], [-(-length // slots.tile) for length in slots.lengths()])[None]
+    totals = folded(sums)
+    if slots.size > 1 and not slots.is_cut:
+        totals = ranks.gathered(totals, [length // slots.per_island for length in slots.lengths()])
+    return folded(totals) / slots.n
+
+
 def log_sums(values: Tensor, slots: Slots, ranks: Ranks) -> tuple[Tensor, Tensor]:
     """log Σ exp(v) and log Σ exp(2v) of each own island, float64, the same bits on any number of ranks.
 

@@ -15,10 +15,10 @@ from sciflow.particles.evidence import Evidence
 from sciflow.particles.genealogy import Genealogy
 from sciflow.particles.particles import Particles
 from sciflow.particles.ranks import Ranks
-from sciflow.particles.slots import Slots, log_sums
+from sciflow.particles.slots import Slots, log_sums, mean
 
 Facts = dict[str, Any]
-TRACES = ("ess", "parents", "evidence")
+TRACES = ("ess", "parents", "evidence", "weight_zero")
 
 
 @dataclass
@@ -38,7 +38,8 @@ class SMCState:
         ess: effective sample size of every island, (islands,).
         first: number of the first particle here.
         k: steps done; −1 before the start.
-        traces: "ess", "parents" and "evidence" after the start and each step.
+        traces: "ess", "parents", "evidence" and number of particles of "weight_zero" after the start and each step.
+        diagnostics: what the model said after each of them.
         events: what a reader should know.
     """
 
@@ -51,6 +52,7 @@ class SMCState:
     first: int = 0
     k: int = -1
     traces: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in TRACES})
+    diagnostics: list[dict[str, Tensor]] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
 
     @classmethod
@@ -101,6 +103,23 @@ class SMCState:
         self.traces["ess"].append(float(size))
         self.traces["evidence"].append(float(evidence))
         self.traces["parents"].append(slots.n)
+        self.traces["weight_zero"].append(n_dead)
+        self.diagnostics.append({})
+
+    def note(self, said: Mapping[str, Tensor], slots: Slots, ranks: Ranks, where: str) -> None:
+        """Keep what the model says of the last step, without asking the device.
+
+        Raises:
+            InputError: numbers that are neither those of the particles nor those of all.
+        """
+        for name, value in said.items():
+            if value.shape != (slots.count,) and (value.ndim != 2 or len(value) != 1):
+                raise InputError(
+                    f"{where}: the diagnostic {name!r} has shape {tuple(value.shape)}, needs ({slots.count},), one "
+                    "number for each particle, or (1, J), numbers of all."
+                )
+            told = mean(value, slots, ranks)[None] if value.ndim == 1 else value[0].detach().double()
+            self.diagnostics[-1][name] = told
 
     @staticmethod
     def _told(told: Tensor, slots: Slots, ranks: Ranks) -> tuple[bool, Tensor, Tensor]:
@@ -175,7 +194,7 @@ class SMCState:
         families = [replace(family, excess=family.excess.clone()) for family in families]
         return replace(
             self, particles=particles, log_weights=weights.clone(), families=families, first=slots.start,
-            traces=traces, events=list(self.events),
+            traces=traces, diagnostics=[dict(said) for said in self.diagnostics], events=list(self.events),
         )  # fmt: skip
 
     def result(self, slots: Slots, ranks: Ranks) -> Particles:
@@ -206,7 +225,19 @@ class SMCState:
             eve=eve[slots.start : slots.stop] if slots.is_cut else eve,
             n_resampled=int(told[:, 1].sum()),
             events=tuple(self.events),
+            diagnostics=self._diagnosed(slots),
         )
+
+    def _diagnosed(self, slots: Slots) -> dict[str, Tensor]:
+        """Name → (step, J), on the host; NaN where a step said nothing."""
+        found: dict[str, Tensor] = {}
+        for name in sorted({name for said in self.diagnostics for name in said}):
+            like = next(said[name] for said in self.diagnostics if name in said)
+            nothing = torch.full_like(like, math.nan)
+            found[name] = torch.stack([said.get(name, nothing) for said in self.diagnostics]).cpu()
+        if any(self.traces["weight_zero"]):
+            found["weight_zero"] = torch.tensor(self.traces["weight_zero"], dtype=torch.float64)[:, None] / slots.n
+        return found
 
 
 def _counted(potential: Tensor, slots: Slots, ranks: Ranks) -> tuple[int, int]:

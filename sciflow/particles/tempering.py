@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sciflow.errors import InputError
-from sciflow.particles.feynman_kac import State
+from sciflow.particles.feynman_kac import State, Step
 from sciflow.particles.kernels import MALA, Kernel, LogDensity, Scale
 from sciflow.particles.transport import Affine
 from sciflow.random import Stream
@@ -236,13 +236,14 @@ class Tempering:
         drawn = [self.path.base.sample(min(tile, n - first), own.rows_from(first)) for first in range(0, n, tile)]
         return self._weighed(torch.cat(drawn), 0.0, self.stages[0])
 
-    def step(self, k: int, state: State, stream: Stream) -> tuple[State, Tensor]:
+    def step(self, k: int, state: State, stream: Stream) -> Step:
         here = self.stages[k]
-        x, _ = moved(self.path.at(here.beta), state["x"], self.kernel, here, self.n_moves, stream, self.tile)
+        x, rate = moved(self.path.at(here.beta), state["x"], self.kernel, here, self.n_moves, stream, self.tile)
+        said = {} if self.kernel.target_acceptance is None else {"acceptance": rate}
         if k + 1 == self.n_steps:
             nothing = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-            return {"x": x}, nothing.masked_fill(x.isnan().any(1), math.nan)  # a broken density is seen even here
-        return self._weighed(x, here.beta, self.stages[k + 1])
+            return {"x": x}, nothing.masked_fill(x.isnan().any(1), math.nan), said  # a broken density is seen even here
+        return *self._weighed(x, here.beta, self.stages[k + 1]), said
 
     def _weighed(self, x: Tensor, a: float, ahead: Stage) -> tuple[State, Tensor]:
         parts = [advance(self.path, rows, a, ahead.beta, ahead.transport) for rows in x.split(self.tile)]
@@ -251,9 +252,9 @@ class Tempering:
 
 def moved(
     log_density: LogDensity, x: Tensor, kernel: Kernel, stage: Stage, n_moves: int, stream: Stream, tile: int
-) -> tuple[Tensor, float]:
-    """Particles after n_moves moves, tile by tile, and their mean acceptance."""
-    rates = []
+) -> tuple[Tensor, Tensor]:
+    """Particles after n_moves moves, tile by tile, and the mean acceptance of each over them, (n,)."""
+    total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     for move in range(n_moves):
         tiles, own = [], stream.child("move", move)
         for first in range(0, len(x), tile):
@@ -261,9 +262,9 @@ def moved(
                 log_density, x[first : first + tile], own.rows_from(first), stage.step, stage.scale
             )
             tiles.append(rows)
-            rates.append(rate)
+            total[first : first + tile] += rate
         x = torch.cat(tiles)
-    return x, float(torch.cat(rates).mean())
+    return x, total / n_moves
 
 
 def ladder(n_temperatures: int, step: float, scale: Scale = 1.0, power: float = 1.0) -> tuple[Stage, ...]:

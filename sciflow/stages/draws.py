@@ -11,19 +11,19 @@ import numpy as np
 import torch
 
 from sciflow.data.arrays import to_xarray
+from sciflow.data.ensemble import trace_dims
 from sciflow.particles.particles import Particles
 
 if TYPE_CHECKING:
     import xarray as xr
 
-TRACES = ("ess_trace", "parents_trace", "log_evidence_trace")
 NUMBERS = ("log_evidence", "log_evidence_stderr", "log_evidence_stderr_islands", "ess")
 UNITS = {name: "nat" for name in NUMBERS if name != "ess"}
 
 
 @dataclass(frozen=True)
 class Draw:
-    """The samples of one posterior for one observation, and their numbers."""
+    """The samples of one posterior for one observation, their numbers, and name → (step, part) of how the run went."""
 
     samples: torch.Tensor
     log_evidence: float
@@ -32,7 +32,7 @@ class Draw:
     ess: float
     rows: int
     seconds: float
-    traces: torch.Tensor
+    traces: dict[str, torch.Tensor]
 
     @classmethod
     def of(cls, particles: Particles, samples: torch.Tensor, rows: int, seconds: float) -> Draw:
@@ -54,13 +54,17 @@ class Draw:
         return cls(**{name: value for name, value in found.items() if name != "sciflow"})
 
 
-def _traces(particles: Particles) -> torch.Tensor:
-    """ESS, distinct parents and evidence after each step, (3, step): NaN where the sampler does not say."""
-    rows = (particles.ess_trace, particles.parents_trace, particles.evidence_trace)
-    found = torch.full((len(rows), max(map(len, rows))), torch.nan, dtype=torch.float64)
-    for place, row in zip(found, rows, strict=True):
-        place[: len(row)] = row
-    return found
+def _traces(particles: Particles) -> dict[str, torch.Tensor]:
+    """ESS, distinct parents and evidence after each step, NaN where the sampler does not say; and its diagnostics."""
+    weighed = {"ess": particles.ess_trace, "parents": particles.parents_trace, "log_evidence": particles.evidence_trace}
+    longest = max(map(len, weighed.values()))
+    found = {name: _filled(value[:, None].double(), longest, 1) for name, value in weighed.items() if longest}
+    return {**found, **particles.diagnostics}
+
+
+def _filled(values: torch.Tensor, n_steps: int, n_parts: int) -> torch.Tensor:
+    """(step, part) with NaN beyond the end."""
+    return torch.nn.functional.pad(values, (0, n_parts - values.shape[1], 0, n_steps - len(values)), value=torch.nan)
 
 
 def assembled(
@@ -89,32 +93,35 @@ def assembled(
     size = (len(names), len(mine), like.shape[1], *(data.sizes[dim] for dim in dims))
     drawn = [draws[name, i].samples for name in names for i in mine]
     samples = torch.stack(drawn).reshape(size) if drawn else like.new_empty(size)
-    longest = max((draw.traces.shape[1] for draw in draws.values()), default=0)
-    traces = {} if not longest else dict(zip(TRACES, _padded(draws, names, mine, longest), strict=True))
+    traces = _together(draws, names, mine)
     return to_xarray(
         {
             "samples": samples,
             "log_weights": np.zeros(samples.shape[:3]),
             "nfe": table("rows") / like.shape[1],
             **{name: table(name) for name in NUMBERS},
-            **traces,
+            **{name: value if value.shape[3] > 1 else value[..., 0] for name, value in traces.items()},
         },
         {
             "samples": ("posterior", "observation", "member", *dims),
             "log_weights": ("posterior", "observation", "member"),
             **{name: ("posterior", "observation") for name in (*NUMBERS, "nfe")},
-            **{name: ("posterior", "observation", "smc_step") for name in traces},
+            **{name: ("posterior", "observation", *trace_dims(name, v.shape[3])) for name, v in traces.items()},
         },
         {"posterior": np.array(names), "observation": np.array(mine, dtype=np.int64)},
         {"samples": data["data"].attrs.get("units", "1"), **UNITS},
     )
 
 
-def _padded(draws: Mapping[tuple[str, int], Draw], names: Sequence[str], mine: Sequence[int], n: int) -> torch.Tensor:
-    """The traces of all draws, (3, posterior, observation, n), NaN beyond the end of each."""
-    found = torch.full((len(TRACES), len(names), len(mine), n), torch.nan, dtype=torch.float64)
-    for row, name in enumerate(names):
-        for column, i in enumerate(mine):
-            traces = draws[name, i].traces
-            found[:, row, column, : traces.shape[1]] = traces
+def _together(
+    draws: Mapping[tuple[str, int], Draw], names: Sequence[str], mine: Sequence[int]
+) -> dict[str, torch.Tensor]:
+    """Name of a variable → (posterior, observation, step, part) of all draws, NaN where a sampler does not say it."""
+    traces = [trace for draw in draws.values() for trace in draw.traces.items()]
+    longest, found = max((len(value) for _, value in traces), default=0), {}
+    for said in sorted({said for said, _ in traces}):
+        parts = max(value.shape[1] for other, value in traces if other == said)
+        nothing = torch.empty(0, 1, dtype=torch.float64)
+        rows = [_filled(draws[name, i].traces.get(said, nothing), longest, parts) for name in names for i in mine]
+        found[f"{said}_trace"] = torch.stack(rows).reshape(len(names), len(mine), longest, parts)
     return found

@@ -90,11 +90,9 @@ class Control:
 
     def drift(self, view: View, fitted: Fitted) -> Tensor:
         """c per unit of λ, (n, d)."""
-        d, experts = view.y.shape[1], view.noises.shape[1]
-        size = {"position": 1, "affine": d * d + d, "score": experts, "gradient": 1}
-        parts = fitted.theta.to(view.y).split([size[name] for name in self.basis])
-        moved, total = view.y - fitted.centre, torch.zeros_like(view.y)
-        for name, theta in zip(self.basis, parts, strict=True):
+        d, moved, total = view.y.shape[1], view.y - fitted.centre, torch.zeros_like(view.y)
+        for name, coefficients in self.parts(fitted, view.noises.shape[1]).items():
+            theta = coefficients.to(view.y)
             if name == "position":
                 total = total + theta * moved
             elif name == "affine":
@@ -107,12 +105,14 @@ class Control:
 
     def score_part(self, fitted: Fitted, n_experts: int) -> Tensor:
         """The sum of the coefficients of the scores, 0 without them."""
-        if "score" not in self.basis:
-            return torch.zeros((), dtype=torch.float64, device=fitted.theta.device)
+        return self.parts(fitted, n_experts).get("score", fitted.theta.new_zeros(())).sum()
+
+    def parts(self, fitted: Fitted, n_experts: int) -> dict[Basis, Tensor]:
+        """The coefficients of each basis, float64."""
         d = fitted.centre.numel()
-        size = {"position": 1, "affine": d * d + d, "gradient": 1}
-        start = sum(size[name] for name in self.basis[: self.basis.index("score")])
-        return fitted.theta[start : start + n_experts].sum()
+        size = {"position": 1, "affine": d * d + d, "score": n_experts, "gradient": 1}
+        split = fitted.theta.split([size[name] for name in self.basis])
+        return dict(zip(self.basis, split, strict=True))
 
     def fit(self, view: View, rate: Tensor, log_weights: Tensor) -> Fitted:
         """θ for one step.

@@ -12,7 +12,7 @@ error comes from taking turns.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from sciflow.errors import InputError
-from sciflow.particles.feynman_kac import State
+from sciflow.particles.feynman_kac import Diagnostics, State
 from sciflow.random import Stream
 from sciflow.solvers.times import checked
 from sciflow.steering.control import Control, Fitted
@@ -30,8 +30,6 @@ from sciflow.steering.normalisable import check_normalisable, escaped, reach
 from sciflow.steering.sight import Level, Sight, View, view
 from sciflow.steering.start import start
 from sciflow.steering.target import TargetPath, imbalance
-
-Recorder = Callable[[int, dict[str, Tensor]], None]
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,6 @@ class MarginalModel:
         adjusted: whether Langevin moves are accepted or refused; without, their bias is O(step).
         tile: rows of one denoiser call.
         like: a tensor of the dtype and on the device of the particles.
-        record: called with (step, {"control": θ, "acceptance": share}), tensors on the device.
     Raises:
         InputError: levels without signal or without noise, options that exclude each other, or noise = 0 after a
             resampling.
@@ -77,7 +74,6 @@ class MarginalModel:
     adjusted: bool = True
     tile: int = 1024
     like: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64), compare=False)
-    record: Recorder | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not (self.noise >= 0 and math.isfinite(self.noise)) or self.order not in (1, 2) or self.tile < 1:
@@ -110,7 +106,7 @@ class MarginalModel:
         state = self.sight.look(y, self.levels[0], stream.child("look"))
         return {**state, "log_weight": log_weight, "slot": slots(y, stream), "reach": reach(y)}, log_weight
 
-    def step(self, k: int, state: State, stream: Stream) -> tuple[State, Tensor]:
+    def step(self, k: int, state: State, stream: Stream) -> tuple[State, Tensor, Diagnostics]:
         a, b = self.levels[k], self.levels[k + 1]
         if self.noise == 0:
             refuse_copies(k, self.n_steps, state, stream)
@@ -120,12 +116,20 @@ class MarginalModel:
             moved, log_weight = self._euler(state, a, b, fitted, stream)
         else:
             moved, log_weight = self._transport(state, a, b, fitted, stream)
-        total = carried + log_weight
+        total, said = carried + log_weight, self._told(fitted)
         log_weight = torch.where(escaped(moved["x"], state["reach"]), math.nan, log_weight)
         if self.order == 2 and self.weights == "flow" and self.noise > 0:
-            moved = self._rejuvenate(k, moved, a, b, stream)
+            moved, accepted = self._rejuvenate(moved, a, b, stream)
+            said |= {"acceptance": accepted} if self.adjusted else {}
         kept = {"log_weight": total, "slot": slots(moved["x"], stream), "reach": state["reach"]}
-        return {**moved, **kept}, log_weight
+        return {**moved, **kept}, log_weight, said
+
+    def _told(self, fitted: Fitted | None) -> Diagnostics:
+        """The coefficients of the control."""
+        if fitted is None or self.control is None:
+            return {}
+        parts = self.control.parts(fitted, len(self.path.experts))
+        return {f"control_{name}": theta[None] for name, theta in parts.items()}
 
     def _view(self, state: State, at: Level) -> View:
         return view(state, at, self.path.betas(at.t))
@@ -140,10 +144,7 @@ class MarginalModel:
             rate = rate + (self.sight.value(ahead.reshape(state["x"].shape), b) - state["r"]) / h
         if self.path.is_moving:
             rate = rate + state["log_densities"] @ (self.path.betas(b.t) - betas).to(rate.device) / h
-        fitted = self.control.fit(seen, rate, log_weights)
-        if self.record is not None:
-            self.record(k, {"control": fitted.theta})
-        return fitted
+        return self.control.fit(seen, rate, log_weights)
 
     def _slope(self, state: State, at: Level, fitted: Fitted | None) -> tuple[Tensor, Tensor]:
         """dy/du, (n, d), and the rate of the log-weights per unit of λ without r and β̇, (n,)."""
@@ -192,8 +193,11 @@ class MarginalModel:
             total = total.to(fitted.theta.device) + self.control.score_part(fitted, len(self.path.experts))
         return total, *_exponential(total, h)
 
-    def _rejuvenate(self, k: int, state: State, a: Level, b: Level, stream: Stream) -> State:
-        """One Langevin move at level b; noise predictions at the start of the jump are those of the predictor."""
+    def _rejuvenate(self, state: State, a: Level, b: Level, stream: Stream) -> tuple[State, Tensor]:
+        """One Langevin move at level b, and which particles made it.
+
+        Noise predictions at the start of the jump are those of the predictor.
+        """
         shape, total = state["x"].shape, float(self.path.betas(b.t).sum())
         kappa = 0.5 * self.noise**2 * total * (1 - (b.ratio / a.ratio) ** 2)
         push = -b.ratio * math.expm1(-kappa) / total  # displacement for each u ∇log γ: bounded by that to the mean
@@ -203,7 +207,7 @@ class MarginalModel:
         there = here.y + push * here.force + width * noise
         seen = self.sight.look(there.reshape(shape), b, stream.child("proposed"))
         if not self.adjusted:
-            return seen
+            return seen, torch.ones(len(there), dtype=torch.bool, device=there.device)
         met = self._view(seen, b)
         back = (here.y - there - push * met.force) / width
         along = ((here.mixed + met.mixed) * (there - here.y)).double().sum(1) / (2 * b.ratio)
@@ -212,12 +216,11 @@ class MarginalModel:
             log_ratio = log_ratio + seen["r"] - state["r"]
         dice = stream.child("accept").uniform(len(there), dtype=torch.float64, device=there.device)
         accepted = dice.log() < log_ratio
-        if self.record is not None:
-            self.record(k, {"acceptance": accepted.double().mean()})
-        return {
+        chosen = {
             name: torch.where(accepted.reshape(-1, *[1] * (value.ndim - 1)), value, state[name])
             for name, value in seen.items()
         }
+        return chosen, accepted
 
     def _euler(self, state: State, a: Level, b: Level, fitted: Fitted | None, stream: Stream) -> tuple[State, Tensor]:
         """The move of order 1 with its weights."""

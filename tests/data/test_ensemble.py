@@ -27,14 +27,22 @@ class Pictures:
 
     def step(self, k: int, state: dict[str, torch.Tensor], stream: Stream):
         x = state["x"] + stream.normal(len(state["x"]), (2, 3))
-        return {"x": x}, 3 * x.mean((1, 2))
+        said = {"last": x[:, 1, 2], "pair": torch.tensor([[k, -k]])}
+        return {"x": x}, 3 * x.mean((1, 2)), said if k else {}
 
 
 def test_particles_with_all_their_numbers(tmp_path) -> None:
     run = smc(Pictures(), 4 * 30, Stream(0), islands=4)
     named = to_xarray(run, ("y", "x_axis"))
     assert named["x"].dims == ("particle", "y", "x_axis")
-    assert dict(named.sizes) == {"particle": 120, "y": 2, "x_axis": 3, "smc_step": 4, "island": 4}
+    sizes = {"particle": 120, "y": 2, "x_axis": 3, "smc_step": 4, "island": 4, "pair_part": 2}
+    assert dict(named.sizes) == sizes
+    assert named["last_trace"].isnull().values.tolist() == [True, True, False, False]  # nothing was said before
+    assert float(named["last_trace"][-1]) == pytest.approx(float(run.x[:, 1, 2].mean()), rel=1e-6)  # float32 sums
+    assert named["pair_trace"].dims == ("smc_step", "pair_part") and named["pair_trace"][3].values.tolist() == [2, -2]
+    founders = Stream(0).child("initial").normal(120, (2, 3))
+    lost = float((founders[:, 0, 0] > 2).double().mean())
+    assert lost > 0 and named["weight_zero_trace"].values.tolist() == [lost, 0, 0, 0]
     for name, value in {"log_weights": run.log_weights, "ess": run.ess_trace, "parents": run.parents_trace}.items():
         np.testing.assert_array_equal(named[name], value)
     np.testing.assert_array_equal(named["log_evidence_trace"][-1], run.log_evidence)
@@ -75,3 +83,16 @@ def test_parts_of_unequal_length_are_evened_with_nan(tmp_path) -> None:
     write_dataset(tmp_path / "a.nc", joined)
     assert open_dataset(tmp_path / "a.nc").equals(joined)
     assert evened([without], "smc_step")[0].equals(without)
+
+
+def test_whatever_a_part_lacks_the_order_of_its_traces_is_the_same() -> None:
+    """Of one number and of several; a part that lacks one gets it at its place, not at the end."""
+    step = ("observation", "smc_step")
+    whole = to_xarray(
+        {"b_trace": np.ones((1, 3, 2)), "a_trace": np.ones((1, 3)), "x": np.ones(1)},
+        {"b_trace": (*step, "b_part"), "a_trace": step, "x": ("observation",)},
+    )
+    found = evened([whole, whole.drop_vars("b_trace"), whole.drop_vars("a_trace")], "smc_step")
+    assert [list(part.data_vars) for part in found] == [["x", "a_trace", "b_trace"]] * 3
+    assert [dict(part.sizes) for part in found] == [{"observation": 1, "smc_step": 3, "b_part": 2}] * 3
+    assert found[1]["b_trace"].isnull().all() and found[2]["a_trace"].isnull().all()

@@ -95,6 +95,11 @@ CALLS = {
     ),
     "overlap_matrix": partial(FIGURES["overlap_matrix"], np.eye(3), names=("300 K", "400 K", "500 K")),
     "ensemble_traces": partial(FIGURES["ensemble_traces"], SIZES, PARENTS, -np.arange(6.0)),
+    "diagnostic_traces": partial(
+        FIGURES["diagnostic_traces"],
+        {"acceptance": [np.nan, 0.5, 0.6]},
+        {f"score {j}": [np.nan, -j, j / 2] for j in range(1, 9)},
+    ),
 }
 
 
@@ -151,6 +156,17 @@ def test_traces_show_shares_of_the_particles_and_where_parents_were_lost():
     assert len(FIGURES["ensemble_traces"](SIZES, PARENTS).figure.axes) == 1  # no evidence, no second axis
     both = FIGURES["ensemble_traces"](SIZES, PARENTS, -np.arange(6.0), errors=(0.12, 0.34))
     assert any("log Ẑ = -5.00 ± 0.12 (genealogy), ± 0.34 (islands)" in text.get_text() for text in words(both))
+
+
+def test_the_largest_coefficients_are_drawn_and_the_others_counted():
+    ax = CALLS["diagnostic_traces"]()
+    left, right = ax.figure.axes
+    assert left.lines[0].get_ydata() == pytest.approx([np.nan, 0.5, 0.6], nan_ok=True)
+    assert [line.get_ydata()[1] for line in right.lines] == [-3, -4, -5, -6, -7, -8]
+    named = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert named == ["acceptance", *(f"score {j}" for j in range(3, 9))]
+    assert any("2 smaller coefficients are not shown" in text.get_text() for text in words(ax))
+    assert len(FIGURES["diagnostic_traces"]({"acceptance": [0.5]}).figure.axes) == 1  # no control, no second axis
 
 
 def test_a_bar_is_as_long_as_its_distance_and_the_band_is_the_floor():

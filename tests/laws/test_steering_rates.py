@@ -146,7 +146,7 @@ def test_the_weights_of_the_flow_are_those_of_a_change_of_variables(name: str, m
         state |= {"log_weight": hidden, "slot": slot, "reach": far}
         total = torch.zeros(len(start), dtype=torch.float64)
         for k in range(model.n_steps):
-            state, change = model.step(k, state, Stream(1))
+            state, change, *_ = model.step(k, state, Stream(1))
             total = total + change
         end = state["x"][:30].reshape(5, 6, 2)
         jacobian = torch.stack([(end[1] - end[2]) / 2e-4, (end[3] - end[4]) / 2e-4], 2)

@@ -65,7 +65,7 @@ def test_more_children_make_the_weight_steadier() -> None:
     spread = []
     for children in (1, 4, 16):
         state, _ = Chain().initial(4000, Stream(1))
-        _, potential = NestedModel(Chain(), children).step(0, state, Stream(2))
+        _, potential, _ = NestedModel(Chain(), children).step(0, state, Stream(2))
         spread.append(float((potential - _exact_step(state["x"])).exp().var()))
     assert all(b < 0.35 * a for a, b in itertools.pairwise(spread))
 
@@ -90,8 +90,8 @@ def test_children_do_not_depend_on_how_particles_are_held() -> None:
     """Rows 64 … 127 of an ensemble move alike whether they are held with the others or alone."""
     model, stream = NestedModel(Chain(), 3), Stream(5)
     state, _ = Chain().initial(128, stream)
-    whole, weights = model.step(0, state, stream)
-    half, half_weights = model.step(0, {"x": state["x"][64:]}, stream.rows_from(64))
+    whole, weights, *_ = model.step(0, state, stream)
+    half, half_weights, *_ = model.step(0, {"x": state["x"][64:]}, stream.rows_from(64))
     assert torch.equal(whole["x"][64:], half["x"]) and torch.equal(weights[64:], half_weights)
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from sciflow.errors import InputError, NonFiniteError
-from sciflow.particles import Particles, smc
+from sciflow.particles import GreedyModel, NestedModel, Particles, smc
+from sciflow.particles.feynman_kac import Step
 from sciflow.random import Stream
 
 
@@ -214,3 +215,38 @@ def test_moments_of_whole_numbers_are_not_whole() -> None:
     run = Particles(torch.tensor([[0, 3], [1, 5]]), weights)
     assert torch.allclose(run.mean(), torch.tensor([0.75, 4.5]).double())
     assert torch.allclose(run.var(), torch.tensor([0.1875, 0.75]).double())
+
+
+def test_a_model_may_say_what_it_did() -> None:
+    """Means over the particles and numbers of all, step by step; nothing where it said nothing."""
+
+    @dataclass
+    class Telling(Walk):
+        def step(self, k: int, state: dict[str, Tensor], stream: Stream) -> Step:
+            state, potential = super().step(k, state, stream)
+            said = {"right": state["x"][:, 0] > 1, "pair": torch.tensor([[k, -k]])}
+            self.right.append(float((state["x"][:, 0] > 1).double().mean()))
+            return state, potential, {} if k == 2 else said
+
+        right: list[float] = field(default_factory=list)
+
+    model = Telling(quadratic)
+    run = smc(model, 100, Stream(0))
+    right = [math.nan, *model.right[:2], math.nan, model.right[3]]
+    assert run.diagnostics["right"][:, 0].tolist() == pytest.approx(right, nan_ok=True)
+    assert run.diagnostics["pair"][[1, 2, 4]].tolist() == [[0, 0], [1, -1], [3, -3]]
+    assert run.diagnostics["pair"][[0, 3]].isnan().all()
+    for nested in (NestedModel(model, 3), GreedyModel(model, 3)):  # children, too, are told of
+        model.right.clear()
+        assert float(smc(nested, 100, Stream(0)).diagnostics["right"][1, 0]) == pytest.approx(model.right[0])
+
+
+@pytest.mark.parametrize("value", [torch.zeros(20, 2), torch.zeros(2, 1), torch.zeros(3), torch.zeros(())])
+def test_a_diagnostic_of_another_shape_is_refused(value: Tensor) -> None:
+    @dataclass
+    class Telling(Walk):
+        def step(self, k: int, state: dict[str, Tensor], stream: Stream) -> Step:
+            return *super().step(k, state, stream), {"rate": value}
+
+    with pytest.raises(InputError, match="step 1 of 4: the diagnostic 'rate' has shape"):
+        smc(Telling(quadratic), 20, Stream(0))

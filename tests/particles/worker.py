@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sciflow.errors import InputError
 from sciflow.particles import Alone, Group, Particles, SMCState, smc
+from sciflow.particles.feynman_kac import Step
 from sciflow.random import Stream
 
 N, TILE, SIZE = 16 * 11 + 5, 16, 4  # 12 tiles, the last one short, so that no number of ranks gets equal shares
@@ -44,20 +45,22 @@ class Network:
         x = stream.normal(n, (33,))
         return {"x": x, "name": torch.arange(n) + stream.first}, self.log_potential(x, 0)
 
-    def step(self, k: int, state: dict[str, Tensor], stream: Stream) -> tuple[dict[str, Tensor], Tensor]:
+    def step(self, k: int, state: dict[str, Tensor], stream: Stream) -> Step:
         x, launch = state["x"], self.tiles * TILE
         for start in range(0, len(x), launch):
             rows = x[start : start + launch]
             noise = stream.normal(len(rows), (33,), first=start)
             for tile, part in zip(rows.split(TILE), noise.split(TILE), strict=True):
                 tile += self.drift(tile)[: len(tile)] + 0.5 * part
-        return state, self.log_potential(x, k + 1)
+        said = {} if k == 3 else {"size": x.square().sum(1), "step": torch.tensor([[k, 2.0 * k]])}
+        return state, self.log_potential(x, k + 1), said
 
 
 def digest(run: Particles) -> str:
     """Of every number of a run."""
     numbers = [run.x, run.log_weights, run.eve, run.ess_trace, run.parents_trace, run.evidence_trace]
-    content = b"".join(number.numpy().tobytes() for number in (*numbers, run.island_log_evidence))
+    numbers += [run.island_log_evidence, *run.diagnostics.values()]
+    content = b"".join(number.numpy().tobytes() for number in numbers)
     said = repr((run.log_evidence, run.log_evidence_stderr, run.log_evidence_interval, run.n_resampled, run.events))
     return hashlib.sha256(content + said.encode()).hexdigest()
 

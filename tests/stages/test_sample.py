@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -263,3 +264,34 @@ def test_a_network_can_be_sampled_in_double_precision(place: Place) -> None:
     results = place.build(values, until="sample")
     assert drawn(place, "results/run/samples.nc")["samples"].dtype == np.float64
     assert (results / "model.pt").stat().st_size < 100_000
+
+
+def test_what_samplers_say_of_their_steps_is_kept_and_shown(place: Place) -> None:
+    """Acceptance and control coefficients of each step, NaN where a sampler has none; the same bytes in shards."""
+    posteriors = {
+        "guided": {"kind": "guided"},
+        "tempered": {"kind": "tempered", "n_particles": 32},
+        "tilted": {"kind": "tilted", "ensemble": {"n_particles": 64}},
+    }
+    folder = place.build(change(ANALYTIC, {"sample.posteriors": posteriors}))
+    with xr.open_dataset(folder / "samples.nc") as opened:
+        found = opened.load()
+    acceptance = found["acceptance_trace"].transpose("posterior", "observation", "smc_step")
+    assert acceptance.sel(posterior="guided").isnull().all()
+    for name, i in itertools.product(("tempered", "tilted"), (0, 1)):
+        shares, sizes = (found[trace].sel(posterior=name)[i].values for trace in ("acceptance_trace", "ess_trace"))
+        n_steps = int(np.isfinite(sizes).sum()) - 1
+        assert np.isnan(shares[0]) and np.isnan(shares[n_steps + 1 :]).all() and n_steps > 1
+        own = shares[1 : n_steps + 1]
+        assert ((own > 0) & (own <= 1)).all() and own[-1] > 0.2  # a broken move accepts none
+    control = found["control_score_trace"]
+    assert control.dims == ("posterior", "observation", "smc_step")
+    assert control.notnull().sum("smc_step").sel(posterior="tilted").values.tolist() == [n_steps] * 2
+    assert control.sel(posterior=["guided", "tempered"]).isnull().all()
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert "coefficients of the control drift" in text and "distinct ones each resampling kept" in text
+    before, run = (folder / "samples.nc").read_bytes(), f"{folder.name}.yaml"
+    for index in (1, 2):
+        assert place.sciflow("sample", run, "--shard", f"{index}/2", "--out", f"{index}.nc").status == 0
+    assert place.sciflow("sample", run, "--gather", "2.nc", "1.nc").status == 0
+    assert (folder / "samples.nc").read_bytes() == before

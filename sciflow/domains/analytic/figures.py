@@ -8,16 +8,15 @@ from collections.abc import Callable
 import numpy as np
 
 from sciflow.domains.analytic import path_figures
+from sciflow.domains.ensembles import ENSEMBLES
 from sciflow.domains.protocol import Drawing, Evidence, unmarked
 from sciflow.domains.shown import calibration_verdicts, functions
 from sciflow.figures.comparison import sampler_comparison
 from sciflow.figures.scatter import posterior_scatter
 from sciflow.figures.style import panels
-from sciflow.figures.traces import ensemble_traces
 
 EXACT = "exact draws"
 PANELS = 4  # scatter plots in a row
-ERRORS = ("log_evidence_stderr", "log_evidence_stderr_islands")
 
 
 def _compared(
@@ -109,29 +108,6 @@ def scatter(evidence: Evidence) -> Drawing | None:
                    "draws: empty shading is a lost mode, dots outside it are wrong.")  # fmt: skip
 
 
-def traces(evidence: Evidence) -> Drawing | None:
-    """How the particles of each sampler that weighs them fared, for one observation; nothing where none does."""
-    if "ess_trace" not in evidence.samples:
-        return None
-    index = int(evidence.arrays["shown"]) if "shown" in evidence.arrays else 0
-    chosen = evidence.samples.isel(observation=index)
-    runs = chosen[["ess_trace", "parents_trace", "log_evidence_trace"]]
-    runs = runs.dropna("posterior", how="all")
-    shown = runs.isel(posterior=slice(PANELS))
-    axes = panels(shown.sizes["posterior"], 4.8, 3.6)
-    for ax, name in zip(axes, shown["posterior"].to_numpy(), strict=True):
-        run = shown.sel(posterior=name).dropna("smc_step", how="all")
-        ess, parents, log_evidence = (run[part].to_numpy() for part in run.data_vars)
-        genealogy, islands = (float(chosen[key].sel(posterior=name)) if key in chosen else math.nan for key in ERRORS)
-        ensemble_traces(ess, parents, log_evidence, errors=(genealogy, islands), title=unmarked(str(name)), ax=ax)
-    caption = (
-        "One observation. The effective sample size after each step as a share of the particles, how many distinct "
-        "ones each resampling kept, and the evidence so far, with its error at the end: from the genealogy of the run "
-        "and, where it was made in islands, from their spread."
-    )
-    return Drawing(axes[0], caption)
-
-
 def verdicts(evidence: Evidence) -> list[str]:
     """Which samplers reach the floor of exact draws, and by how much the others miss it."""
     if path_figures.is_of_paths(evidence):
@@ -158,7 +134,7 @@ FIGURES: dict[str, Callable[[Evidence], Drawing | None]] = {
     "evidence": evidence_bias,
     "scatter": scatter,
     "path_error": path,
-    "ensemble_traces": traces,
+    **ENSEMBLES,
     "rank_functions": functions,
     **path_figures.FIGURES,
 }

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sciflow.domains.ensembles import ENSEMBLES
 from sciflow.domains.protocol import Drawing, Evidence
 from sciflow.domains.shown import CALIBRATION, verdicts
 from sciflow.figures.gallery import posterior_gallery
@@ -56,4 +57,4 @@ def gallery(evidence: Evidence) -> Drawing:
     )
 
 
-FIGURES: dict[str, Callable[[Evidence], Drawing | None]] = {"posterior_gallery": gallery, **CALIBRATION}
+FIGURES: dict[str, Callable[[Evidence], Drawing | None]] = {"posterior_gallery": gallery, **CALIBRATION, **ENSEMBLES}

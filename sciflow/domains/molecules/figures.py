@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sciflow.domains.ensembles import ENSEMBLES
 from sciflow.domains.molecules.metrics import DISTANCES, EXACT
 from sciflow.domains.molecules.reference import LARGEST_ERROR, LARGEST_Z
 from sciflow.domains.molecules.torsion_figures import basins, maps, overlaps, profiles, sentences
@@ -139,4 +140,5 @@ FIGURES: dict[str, Callable[[Evidence], Drawing | None]] = {
     "torsion_profiles": profiles,
     "basin_free_energies": basins,
     "overlap": overlaps,
+    **ENSEMBLES,
 }

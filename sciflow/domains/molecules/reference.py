@@ -162,7 +162,7 @@ def chains(
     for frame in range(n_frames):
         z, rate = moved(free.log_density, z, kernel, stage, n_moves, stream.child(frame), 4096)
         frames.append(z)
-        rates.append(rate)
+        rates.append(float(rate.mean()))
     return torch.stack(frames, 1), sum(rates) / len(rates)
 
 
@@ -213,7 +213,8 @@ def restarted(
     scale, step, z = start.std(0), kernel.step, start
     for k in range(n_tuning):
         z, rate = moved(free.log_density, z, kernel, Stage(1.0, step, scale), 1, stream.child("tuning", k), 4096)
-        step *= math.exp(rate - 0.8)  # above the best acceptance, so that no region is left with much smaller steps
+        # 0.8 is above the best acceptance, so that no region is left with much smaller steps
+        step *= math.exp(float(rate.mean()) - 0.8)
     end, _ = chains(free, start, kernel, Stage(1.0, step, scale), n_frames, 3, stream.child("chains"))
     before, after = (numbers(potential, free.events(part)) for part in (start, end[:, -1]))
     return drifts(before, after, n_groups)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sciflow.domains.ensembles import ENSEMBLES
 from sciflow.domains.pde import forecast_figures, porous_figures
 from sciflow.domains.pde.evolve import EVENT
 from sciflow.domains.protocol import Drawing, Evidence, unmarked
@@ -70,4 +71,5 @@ FIGURES: dict[str, Callable[[Evidence], Drawing | None]] = {
     **forecast_figures.FIGURES,
     **porous_figures.FIGURES,
     **CALIBRATION,
+    **ENSEMBLES,
 }
