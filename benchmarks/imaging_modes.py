@@ -23,7 +23,6 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,17 +74,17 @@ def problem(n_measurements: int, seed: int) -> Problem:
 
 
 class Method(NamedTuple):
-    """A sampler, its steps, and whether it may see the covariance of the denoiser."""
+    """A sampler, and whether it may see the covariance of the denoiser."""
 
-    make: Callable[[], Any]
-    n_steps: int
+    sampler: Any
+    n_steps: int = N_STEPS
     is_opaque: bool = True
 
 
 JUDGED = "twisted SMC"
 METHODS = {
-    JUDGED: Method(lambda: TwistedSMC(N_PARTICLES, tile=N_PARTICLES), N_STEPS),
-    "twisted SMC, covariance given": Method(lambda: TwistedSMC(N_PARTICLES, tile=N_PARTICLES), N_STEPS, is_opaque=False),
+    JUDGED: Method(TwistedSMC(N_PARTICLES, tile=N_PARTICLES)),
+    "twisted SMC, covariance given": Method(TwistedSMC(N_PARTICLES, tile=N_PARTICLES), is_opaque=False),
 }
 
 
@@ -94,7 +93,7 @@ def ours(method: Method, known: Problem, seed: int) -> tuple[Tensor, float]:
     times = LogSNR(method.n_steps, ratio_max=150.0, ratio_min=0.01)(known.prior.schedule)
     prior = Opaque(known.prior) if method.is_opaque else known.prior
     start = time.process_time()
-    drawn = method.make()(prior, known.likelihood, times, N, Stream(seed, tile=N))
+    drawn = method.sampler(prior, known.likelihood, times, N, Stream(seed, tile=N))
     x = drawn.resample(N, Stream(seed).child("draws")).x
     return x, time.process_time() - start
 
