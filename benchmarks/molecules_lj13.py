@@ -78,7 +78,7 @@ class Size:
     seeds: int  # of each sampler
 
 
-FULL, QUICK = Size(4096, 6, 3500, 50, 1024, 2), Size(256, 6, 20, 20, 128, 2)
+FULL, QUICK = Size(8192, 3, 3500, 50, 1024, 2), Size(256, 6, 20, 20, 128, 2)
 
 
 @dataclass(frozen=True)

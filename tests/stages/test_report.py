@@ -127,6 +127,13 @@ def test_whatever_is_missing_the_report_is_written(changes: dict, n_figures: int
     assert "nan" not in re.findall(r"[a-z]+", shown.text.partition("How it can be checked")[0])
 
 
+def test_where_there_is_no_verdict_there_is_no_box_for_it(place: Place) -> None:
+    text = (place.build(change(IMAGING, {"evaluate": {"metrics": ["rmse"]}})) / "report.html").read_text(
+        encoding="utf-8"
+    )
+    assert '<div class="words">' not in text and "What came out" in text
+
+
 def test_an_untrained_prior_has_no_loss_curve(place: Place) -> None:
     values = change(IMAGING, {"train": {"kind": "closed_form"}, "dataset.n_observations": 1, "evaluate": {}})
     shown = page(place.build(values) / "report.html")
