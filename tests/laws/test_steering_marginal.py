@@ -290,3 +290,20 @@ def test_noise_levels_are_said_in_data_units() -> None:
     other = run(annealed(MixtureDenoiser(big, Scaled(EDM(), s)), 2.0), control=SCORED)
     assert torch.allclose(other.x, s * one.x, rtol=1e-6)  # rounding, grown along the path
     assert other.log_evidence == pytest.approx(one.log_evidence - 2 * math.log(s), abs=1e-6)
+
+
+def test_the_control_of_a_gaussian_is_what_keeps_its_weights_equal() -> None:
+    """Of q^β with q = N(m, s²): θ = (β − 1) u²/(s² + u²) at the level that a step starts from, in closed form.
+
+    The ridge shrinks it by a share of 1e-3; centre and moments of n particles are off by shares of a few 1/√n, of which
+    two enter θ as a product: 10/n is left to them.
+    """
+    s, beta, n = torch.tensor([1.5], dtype=torch.float64), 3.0, 4000
+    law = gaussian((0.7, 0.7), (1.5, 1.5))
+    path = annealed(MixtureDenoiser(law, EDM()), beta)
+    model = marginal(path, LogSNR(8, ratio_max=5.0, ratio_min=0.2)(EDM()), control=Control(("position",)))
+    said = smc(model, n, Stream(0)).diagnostics
+    u = torch.tensor([level.ratio for level in model.levels[:-1]], dtype=torch.float64)
+    exact = (beta - 1) * u**2 / (s**2 + u**2)
+    assert said["control_position"].shape == said["acceptance"].shape == (9, 1) and said["control_position"][0].isnan()
+    torch.testing.assert_close(said["control_position"][1:, 0], exact, rtol=1e-3 + 10 / n, atol=0)
