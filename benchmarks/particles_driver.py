@@ -28,7 +28,7 @@ from sciflow.random import Stream
 
 HERE = Path(__file__).resolve().parent
 PEERS = HERE.parent / ".venv-peers/bin/python"
-N_WEIGHTS, DIMENSION, TILE = 1_000_000, 64, 4096
+N_WEIGHTS, TILE = 1_000_000, 4096
 ROUNDS = {True: 20, False: 400}
 
 
@@ -108,16 +108,19 @@ def told(process: subprocess.Popen) -> dict:
 
 def memory_rows(quick: bool) -> list[Row]:
     """Peak memory of a whole run over the state and what one tile takes."""
-    n, n_steps = (200_000, 10) if quick else (1_000_000, 100)
-    tile = [told(answer("particles_memory.py", TILE, 2))["bytes"] for _ in range(2 if quick else 5)]
-    whole = [told(answer("particles_memory.py", n, n_steps)) for _ in range(2)]
-    state = n * DIMENSION * 4
-    over = [one["bytes"] / (state + statistics.median(tile)) for one in whole]
-    claim = f"{n:.0e} particles of 64 float32, {n_steps} steps, {whole[0]['resampled']} resamplings"
-    return [
-        judged(f"{claim}: peak memory over state and one tile", median(over), [1] * 2, 1.2, True),
-        judged(f"{claim}: CPU seconds", median([one["seconds"] for one in whole]), [1] * 2, None, True),
-    ]
+    found = []
+    for model, most in (("in place", 100), ("marginal", 2), ("twisted", 2)):
+        n, n_steps = (200_000, min(most, 10)) if quick else (1_000_000, most)
+        tile = [told(answer("particles_memory.py", model, TILE, 2))["bytes"] for _ in range(2 if quick else 5)]
+        whole = [told(answer("particles_memory.py", model, n, n_steps)) for _ in range(2)]
+        over = [one["bytes"] / (one["state"] + statistics.median(tile)) for one in whole]
+        resampled = f"{whole[0]['resampled']} resamplings"
+        claim = f"{n:.0e} particles of 64 float32, {model}, {n_steps} steps, {resampled}"
+        found += [
+            judged(f"{claim}: peak memory over state and one tile", median(over), [1] * 2, 1.2, True),
+            judged(f"{claim}: CPU seconds", median([one["seconds"] for one in whole]), [1] * 2, None, True),
+        ]
+    return found
 
 
 def rank_rows(quick: bool) -> list[Row]:

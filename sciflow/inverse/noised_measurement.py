@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -119,6 +120,7 @@ class Ended:
     """
 
     is_active: Tensor
+    needs: ClassVar[tuple[str, ...]] = ("log_parts",)
 
     def __call__(self, k: int, before: State | None, ahead: State, log_ratio: Tensor) -> State:
         if before is None:

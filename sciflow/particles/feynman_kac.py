@@ -9,8 +9,9 @@ and `smc` gives weighted particles of γ_K/Z_K with an unbiased estimate of its 
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -76,7 +77,8 @@ class _Run:
     is_known: bool = False
 
     def start(self, facts: dict[str, object]) -> SMCState:
-        particles, potential = self.model.initial(self.slots.count, self._rows("initial"))
+        with _named("at the start"):
+            particles, potential = self.model.initial(self.slots.count, self._rows("initial"))
         _check(particles, self.slots.count, "at the start")
         state = SMCState.start(particles, facts, self.slots)
         state.weigh(potential, self.slots, self.ranks, "at the start")
@@ -88,8 +90,9 @@ class _Run:
         due = state.ess <= self.threshold * self.slots.per_island * (1 + 1e-9)  # equal weights: n up to rounding
         if bool(due.any()):
             self._resample(state, due.tolist())
-        particles, potential, *said = self.model.step(k, state.particles, self._rows("step", k))
         where = f"step {k + 1} of {n_steps}"
+        with _named(where):
+            particles, potential, *said = self.model.step(k, state.particles, self._rows("step", k))
         _check(particles, self.slots.count, where)
         state.particles = particles
         state.weigh(potential, self.slots, self.ranks, where)
@@ -215,6 +218,15 @@ def smc(
         run.step(state)
     report()
     return state.result(slots, ranks)
+
+
+@contextlib.contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Say at which step a model refused something."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def _resumed(state: SMCState, facts: dict[str, object]) -> SMCState:

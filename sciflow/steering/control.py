@@ -114,21 +114,19 @@ class Control:
         split = fitted.theta.split([size[name] for name in self.basis])
         return dict(zip(self.basis, split, strict=True))
 
-    def fit(self, view: View, rate: Tensor, log_weights: Tensor) -> Fitted:
+    def fit(self, features: Tensor, rate: Tensor, weights: Tensor, centre: Tensor) -> Fitted:
         """θ for one step.
 
         Args:
-            view: the particles.
+            features: of the particles under ∇log γ, about their centre, (n, functions), float64.
             rate: R per unit of λ, the potential's part included, (n,), float64.
-            log_weights: of the particles, any normalisation, (n,), float64.
+            weights: of the particles, (n,), float64, sum 1.
+            centre: where positions are measured from, (d,).
         """
-        weights = log_weights.softmax(0)
-        centre = weights.to(view.y) @ view.y
-        features = self.features(view, centre, view.force)
         if self.fixed is not None:
             if len(self.fixed) != features.shape[1]:
                 raise InputError(f"this control has {features.shape[1]} functions, got {len(self.fixed)} fixed values.")
-            return Fitted(torch.tensor(self.fixed, dtype=torch.float64, device=view.y.device), centre)
+            return Fitted(torch.tensor(self.fixed, dtype=torch.float64, device=features.device), centre)
         if LEAST * features.shape[1] > len(rate):
             raise InputError(
                 f"a control of {features.shape[1]} functions is fitted to at least {LEAST} particles for each, "

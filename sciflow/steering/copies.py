@@ -20,14 +20,14 @@ def were_resampled(state: State, stream: Stream) -> Tensor:
     return (state["slot"] != slots(state["x"], stream)).any()
 
 
-def refuse_copies(k: int, n_steps: int, state: State, stream: Stream) -> None:
+def refuse_copies(state: State, stream: Stream) -> None:
     """For moves without noise, V = 0.
 
     Raises:
-        InputError: the particles were resampled before move k.
+        InputError: the particles were resampled before this move.
     """
     if bool(were_resampled(state, stream)):
         raise InputError(
-            f"step {k + 1} of {n_steps}: particles have been resampled, and with V = 0 the copies of one would move "
-            "together for ever. Take noise > 0, or a threshold at which nothing is resampled."
+            "particles have been resampled, and with V = 0 the copies of one would move together for ever. Take "
+            "noise > 0, or a threshold at which nothing is resampled."
         )

@@ -238,5 +238,5 @@ class TransportModel:
             moved = self._at(b, y + epsilon * drift + math.sqrt(2 * epsilon) * z, stream)
             potential = potential if sees else moved["r"] - state["r"]
         elif b < 1 and not any(self._epsilon(t) > 0 for t in self.levels[k + 2 :]):  # nothing will part them later
-            refuse_copies(k, self.n_steps, state, stream)
+            refuse_copies(state, stream)
         return moved, potential

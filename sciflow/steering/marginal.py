@@ -24,12 +24,15 @@ from sciflow.errors import InputError
 from sciflow.particles.feynman_kac import Diagnostics, State
 from sciflow.random import Stream
 from sciflow.solvers.times import checked
+from sciflow.steering.blocks import put, rows_of, taken
 from sciflow.steering.control import Control, Fitted
 from sciflow.steering.copies import refuse_copies, slots, were_resampled
 from sciflow.steering.normalisable import check_normalisable, escaped, reach
 from sciflow.steering.sight import Level, Sight, View, view
 from sciflow.steering.start import start
 from sciflow.steering.target import TargetPath, imbalance
+
+BLOCK = 2**18  # numbers of a state that are moved together: a MB or two, many enough that calls of torch do not count
 
 
 @dataclass(frozen=True)
@@ -102,27 +105,51 @@ class MarginalModel:
         return len(self.times) - 1
 
     def initial(self, n: int, stream: Stream) -> tuple[State, Tensor]:
-        y, log_weight = start(self.path, self.levels[0], n, stream, self.like)
-        state = self.sight.look(y, self.levels[0], stream.child("look"))
-        return {**state, "log_weight": log_weight, "slot": slots(y, stream), "reach": reach(y)}, log_weight
+        log_weight = torch.empty(n, dtype=torch.float64, device=self.like.device)
+        state: State = {}
+        for rows in self._blocks(n):
+            own = stream.rows_from(rows.start)
+            y, log_weight[rows] = start(self.path, self.levels[0], rows.stop - rows.start, own, self.like)
+            put(state, rows, n, self.sight.look(y, self.levels[0], own.child("look")))
+        kept = {"log_weight": log_weight.clone(), "slot": slots(state["x"], stream), "reach": reach(state["x"])}
+        return {**state, **kept}, log_weight
 
     def step(self, k: int, state: State, stream: Stream) -> tuple[State, Tensor, Diagnostics]:
         a, b = self.levels[k], self.levels[k + 1]
         if self.noise == 0:
-            refuse_copies(k, self.n_steps, state, stream)
+            refuse_copies(state, stream)
         carried = _since_resampling(state, stream)
-        fitted = self._fit(k, state, carried, a, b)
+        fitted = self._fit(state, carried, a, b)
+        log_weight = torch.empty_like(carried)
+        accepted = torch.ones_like(carried)
+        for rows in self._blocks(len(carried)):
+            own = stream.rows_from(rows.start)
+            moved, log_weight[rows], accepted[rows] = self._moved(taken(state, rows), a, b, fitted, own)
+            put(state, rows, len(carried), moved)
+        said = self._told(fitted) | ({"acceptance": accepted} if self._is_rejuvenating and self.adjusted else {})
+        return {**state, "log_weight": carried + log_weight, "slot": slots(state["x"], stream)}, log_weight, said
+
+    def _moved(
+        self, state: State, a: Level, b: Level, fitted: Fitted | None, stream: Stream
+    ) -> tuple[State, Tensor, Tensor]:
+        """Some particles after their move, its log-weights, and whether a second one was accepted."""
         if self.order == 1 or self.weights == "kernel_ratio":
             moved, log_weight = self._euler(state, a, b, fitted, stream)
         else:
             moved, log_weight = self._transport(state, a, b, fitted, stream)
-        total, said = carried + log_weight, self._told(fitted)
         log_weight = torch.where(escaped(moved["x"], state["reach"]), math.nan, log_weight)
-        if self.order == 2 and self.weights == "flow" and self.noise > 0:
-            moved, accepted = self._rejuvenate(moved, a, b, stream)
-            said |= {"acceptance": accepted} if self.adjusted else {}
-        kept = {"log_weight": total, "slot": slots(moved["x"], stream), "reach": state["reach"]}
-        return {**moved, **kept}, log_weight, said
+        if not self._is_rejuvenating:
+            return moved, log_weight, torch.ones_like(log_weight)
+        moved, accepted = self._rejuvenate(moved, a, b, stream)
+        return moved, torch.where(accepted.isnan(), math.nan, log_weight), accepted
+
+    @property
+    def _is_rejuvenating(self) -> bool:
+        return self.order == 2 and self.weights == "flow" and self.noise > 0
+
+    def _blocks(self, n: int) -> list[slice]:
+        """Rows that are moved together, in whole calls: what a move needs besides the state is theirs alone."""
+        return rows_of(n, self.tile * max(1, BLOCK // (self.tile * math.prod(self.path.shape))))
 
     def _told(self, fitted: Fitted | None) -> Diagnostics:
         """The coefficients of the control."""
@@ -134,9 +161,18 @@ class MarginalModel:
     def _view(self, state: State, at: Level) -> View:
         return view(state, at, self.path.betas(at.t))
 
-    def _fit(self, k: int, state: State, log_weights: Tensor, a: Level, b: Level) -> Fitted | None:
+    def _fit(self, state: State, log_weights: Tensor, a: Level, b: Level) -> Fitted | None:
         if self.control is None:
             return None
+        weights = log_weights.softmax(0)
+        centre = weights.to(state["x"]) @ state["x"].flatten(1)
+        blocks = self._blocks(len(weights))
+        parts = [self._uneven(self.control, taken(state, rows), centre, a, b) for rows in blocks]
+        features, rate = (torch.cat([part[i] for part in parts]) for i in (0, 1))
+        return self.control.fit(features, rate, weights, centre)
+
+    def _uneven(self, control: Control, state: State, centre: Tensor, a: Level, b: Level) -> tuple[Tensor, Tensor]:
+        """What each function of a control would do to the log-weights of some particles, and what they do without."""
         seen, betas, h = self._view(state, a), self.path.betas(a.t), b.log_snr - a.log_snr
         rate = imbalance(seen.noises, betas)
         if self.path.potential is not None:
@@ -144,7 +180,7 @@ class MarginalModel:
             rate = rate + (self.sight.value(ahead.reshape(state["x"].shape), b) - state["r"]) / h
         if self.path.is_moving:
             rate = rate + state["log_densities"] @ (self.path.betas(b.t) - betas).to(rate.device) / h
-        return self.control.fit(seen, rate, log_weights)
+        return control.features(seen, centre, seen.force), rate
 
     def _slope(self, state: State, at: Level, fitted: Fitted | None) -> tuple[Tensor, Tensor]:
         """dy/du, (n, d), and the rate of the log-weights per unit of λ without r and β̇, (n,)."""
@@ -194,7 +230,7 @@ class MarginalModel:
         return total, *_exponential(total, h)
 
     def _rejuvenate(self, state: State, a: Level, b: Level, stream: Stream) -> tuple[State, Tensor]:
-        """One Langevin move at level b, and which particles made it.
+        """One Langevin move at level b, and which particles made it: 1 or 0, and NaN where what it met is no number.
 
         Noise predictions at the start of the jump are those of the predictor.
         """
@@ -206,9 +242,10 @@ class MarginalModel:
         noise = _normal(state["x"], stream.child("noise")).flatten(1)
         there = here.y + push * here.force + width * noise
         seen = self.sight.look(there.reshape(shape), b, stream.child("proposed"))
-        if not self.adjusted:
-            return seen, torch.ones(len(there), dtype=torch.bool, device=there.device)
         met = self._view(seen, b)
+        made = torch.where(_broken(state, met, seen), math.nan, 1.0).double()
+        if not self.adjusted:
+            return seen, made
         back = (here.y - there - push * met.force) / width
         along = ((here.mixed + met.mixed) * (there - here.y)).double().sum(1) / (2 * b.ratio)
         log_ratio = 0.5 * (noise.double() ** 2 - back.double() ** 2).sum(1) - along
@@ -220,7 +257,7 @@ class MarginalModel:
             name: torch.where(accepted.reshape(-1, *[1] * (value.ndim - 1)), value, state[name])
             for name, value in seen.items()
         }
-        return chosen, accepted
+        return chosen, made * accepted
 
     def _euler(self, state: State, a: Level, b: Level, fitted: Fitted | None, stream: Stream) -> tuple[State, Tensor]:
         """The move of order 1 with its weights."""
@@ -271,6 +308,15 @@ def _exponential(rate: Tensor, h: float) -> tuple[Tensor, Tensor, Tensor]:
     first = torch.where(small, 1 + z / 2 + z**2 / 6, torch.expm1(safe) / safe)
     second = torch.where(small, 0.5 + z / 6 + z**2 / 24, (torch.expm1(safe) - safe) / safe**2)
     return z.exp(), h * first, h * second
+
+
+def _broken(state: State, met: View, seen: State) -> Tensor:
+    """Particles, of those that weigh anything, that meet NaN or +inf; −inf is a weight, and its gradient no number."""
+    broken = ~met.mixed.isfinite().all(1)
+    if "r" not in seen:
+        return broken
+    lost, value = seen["r"] == -math.inf, seen["r"]
+    return (broken | ~(lost | value.isfinite()) | ~(lost | met.pull.isfinite().all(1))) & (state["r"] > -math.inf)
 
 
 def _normal(x: Tensor, stream: Stream) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -39,6 +39,7 @@ class Accumulated:
     potential: PathPotential = "difference"
     interval: int = 1
     strength: float = 1.0
+    needs: ClassVar[tuple[str, ...]] = ("log_twist", "running")
 
     def __post_init__(self) -> None:
         if self.potential not in ("difference", "max", "sum", "reward"):
@@ -70,6 +71,7 @@ class Tempered:
     """
 
     powers: Sequence[float]
+    needs: ClassVar[tuple[str, ...]] = ()
 
     def __call__(self, k: int, before: State | None, ahead: State, log_ratio: Tensor) -> State:
         return _powered(ahead, self.powers[k])
@@ -94,6 +96,7 @@ class Adaptive:
 
     most: Sequence[float]
     kept: float = 0.9
+    needs: ClassVar[tuple[str, ...]] = ("log_twist", "power", "slot", "carried")
 
     def __call__(self, k: int, before: State | None, ahead: State, log_ratio: Tensor) -> State:
         raw, base, least = ahead["log_twist"], log_ratio.double(), 0.0

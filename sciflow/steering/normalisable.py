@@ -14,6 +14,7 @@ from sciflow.steering.target import TargetPath
 
 MOST = 4096  # combinations of components that are looked at
 REACH = 100.0
+ROWS = 16384  # that are looked at together, in float64
 
 
 def check_normalisable(path: TargetPath, levels: Sequence[Level]) -> None:
@@ -67,8 +68,8 @@ def _tail(direction: Tensor, betas: Tensor, precisions: list[Tensor]) -> float:
 
 def reach(y: Tensor) -> Tensor:
     """How far a particle may go, one number for each: REACH times the root mean square norm of the first cloud."""
-    squared = (y.flatten(1).double() ** 2).sum(1)
-    return (REACH * squared.mean().sqrt()).expand(len(y)).clone()
+    norms = torch.cat([rows.flatten(1).double().norm(dim=1) for rows in y.split(ROWS)])
+    return (REACH * norms.square().mean().sqrt()).expand(len(y)).clone()
 
 
 def escaped(y: Tensor, limit: Tensor) -> Tensor:

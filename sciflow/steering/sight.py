@@ -135,7 +135,7 @@ class Sight:
             normals = stream.normal(len(y), shape, dtype=y.dtype, device=y.device)
             probes = list(torch.where(normals > 0, 1.0, -1.0).to(y.dtype).split(self.tile))
         parts = [function(rows, signs) for rows, signs in zip(y.split(self.tile), probes, strict=True)]
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return parts[0] if len(parts) == 1 else {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _experts(self, y: Tensor, at: Level, probes: Tensor | None) -> State:
         x, found = at.alpha * y, dict[str, Tensor]()

@@ -13,7 +13,7 @@ E[Ẑ] is its integral; twist and proposal only decide how many particles that t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -27,6 +27,7 @@ from sciflow.errors import InputError
 from sciflow.particles.feynman_kac import State
 from sciflow.random import Stream
 from sciflow.solvers.times import checked
+from sciflow.steering.blocks import put, rows_of, taken
 
 
 class Move(NamedTuple):
@@ -59,7 +60,14 @@ class Guide(Protocol):
 
 
 class Memory(Protocol):
-    """A twist of the whole path, made of the twists along it; sees the ensemble, not a tile."""
+    """A twist of the whole path, made of the twists along it; sees the ensemble, not a tile.
+
+    Attributes:
+        needs: entries of the state one level earlier that it looks at: the others are overwritten by then.
+    """
+
+    @property
+    def needs(self) -> tuple[str, ...]: ...
 
     def __call__(self, k: int, before: State | None, ahead: State, log_ratio: Tensor) -> State:
         """`ahead` with `log_twist` log h_k(x_0 … x_k) and whatever is to be remembered.
@@ -124,26 +132,32 @@ class TwistedModel:
 
     def initial(self, n: int, stream: Stream) -> tuple[State, Tensor]:
         """The prior's law of x_0, weighted by the first twist."""
-        own = stream.child("x")
-        drawn = [  # by tiles: the bits of a product of matrices depend on how many rows there are
-            self.prior.initial(self.levels[0], min(self.tile, n - start), own.rows_from(start), self.like.dtype)
-            for start in range(0, n, self.tile)
-        ]
-        x = torch.cat(drawn).to(self.like.device)
-        state = _joined([self._look(tile["x"], 0, own) for tile, own in self._tiles({"x": x}, stream)])
-        state = self._remember(0, None, state, torch.zeros(n, dtype=torch.float64, device=x.device))
-        return state, state["log_twist"]
+        state: State = {}
+        for rows in rows_of(
+            n, self.tile
+        ):  # by tiles: the bits of a product of matrices depend on how many rows there are
+            own, count = stream.rows_from(rows.start), rows.stop - rows.start
+            x = self.prior.initial(self.levels[0], count, own.child("x"), self.like.dtype).to(self.like.device)
+            put(state, rows, n, self._look(x, 0, own))
+        state = self._remember(0, None, state, torch.zeros(n, dtype=torch.float64, device=self.like.device))
+        return state, state["log_twist"].clone()
 
     def step(self, k: int, state: State, stream: Stream) -> tuple[State, Tensor]:
-        tiles, shape = self._tiles(state, stream), state["x"].shape
+        needs = () if self.memory is None else self.memory.needs
+        x, before = state["x"], {name: state[name].clone() for name in {"log_twist", *needs}}
+        log_weight = torch.empty(len(x), dtype=torch.float64, device=x.device)
+        for rows in rows_of(len(x), self.tile):
+            tile, own = taken(state, rows), stream.rows_from(rows.start)
+            if k == self.n_steps - 1:
+                x1, log_weight[rows] = self.guide.conclude(tile, own)
+                x[rows] = x1.reshape(tile["x"].shape)
+            else:
+                moved, log_weight[rows] = self._move(k, tile, own)
+                put(state, rows, len(x), moved)
         if k == self.n_steps - 1:
-            ends = [self.guide.conclude(tile, own) for tile, own in tiles]
-            x1, potential = (torch.cat(parts) for parts in zip(*ends, strict=True))
-            return {"x": x1.reshape(shape)}, _alive(state, potential)
-        moved = [self._move(k, tile, own) for tile, own in tiles]
-        log_ratio = torch.cat([ratio for _, ratio in moved])
-        ahead = self._remember(k + 1, state, _joined([tile for tile, _ in moved]), log_ratio)
-        return ahead, _alive(state, ahead["log_twist"] - state["log_twist"] + log_ratio)
+            return {"x": x}, _alive(before, log_weight)
+        ahead = self._remember(k + 1, before, state, log_weight)
+        return ahead, _alive(before, ahead["log_twist"] - before["log_twist"] + log_weight)
 
     def _move(self, k: int, state: State, stream: Stream) -> tuple[State, Tensor]:
         """One tile to level k + 1."""
@@ -168,12 +182,6 @@ class TwistedModel:
     def _remember(self, k: int, before: State | None, ahead: State, log_ratio: Tensor) -> State:
         return ahead if self.memory is None else self.memory(k, before, ahead, log_ratio)
 
-    def _tiles(self, state: State, stream: Stream) -> Iterator[tuple[State, Stream]]:
-        """The particles a tile at a time, each with the stream of its rows."""
-        for start in range(0, len(state["x"]), self.tile):
-            rows = slice(start, start + self.tile)
-            yield {name: value[rows] for name, value in state.items()}, stream.rows_from(start)
-
 
 def normal(like: Tensor, stream: Stream) -> Tensor:
     """Standard normal numbers for the rows of `like`, (n, *shape), flattened to (n, d)."""
@@ -188,10 +196,6 @@ def noisy_levels(schedule: Schedule, times: Tensor | Sequence[float]) -> tuple[f
     """
     grid = checked(times)
     return tuple(grid[:-1] if float(schedule.sigma(grid[-1])) == 0 else grid)
-
-
-def _joined(tiles: Sequence[State]) -> State:
-    return {name: torch.cat([tile[name] for tile in tiles]) for name in tiles[0]}
 
 
 def _alive(state: State, potential: Tensor) -> Tensor:

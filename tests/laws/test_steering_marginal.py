@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -307,3 +308,55 @@ def test_the_control_of_a_gaussian_is_what_keeps_its_weights_equal() -> None:
     exact = (beta - 1) * u**2 / (s**2 + u**2)
     assert said["control_position"].shape == said["acceptance"].shape == (9, 1) and said["control_position"][0].isnan()
     torch.testing.assert_close(said["control_position"][1:, 0], exact, rtol=1e-3 + 10 / n, atol=0)
+
+
+@dataclass
+class Faulty:
+    """A denoiser whose call of this number gives a NaN for one row."""
+
+    inner: MixtureDenoiser
+    last: int
+    calls: int = 0
+
+    def __post_init__(self) -> None:
+        self.schedule, self.shape, self.initial = self.inner.schedule, self.inner.shape, self.inner.initial
+
+    def __call__(self, x: Tensor, t: float | Tensor) -> Tensor:
+        self.calls += 1
+        found = self.inner(x, t)
+        return torch.where(torch.arange(len(x))[:, None] == 3, math.nan, found) if self.calls == self.last else found
+
+
+@pytest.mark.parametrize("adjusted", [True, False])
+def test_a_nan_that_a_langevin_move_meets_is_not_taken_for_a_refusal(adjusted: bool) -> None:
+    """Not even at the last level, after which nobody looks at the network again."""
+    times = LogSNR(4, ratio_max=5.0, ratio_min=0.2)(EDM())
+    for step in (2, 4):
+        prior = Faulty(MixtureDenoiser(mixture(1), EDM()), 2 + 2 * step)  # two calls at the start, two in each step
+        with pytest.raises(NonFiniteError, match=f"step {step} of 4: 1 of 64 log-potentials are NaN"):
+            smc(marginal(annealed(prior, 2.0), times, adjusted=adjusted), 64, Stream(0))
+        assert prior.calls == 2 + 2 * step
+    whole = Faulty(MixtureDenoiser(mixture(1), EDM()), 0)
+    assert math.isfinite(smc(marginal(annealed(whole, 2.0), times, adjusted=adjusted), 64, Stream(0)).log_evidence)
+
+
+def test_a_potential_of_minus_infinity_is_a_weight_and_any_other_infinity_a_mistake() -> None:
+    """Half of 64 particles weigh nothing already; proposals meet this value left of the median and 0 right of it."""
+    prior, times = MixtureDenoiser(mixture(1), EDM()), tuple(float(EDM().time(-math.log(u))) for u in (0.6, 0.3))
+    told, drawn = {}, mixture(1).sample(64, Stream(2))
+    middle = drawn[:, 0].median()
+    for value in (math.nan, math.inf, -math.inf):
+        before: list[float] = [-math.inf]
+
+        def half(x: Tensor, t: float, value: float = value, before: list[float] = before) -> Tensor:
+            return torch.where(x[:, 0] < middle, before[0], 0.0 * x.sum(1))
+
+        model = MarginalModel(tilted(prior, half), times, noise=2.0)
+        state = model.sight.look(drawn, model.levels[1], Stream(3))
+        dead = state["r"] == -math.inf
+        before[0] = value
+        moved, told[value] = model._rejuvenate(state, *model.levels, Stream(4))
+        assert int(dead.sum()) == 31 and not told[value][dead].isnan().any()
+        assert moved["r"][~dead & ~told[value].isnan()].isfinite().all()
+    assert bool(told[math.nan].isnan().any()) and torch.equal(told[math.nan].isnan(), told[math.inf].isnan())
+    assert not told[-math.inf].isnan().any() and not told[-math.inf][told[math.nan].isnan()].any()  # refused

@@ -140,7 +140,7 @@ def test_the_weights_of_the_flow_are_those_of_a_change_of_variables(name: str, m
 
     def error(n_steps: int) -> float:
         model = marginal(path, LogSNR(n_steps, ratio_max=2.0, ratio_min=0.1)(schedule), noise=0.0, control=control)
-        state = model.sight.look(start, model.levels[0], Stream(0))
+        state = model.sight.look(start.clone(), model.levels[0], Stream(0))
         hidden = torch.where(torch.arange(len(start)) < 30, -1e4, 0.0).double()
         slot, far = torch.arange(len(start)), torch.full((len(start),), 1e6, dtype=torch.float64)
         state |= {"log_weight": hidden, "slot": slot, "reach": far}

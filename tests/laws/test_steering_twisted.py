@@ -58,12 +58,12 @@ def test_the_density_of_every_path(case: str) -> None:
     model = sampler.model(prior, likelihood, LogSNR(5, ratio_max=10.0, ratio_min=0.05)(Cosine()))
     with torch.no_grad():
         state, total = model.initial(n, Stream(4))
-        path, claimed = [state["x"]], torch.zeros(n, dtype=torch.float64)
+        path, claimed = [state["x"].clone()], torch.zeros(n, dtype=torch.float64)
         for k in range(model.n_steps):
-            before, own = state, Stream(4).child("step", k)
-            state, potential = model.step(k, state, own)
+            before, own = {name: value.clone() for name, value in state.items()}, Stream(4).child("step", k)
+            state, potential = model.step(k, state, own)  # in the memory of the state
             total = total + potential
-            path.append(state["x"])
+            path.append(state["x"].clone())
             if k == model.n_steps - 1:
                 end = prior(before["x"], model.levels[k])
                 assert torch.allclose(state["x"], end, atol=1e-13)  # the chain ends at D, to rounding
@@ -101,7 +101,7 @@ def test_the_density_of_every_family() -> None:
         claimed = torch.zeros(n, dtype=torch.float64)
         for k in range(model.n_steps):
             before, own = state["x"], Stream(4).child("step", k)
-            state, potential = model.step(k, state, own)
+            state, potential, _ = model.step(k, state, own)
             total = total + potential
             if k == model.n_steps - 1:
                 break
