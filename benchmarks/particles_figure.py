@@ -67,7 +67,9 @@ def modes(ax: Axes, found: Mapping[str, tuple[float, float]]) -> None:
     ax.set_xticks(range(len(PUBLISHED)), [str(m) for m in PUBLISHED])
     ax.set_xlim(-0.5, len(PUBLISHED) - 0.5)
     ax.set_ylim(bottom=0)
-    note = "25 modes in eight dimensions, 1000 draws; ours makes\nunder half of MCGDiff's calls; bars: 2 standard errors"
+    note = (
+        "25 modes in eight dimensions, 1000 draws; ours makes\nunder half of MCGDiff's calls; bars: 2 standard errors"
+    )
     dress(ax, "The problem of MCGDiff", note, "numbers measured", "largest sliced W2, published = 1")
     legend(ax, loc="upper left")
 
