@@ -1,4 +1,4 @@
-"""The figure of particle samplers: what each needs, what it is exact for, and what it costs in network calls.
+"""The figure of particle samplers: which to take for what, what it is exact for, and what it costs in network calls.
 
     python docs/particle_samplers.py
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +26,60 @@ from sciflow.diffusion.schedule import EDM  # noqa: E402
 from sciflow.diffusion.times import LogSNR  # noqa: E402
 from sciflow.figures.style import FAINT, INK, colour, dress, panels  # noqa: E402
 from sciflow.inverse import POSTERIORS  # noqa: E402
-from sciflow.inverse.shared import Shared  # noqa: E402
 from sciflow.random import Stream  # noqa: E402
 from sciflow.types import facts  # noqa: E402
 
 N, STEPS, DIMENSION = 64, 40, 8
+LEFT, WHEN = 0.0016, 0.011  # where the columns begin, on the axis of calls
+
+
+@dataclass(frozen=True)
+class Twin:
+    """An expert that is the prior itself: its calls are counted as those of another model."""
+
+    def beside(self, prior: Any, like: torch.Tensor) -> Any:
+        return prior
+
+
 SMALL = {"ensemble": {"n_particles": N}}
-HAVE: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
-    "a linear measurement\nwith Gaussian noise": (
-        ("twisted_smc", {"twist": "jacobian"}),
-        ("twisted_smc", {"twist": "pigdm"}),
-        ("tds", {"spread": 1.0}),
-        ("fps", {}),
-        ("mcgdiff", {}),
-        ("weighted_dps", {}),
+PAIR, SEVERAL = {"expert": Twin()}, {"experts": (Twin(),)}
+FULL = {"tile": N}  # whose last tile is filled up with rows that would be counted
+TABLE: dict[str, tuple[tuple[str, str, dict[str, Any]], ...]] = {
+    "a posterior,\ny linear and Gaussian": (
+        ("up to some hundred numbers", "twisted_smc", {"twist": "jacobian"}),
+        ("images and networks", "twisted_smc", {"twist": "pigdm"}),
+        ("many measurements, an evidence", "tilted", SMALL),
+        ("no backward pass", "fps", {}),
     ),
-    "a likelihood with\na gradient": (("das", {}), ("tilted", SMALL), ("afdps", SMALL)),
-    "a reward that is\na black box": (("fk_steering", {}), ("doit", {}), ("svdd", {}), ("greedy_svdd", {})),
-    "powers of one model,\nor of several": (("annealed", SMALL), ("geometric", SMALL)),
+    "a posterior,\nany other likelihood": (
+        ("it has a gradient", "das", {}),
+        ("a black box, or a reward", "fk_steering", {}),
+        ("the same, children for particles", "svdd", {}),
+    ),
+    "other powers of models": (
+        ("one, colder or warmer", "annealed", SMALL),
+        ("two: guidance, RLG", "geometric", SMALL | PAIR),
+        ("several that must agree", "product", SMALL | SEVERAL),
+    ),
+    "draws of several models": (
+        ("of any of them", "superdiff_or", SEVERAL | FULL),
+        ("equally likely under all", "superdiff_and", SEVERAL | FULL),
+    ),
+    "the largest likelihood\nthat can be found": (
+        ("a budget of calls", "rollover_budget_forcing", {"tile": 1}),
+        ("a fixed number of children", "greedy_svdd", {}),
+    ),
+    "a density in place\nof a network": (("an evidence besides", "tempered", {}),),
+    "a state that moves,\nby an equation": (
+        ("few measurements at a time", "particle_filter", {}),
+        ("many, or dear solves", "ensemble_kalman", {}),
+    ),
+}
+"""What is wanted, what decides, and what to take."""
+NO_NETWORK = {
+    "tempered": "gradients of the density, no network",
+    "particle_filter": "one solve for each time, no network",
+    "ensemble_kalman": "one solve for each time, no network",
 }
 CLASSES = ("exact for the chain, any steps", "exact as steps shrink", "no target")
 """What a sampler is exact for, with many particles."""
@@ -53,47 +90,51 @@ def class_of(kind: str) -> int:
     cls = POSTERIORS[kind]
     if facts(cls)["target"].startswith("none"):
         return 2
-    return 0 if isinstance(cls(), Shared) else 1
+    return 0 if "islands" in cls.__dataclass_fields__ else 1
 
 
 def built(kind: str, options: Mapping[str, Any]) -> Any:
-    """The sampler, with N particles."""
-    cls = POSTERIORS[kind]
-    if "ensemble" in options:
+    """The sampler, with N particles if it has particles of its own."""
+    cls, given = POSTERIORS[kind], dict(options)
+    if "ensemble" in given:
         ensemble = cls.__dataclass_fields__["ensemble"].default_factory
-        return cls(ensemble=type(ensemble())(**options["ensemble"]))
-    return cls(n_particles=N, **options)
+        given["ensemble"] = type(ensemble())(**given["ensemble"])
+    return cls(**given, **({"n_particles": N} if "n_particles" in cls.__dataclass_fields__ else {}))
 
 
 def cost(kind: str, options: Mapping[str, Any]) -> tuple[float, float]:
-    """Network calls, and backward passes, for each particle and step."""
+    """Network calls, and backward passes, for each particle or draw and step."""
     prior, likelihood, _ = half_observed(DIMENSION)
     counted = Opaque(prior)
-    built(kind, options)(counted, likelihood, LogSNR(STEPS, 100.0, 0.01)(EDM()), 1, Stream(0))
+    built(kind, options)(counted, likelihood, LogSNR(STEPS, 100.0, 0.01)(EDM()), N, Stream(0))
     return counted.calls / (N * STEPS), counted.passes[0] / (N * STEPS)
 
 
-def row(ax: Axes, y: float, kind: str, options: Mapping[str, Any]) -> None:
+def row(ax: Axes, y: float, when: str, kind: str, options: Mapping[str, Any]) -> None:
     """One sampler: a filled mark for its calls, an open one for calls and backward passes."""
-    calls, passes = cost(kind, options)
     style = {"color": colour(class_of(kind)), "markersize": 7, "zorder": 3}
+    ax.text(WHEN, y, when, va="center", fontsize=9, color=INK)
+    name = f"{kind}, {options['twist']}" if "twist" in options else kind
+    ax.text(0.62, y, name, ha="right", va="center", fontsize=9, color=colour(class_of(kind)), family="monospace")
+    if kind in NO_NETWORK:
+        ax.text(0.8, y, NO_NETWORK[kind], va="center", fontsize=8.5, color=FAINT)
+        return
+    calls, passes = cost(kind, options)
     ax.plot([calls, calls + passes], [y, y], linewidth=1.4, **{**style, "zorder": 2})
     ax.plot(calls, y, "o", **style)
     if passes > 0.05:
         ax.plot(calls + passes, y, "o", markerfacecolor="white", **style)
-    name = f"{kind}, {options['twist']}" if "twist" in options else kind
-    ax.text(0.55, y, name, ha="right", va="center", fontsize=9, color=INK, family="monospace")
-    print(f"{kind:14} {options!s:44} {calls:6.2f} calls {passes:6.2f} passes   {CLASSES[class_of(kind)]}")
+    print(f"{kind:24} {calls:6.2f} calls {passes:6.2f} passes   {CLASSES[class_of(kind)]}")
 
 
 def draw() -> Axes:
-    """All samplers, in groups by what is at hand."""
-    (ax,) = panels(1, 8.4, 5.6)
+    """All samplers, in groups by what is wanted."""
+    (ax,) = panels(1, 9.6, 6.6)
     y = 0.0
-    for have, samplers in HAVE.items():
-        ax.text(0.062, y - 0.5 * (len(samplers) - 1), have, va="center", fontsize=9.5, color=INK, fontweight="bold")
-        for kind, options in samplers:
-            row(ax, y, kind, options)
+    for wanted, samplers in TABLE.items():
+        ax.text(LEFT, y - 0.5 * (len(samplers) - 1), wanted, va="center", fontsize=9.5, color=INK, fontweight="bold")
+        for when, kind, options in samplers:
+            row(ax, y, when, kind, options)
             y -= 1
         ax.axhline(y + 0.1, color=FAINT, linewidth=0.4)
         y -= 0.8
@@ -101,15 +142,19 @@ def draw() -> Axes:
         ax.plot([], [], "o", color=colour(number), label=name)
     ax.plot([], [], "o", color=FAINT, markerfacecolor="white", label="with backward passes")
     ax.set_xscale("log")
-    ax.set_xlim(0.06, 16)
+    ax.set_xlim(LEFT, 16)
+    ax.set_ylim(y + 0.6, 0.9)
     ax.set_xticks([1, 2, 4, 8, 16], ["1", "2", "4", "8", "16"])
     ax.minorticks_off()
     ax.set_yticks([])
-    note = f"Counted on a Gaussian of {DIMENSION} numbers, half of them measured; several models: calls of all"
-    dress(ax, "Which sampler, what it is exact for, what it costs", note, "network calls for each particle and step")
+    note = (
+        "what you want, what decides, what to take, and its network calls for each particle and step,\n"
+        f"counted on a Gaussian of {DIMENSION} numbers, half of them measured; several models are two, calls of both"
+    )
+    dress(ax, "Which particle sampler", note, "network calls for each particle and step")
     ax.spines["left"].set_visible(False)
     options = {"fontsize": 8.5, "frameon": False, "labelcolor": INK, "handletextpad": 0.2, "columnspacing": 1.2}
-    ax.legend(loc="upper right", bbox_to_anchor=(1, -0.1), ncols=4, **options)
+    ax.legend(loc="upper right", bbox_to_anchor=(1, -0.09), ncols=4, **options)
     return ax
 
 

@@ -14,8 +14,9 @@ from sciflow.diffusion.denoiser import Denoiser
 from sciflow.errors import InputError
 from sciflow.inverse.likelihood import GaussianLikelihood, Likelihood
 from sciflow.inverse.moments import linear_gaussian
+from sciflow.inverse.shared import check_islands
 from sciflow.particles.ensemble_kalman import EnsembleKalman, Variant
-from sciflow.particles.filtering import BootstrapFilter, Filter, GuidedFilter, LinearMeasurements, filtered
+from sciflow.particles.filtering import TILE, BootstrapFilter, Filter, GuidedFilter, LinearMeasurements, filtered
 from sciflow.particles.particles import Particles
 from sciflow.particles.resampling import Scheme
 from sciflow.random import Stream
@@ -87,6 +88,9 @@ class ParticleFilter:
             additive noise.
         law: "filtering" or "smoothing".
         resampling: scheme.
+        islands: independent filters that the particles are split into; their spread is a second error bar of the
+            evidence, from at least 4 of them. Members of all stand side by side, with bias O(islands/particles).
+        tile: particles of one solve.
     Raises:
         InputError: a prior without an equation, a likelihood that is not linear, Gaussian and of one time each, or
             options out of range.
@@ -99,8 +103,11 @@ class ParticleFilter:
     proposal: Literal["bootstrap", "guided"] = "bootstrap"
     law: Literal["filtering", "smoothing"] = "filtering"
     resampling: Scheme = "systematic"
+    islands: Annotated[int, Field(gt=0)] = 1
+    tile: Annotated[int, Field(gt=0)] = TILE
 
     def __post_init__(self) -> None:
+        check_islands(self)
         if self.n_particles < 2 or self.proposal not in ("bootstrap", "guided"):
             got = f"{self.n_particles} and {self.proposal!r}"
             raise InputError(f"ParticleFilter needs n_particles ≥ 2 and proposal 'bootstrap' or 'guided', got {got}.")
@@ -117,10 +124,11 @@ class ParticleFilter:
         on_step: Progress | None = None,
     ) -> Particles:
         space, seen = _problem(prior, likelihood, n, "ParticleFilter")
-        model: Filter = BootstrapFilter(space, seen) if self.proposal == "bootstrap" else GuidedFilter(space, seen)
+        kind = BootstrapFilter if self.proposal == "bootstrap" else GuidedFilter
+        model: Filter = kind(space, seen, self.tile)
         report = None if on_step is None else (lambda k, ess: on_step(k, model.n_steps))
         with torch.no_grad():
-            found = filtered(model, self.n_particles, stream, self.resampling, report)
+            found = filtered(model, self.n_particles, stream, self.resampling, report, self.islands)
             smooth = self.law == "smoothing"
             x = found.smoothed(n, stream.child("smooth")) if smooth else found.marginals()
         numbers = found.particles

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from pydantic import Field
@@ -19,7 +19,7 @@ from sciflow.particles.particles import Particles
 from sciflow.random import Stream
 from sciflow.steering.guides import Steered, denoised, doob
 from sciflow.steering.memory import Accumulated, PathPotential
-from sciflow.steering.twisted import TwistedModel
+from sciflow.steering.twisted import Twist, TwistedModel
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
@@ -95,7 +95,8 @@ class DOIT(SteeredPosterior):
 class SVDD(SteeredPosterior):
     """Soft value-based decoding made exact: several children for each particle, one kept by its value, and a weight.
 
-        v = log p(y | D)/alpha;   keep child m with probability ∝ e^{v_m};  weight ← weight · mean_m e^{v_m − v_parent}
+        keep child m with probability ∝ e^{v_m};  weight ← weight · mean_m e^{v_m − v_parent}
+        v = log p(y | D)/alpha, or a value function of your own; at the end always log p(y | x₁)/alpha
 
     Target: (discretised prior) × p(y | x₁)^{1/alpha}
     Exactness: nested path weights; E[Ẑ] is the target's integral for any steps, particles and children.
@@ -105,22 +106,26 @@ class SVDD(SteeredPosterior):
         n_particles, eta, spread, resampling, ess_threshold, tile, islands, ranks: as `SteeredPosterior`.
         alpha: temperature: the likelihood counts to the power 1/alpha.
         n_children: children per particle, ≥ 1.
+        value: from Python: (x, t, D(x, t)) → v of the noisy states, (n,), such as a network that was fitted to
+            log E[p(y | x₁)^{1/alpha} | x_t = x], alpha included; null takes the likelihood at D. Any value gives the
+            same target; the exact one leaves of the weights' variance what is due to the number of children.
     Raises:
-        InputError: options out of range.
+        InputError: options out of range, or a value that is not one number for each state.
         NonFiniteError: weights that are not finite; names the step.
     Source: Li et al. (2024), Derivative-free guidance in continuous and discrete diffusion models with soft value-based
-        decoding (the value of their SVDD-PM); Naesseth et al. (2015), Nested sequential Monte Carlo, for the weight.
+        decoding (the likelihood at D is their SVDD-PM, a value fitted to draws their SVDD-MC); Naesseth et al. (2015),
+        Nested sequential Monte Carlo, for the weight.
     """
 
     n_particles: Count = 256
     alpha: Positive = 1.0
     n_children: Count = 4
+    value: Twist | None = field(default=None, compare=False)
 
     def model(self, prior: Denoiser, likelihood: Likelihood, times: Tensor | Sequence[float]) -> NestedModel:
         reward = tempered(likelihood, prior.shape, self.alpha)
-        return NestedModel(
-            self._twisted(prior, Steered(prior, reward, denoised(reward)), likelihood, times), self.n_children
-        )
+        guide = Steered(prior, reward, self.value or denoised(reward))
+        return NestedModel(self._twisted(prior, guide, likelihood, times), self.n_children)
 
 
 @dataclass(frozen=True)

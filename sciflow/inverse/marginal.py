@@ -177,6 +177,9 @@ class Geometric:
 
         γ_t = p_t^{1−w} p₂,t^w,   R = ½ g² w (w − 1) ‖∇log p − ∇log p₂‖²
 
+    With the prior a reference model and the expert the same tuned by a reward, this is reinforcement learning guidance
+    (RLG) with its law: w sets the strength of the reward without training again.
+
     Target: p(x₁)^{1−w} p₂(x₁)^w/Z; the observation is not looked at.
     Exactness: as steps → 0 and particles → ∞; evidence log Z, of second order in the step.
     Cost: 2 calls of each model for each step and particle, each with one backward pass for the control.
@@ -188,7 +191,8 @@ class Geometric:
     Raises:
         InputError: a model that cannot be read, or two that make no law.
         NonFiniteError: weights that are not finite, particles that ran away; names the step.
-    Source: Skreta et al. (2025), Feynman–Kac correctors in diffusion, proposition 3.1.
+    Source: Skreta et al. (2025), Feynman–Kac correctors in diffusion, proposition 3.1; Jin et al. (2025),
+        Inference-time alignment control for diffusion models with reinforcement learning guidance, for RLG.
     """
 
     expert: Expert | None = None

@@ -17,9 +17,8 @@ Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all); it may raise to stop."""
 
 
-@runtime_checkable
-class Shared(Protocol):
-    """A posterior with an ensemble of its own, a dataclass; of several ranks each gets all of its particles."""
+class Split(Protocol):
+    """A posterior whose particles may be split into independent ensembles."""
 
     @property
     def n_particles(self) -> int:
@@ -30,6 +29,11 @@ class Shared(Protocol):
     def islands(self) -> int:
         """Independent ensembles that they are split into."""
         ...
+
+
+@runtime_checkable
+class Shared(Split, Protocol):
+    """A posterior with an ensemble of its own, a dataclass; of several ranks each gets all of its particles."""
 
     @property
     def tile(self) -> int:
@@ -50,7 +54,7 @@ class Shared(Protocol):
         ...
 
 
-def check_islands(posterior: Shared) -> None:
+def check_islands(posterior: Split) -> None:
     """Refuse islands of different sizes.
 
     Raises:

@@ -1,4 +1,8 @@
-"""Adaptive tempering: temperatures, step sizes, metric and drift chosen from the particles, then frozen."""
+"""Adaptive tempering: temperatures, step sizes, metric and drift chosen from the particles, then frozen.
+
+`pilot` has a loop of its own, the only one beside `smc`: it does not know how many moves there will be, and has neither
+islands, ranks nor checkpoints. What it finds is for a run of `smc`, whose evidence is the one to quote.
+"""
 
 from __future__ import annotations
 

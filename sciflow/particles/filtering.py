@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -14,6 +14,9 @@ from sciflow.particles.feynman_kac import State, smc
 from sciflow.particles.particles import Particles
 from sciflow.random import Stream
 from sciflow.solvers.state_space import StateSpace
+
+TILE = 2**17
+"""Particles of one solve: more than most filters have, so that these solve once for each time."""
 
 
 class Measurements(Protocol):
@@ -86,6 +89,27 @@ class Move(NamedTuple):
     forecast: Tensor
 
 
+def _check_tile(tile: int) -> None:
+    if tile < 1:
+        raise InputError(f"a filter needs tile ≥ 1 particles of one solve, got {tile}.")
+
+
+def _initial(space: StateSpace, n: int, stream: Stream, tile: int) -> Tensor:
+    """n draws of x_0, a tile at a time, since a spin-up is a solve."""
+    if n <= tile:
+        return space.initial(n, stream)
+    starts = range(0, n, tile)
+    return torch.cat([space.initial(min(tile, n - start), stream.rows_from(start)) for start in starts])
+
+
+def _forecast(space: StateSpace, k: int, x: Tensor, stream: Stream, tile: int) -> Tensor:
+    """Φ_k(x), a tile at a time: the same bits for any tile if the dynamics and the solver look at rows alone."""
+    if len(x) <= tile:
+        return space.forecast(k, x, stream)
+    tiles = enumerate(x.split(tile))
+    return torch.cat([space.forecast(k, rows, stream.rows_from(i * tile)) for i, rows in tiles])
+
+
 @dataclass(frozen=True)
 class BootstrapFilter:
     """Move as the model does, weigh by the measurement.
@@ -100,22 +124,29 @@ class BootstrapFilter:
     Args:
         space: the hidden chain.
         measurements: what was seen.
+        tile: particles of one solve: bounds the solver's memory.
+    Raises:
+        InputError: tile < 1.
     Source: Gordon, Salmond and Smith (1993), Novel approach to nonlinear/non-Gaussian Bayesian state estimation.
     """
 
     space: StateSpace
     measurements: Measurements
+    tile: int = TILE
+
+    def __post_init__(self) -> None:
+        _check_tile(self.tile)
 
     @property
     def n_steps(self) -> int:
         return self.space.n_steps
 
     def initial(self, n: int, stream: Stream) -> tuple[State, Tensor]:
-        x = self.space.initial(n, stream)
+        x = _initial(self.space, n, stream, self.tile)
         return {"x": x}, self.measurements.log_prob(0, x)
 
     def move(self, k: int, x: Tensor, stream: Stream) -> Move:
-        forecast = self.space.forecast(k, x, stream)
+        forecast = _forecast(self.space, k, x, stream, self.tile)
         moved = self.space.noisy(forecast, stream)
         return Move(moved, self.measurements.log_prob(k + 1, moved), forecast)
 
@@ -140,16 +171,19 @@ class GuidedFilter:
     Args:
         space: the hidden chain, with noise q > 0 and an ODE as dynamics.
         measurements: linear and Gaussian.
+        tile: particles of one solve: bounds the solver's memory.
     Raises:
-        InputError: no additive noise, or a dynamics with noise of its own.
+        InputError: no additive noise, a dynamics with noise of its own, or tile < 1.
     Source: Doucet, Godsill and Andrieu (2000), On sequential Monte Carlo sampling methods for Bayesian filtering,
         section II.D.
     """
 
     space: StateSpace
     measurements: LinearMeasurements
+    tile: int = TILE
 
     def __post_init__(self) -> None:
+        _check_tile(self.tile)
         if not self.space.noise > 0 or self.space.dynamics.noise != "none":
             raise InputError(
                 "a guided filter needs additive model noise > 0 and an ODE as dynamics, got noise = "
@@ -161,11 +195,11 @@ class GuidedFilter:
         return self.space.n_steps
 
     def initial(self, n: int, stream: Stream) -> tuple[State, Tensor]:
-        x = self.space.initial(n, stream)
+        x = _initial(self.space, n, stream, self.tile)
         return {"x": x}, self.measurements.log_prob(0, x)
 
     def move(self, k: int, x: Tensor, stream: Stream) -> Move:
-        forecast = self.space.forecast(k, x, stream)
+        forecast = _forecast(self.space, k, x, stream, self.tile)
         seen, q, sigma = self.measurements, self.space.noise, self.measurements.sigma
         m, matrix = len(seen.values[k + 1]), seen.matrices[k + 1].double()
         moved = self.space.noisy(forecast, stream)
@@ -218,7 +252,8 @@ class Filtered:
         states: equally weighted draws of p(x_k | y_{0:k}), one tensor (n, d) for each time. Row i at two times is not
             one path.
         forecasts: Φ_k of the states of each time but the last.
-        particles: at the last time, with evidence and traces; not resampled there.
+        particles: at the last time, with evidence and traces; not resampled there. All islands have the same share of
+            its weights, whatever their evidence.
         noise: q of the model.
     """
 
@@ -255,17 +290,26 @@ class Filtered:
         return torch.stack(path[::-1], 1)
 
 
-def filtered(model: Filter, n: int, stream: Stream, resampling: str = "systematic", on_step=None) -> Filtered:
+def filtered(
+    model: Filter, n: int, stream: Stream, resampling: str = "systematic", on_step=None, islands: int = 1
+) -> Filtered:
     """Run a filter, resampling after every measurement, and keep the filtering law of each time.
+
+    Islands are filters of their own. Their evidences are pooled; their states stand side by side, equally weighted,
+    since the spread of evidences grows with time until weights by evidence would leave one island alone.
 
     Args:
         model: the filter.
-        n: particles.
+        n: particles, on all islands together.
         stream: random numbers.
         resampling: a name of `RESAMPLERS`.
         on_step: as in `smc`.
+        islands: as in `smc`.
     """
     recorded = _Recorded(model)
-    particles = smc(recorded, n, stream, resampling, ess_threshold=1.0, on_step=on_step)
+    particles = smc(recorded, n, stream, resampling, ess_threshold=1.0, on_step=on_step, islands=islands)
+    if islands > 1:
+        within = particles.log_weights.view(islands, -1).log_softmax(1) - math.log(islands)
+        particles = replace(particles, log_weights=within.flatten())
     last = particles.resample(n, stream.child("last")).x
     return Filtered((*recorded.states, last), tuple(recorded.forecasts), particles, model.space.noise)

@@ -7,7 +7,9 @@ from sciflow.steering.compose import MixtureOf, OrModel, but_not
 from sciflow.steering.control import Control
 from sciflow.steering.flows import Between, OneSided, Ramped, TransportModel, of_velocity
 from sciflow.steering.marginal import MarginalModel, marginal
+from sciflow.steering.reward import Tilt
 from sciflow.steering.target import RaisedReward, TargetPath, annealed, geometric, product, tilted
+from sciflow.steering.twisted import TwistedModel
 
 __all__ = [
     "AndModel",
@@ -20,7 +22,9 @@ __all__ = [
     "RaisedReward",
     "Ramped",
     "TargetPath",
+    "Tilt",
     "TransportModel",
+    "TwistedModel",
     "annealed",
     "but_not",
     "geometric",

@@ -192,7 +192,14 @@ def annealed(denoiser: Denoiser, power: Power) -> TargetPath:
 
 
 def geometric(first: Denoiser, second: Denoiser, power: float) -> TargetPath:
-    """p₁^{1−w} p₂^w; w > 1 extrapolates as classifier-free guidance does (p₁ unconditional, p₂ conditional)."""
+    """p₁^{1−w} p₂^w; w > 1 extrapolates as classifier-free guidance does (p₁ unconditional, p₂ conditional).
+
+    With p₁ a reference model and p₂ the same tuned by a reward it is p₁ (p₂/p₁)^w, reinforcement learning guidance
+    (RLG): if p₂ ∝ p₁ e^{r/β}, the law is p₁ e^{w r/β}, and w sets the strength of the reward without training again.
+
+    Source: Jin et al. (2025), Inference-time alignment control for diffusion models with reinforcement learning
+        guidance, for RLG, there without weights.
+    """
     return TargetPath((first, second), (1.0 - power, power))
 
 

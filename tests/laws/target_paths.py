@@ -54,3 +54,40 @@ def paths(schedule: Schedule, d: int) -> dict[str, TargetPath]:
         "likelihood": tilted(one, NoisedLikelihood(likelihood(d), schedule)),
         "all": TargetPath((one, two), (1.6, -0.4), RaisedReward(skewed, schedule)),
     }
+
+
+def log_gamma(path: TargetPath, x: Tensor, t: Tensor) -> Tensor:
+    """log γ_t(x) with a differentiable time."""
+    total = torch.zeros(len(x), dtype=torch.float64)
+    for expert, beta in zip(path.experts, path.powers, strict=True):
+        strength = beta(t) if callable(beta) else beta
+        total = total + strength * expert.log_prob(x, t)
+    return total if path.potential is None else total + potential_in_time(path, x, t)
+
+
+def potential_in_time(path: TargetPath, x: Tensor, t: Tensor) -> Tensor:
+    """The two potentials of these tests, written out with a differentiable time."""
+    z, spread = x / path.schedule.alpha(t), (path.schedule.sigma(t) / path.schedule.alpha(t)) ** 2
+    if isinstance(path.potential, RaisedReward):
+        return skewed(z) / (1 + spread)
+    assert isinstance(path.potential, NoisedLikelihood)
+    given = path.potential.likelihood
+    matrix = given.operator.matrix
+    covariance = given.sigma**2 * torch.eye(2, dtype=torch.float64) + spread * matrix @ matrix.T
+    law = torch.distributions.MultivariateNormal(given.observation, covariance)
+    return law.log_prob(z @ matrix.T)
+
+
+def divergence(field: Tensor, x: Tensor) -> Tensor:
+    parts = [torch.autograd.grad(field[:, i].sum(), x, retain_graph=True)[0][:, i] for i in range(x.shape[1])]
+    return torch.stack(parts, 1).sum(1)
+
+
+class Curved(RaisedReward):
+    """`skewed` with its exact Laplacian."""
+
+    def laplacian(self, x: Tensor, t: float) -> Tensor:
+        with torch.enable_grad():
+            state = x.detach().clone().requires_grad_()
+            gradient = torch.autograd.grad(self(state, t).sum(), state, create_graph=True)[0]
+            return divergence(gradient, state).detach()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sciflow.diffusion.denoiser import Converted, Denoiser, FromView, velocity
 from sciflow.diffusion.mixture import GaussianMixture, MixtureDenoiser
-from sciflow.diffusion.schedule import Cosine, Linear
+from sciflow.diffusion.schedule import Cosine, Linear, Schedule
 from sciflow.diffusion.times import LogSNR
 from sciflow.diffusion.two_sided import MixtureTwoSided, TwoSided
 from sciflow.errors import InputError
@@ -36,20 +36,36 @@ BASE = GaussianMixture(
     torch.tensor([[1.0, -1.0], [-1.0, 0.0]], dtype=torch.float64),
     torch.stack([0.6 * EYE, 0.2 * EYE]),
 )
+OTHERS = (BASE, GaussianMixture(LAW.weights.flip(0), LAW.means + 0.5, 1.5 * LAW.covariances))  # experts
 MATRIX, OBSERVATION, SIGMA = torch.tensor([[0.6, 0.9]]).double(), torch.tensor([1.1]).double(), 0.7
 LIKELIHOOD = GaussianLikelihood(OBSERVATION, Dense.of(MATRIX), SIGMA)
 
 
-def field(x: Tensor, t: float | Tensor) -> Tensor:
-    """The velocity field of linear flow matching on the mixture."""
-    return velocity(MixtureDenoiser(LAW, Linear()), x, t)
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """An expert that is at hand, in place of one in a file."""
+
+    model: Denoiser
+
+    def beside(self, prior: Denoiser, like: Tensor) -> Denoiser:
+        return self.model
 
 
-def of_table(name: str) -> Any:
-    """A posterior sampler of the public table, with few particles."""
+def flow_of(law: GaussianMixture, under: Schedule | None = None) -> Denoiser:
+    """The velocity field of linear flow matching on a law, as a prior."""
+    exact = MixtureDenoiser(law, Linear())
+    return of_velocity(lambda x, t: velocity(exact, x, t), (2,), under=under)
+
+
+def of_table(name: str, experts: tuple[Denoiser, ...]) -> Any:
+    """A posterior sampler of the public table, with few particles, and with experts beside the prior if it has any."""
     entry = POSTERIORS[name]
-    sizes = {f.name: 48 for f in dataclasses.fields(entry) if f.name == "n_particles"}
-    return entry(**sizes)
+    options: dict[str, Any] = {f.name: 48 for f in dataclasses.fields(entry) if f.name == "n_particles"}
+    for field in dataclasses.fields(entry):
+        if field.name in ("expert", "experts"):
+            given = tuple(Given(model) for model in experts)
+            options[field.name] = given if field.name == "experts" else given[0] if given else None
+    return entry(**options)
 
 
 CONVERTED = pytest.param(Cosine(), id="converted to cosine", marks=pytest.mark.slow)
@@ -60,18 +76,26 @@ CONVERTED = pytest.param(Cosine(), id="converted to cosine", marks=pytest.mark.s
 @pytest.mark.parametrize("name", sorted(set(POSTERIORS) - NEEDS_MORE))
 def test_samplers_take_a_velocity_field_for_a_diffusion_prior(name: str, schedule) -> None:
     """The same draws, weights and evidence as with the denoiser of the same law: no sampling error, rounding alone."""
-    flow = of_velocity(field, (2,), under=None if schedule == Linear() else schedule)
+    flow = flow_of(LAW, None if schedule == Linear() else schedule)
     model = FromView(MixtureDenoiser(LAW, schedule), "data", schedule, (2,))
     times = LogSNR(12, ratio_max=50.0, ratio_min=0.02)(schedule)
+    flows = tuple(flow_of(law, None if schedule == Linear() else schedule) for law in OTHERS)
+    models = tuple(FromView(MixtureDenoiser(law, schedule), "data", schedule, (2,)) for law in OTHERS)
     if isinstance(flow, Converted):  # both start from the white noise of their own schedule
         assert torch.allclose(start(flow, times), start(model, times), rtol=1e-3)  # α = 0.02 of the first level
-        model = dataclasses.replace(model)
-        object.__setattr__(model, "initial", flow.initial)
-    one, other = (of_table(name)(prior, LIKELIHOOD, times, 48, Stream(3)) for prior in (flow, model))
+        for mine, theirs in zip((model, *models), (flow, *flows), strict=True):
+            object.__setattr__(mine, "initial", theirs.initial)
+    one, other = (
+        of_table(name, experts)(prior, LIKELIHOOD, times, 48, Stream(3))
+        for prior, experts in ((flow, flows), (model, models))
+    )
     # v = (D − x)/(1 − t) and back again, of |x| up to 50, times the length of the chain: 1e-12; resampling cuts nothing
     assert torch.allclose(one.x, other.x, rtol=0, atol=1e-7)
     assert torch.allclose(one.log_weights, other.log_weights, rtol=0, atol=1e-7)
     assert one.log_evidence == pytest.approx(other.log_evidence, abs=1e-7, nan_ok=True)
+    if name in {"geometric", "product", "superdiff_or", "superdiff_and"}:
+        alone = of_table(name, ())(flow, LIKELIHOOD, times, 48, Stream(3))
+        assert not torch.allclose(one.x, alone.x, atol=0.1), "the experts take part"
 
 
 @pytest.mark.parametrize("weights", ["flow", "kernel_ratio"])
@@ -84,7 +108,7 @@ def test_target_paths_take_a_velocity_field(weights: str) -> None:
     def path(prior: Denoiser) -> TargetPath:
         return TargetPath((prior, other), (0.9, 0.5), RaisedReward(LIKELIHOOD.log_prob, Linear()))
 
-    runs = [smc(marginal(path(p), times, weights=weights), 48, Stream(2)) for p in (of_velocity(field, (2,)), model)]
+    runs = [smc(marginal(path(p), times, weights=weights), 48, Stream(2)) for p in (flow_of(LAW), model)]
     assert torch.allclose(runs[0].x, runs[1].x, rtol=0, atol=1e-7)
     assert torch.allclose(runs[0].log_weights, runs[1].log_weights, rtol=0, atol=1e-7)
     assert runs[0].log_evidence == pytest.approx(runs[1].log_evidence, abs=1e-7)
@@ -92,7 +116,7 @@ def test_target_paths_take_a_velocity_field(weights: str) -> None:
 
 def test_a_path_without_noise_refuses_copies() -> None:
     times = LogSNR(12, ratio_max=50.0, ratio_min=0.02)(Linear())
-    model = marginal(TargetPath((of_velocity(field, (2,)),), (1.5,)), times, noise=0.0)
+    model = marginal(TargetPath((flow_of(LAW),), (1.5,)), times, noise=0.0)
     assert smc(model, 48, Stream(0), ess_threshold=1e-9).n_resampled == 0
     with pytest.raises(InputError, match="step 2 of 12: particles have been resampled"):
         smc(model, 48, Stream(0), ess_threshold=1.0)
@@ -112,7 +136,7 @@ def between() -> tuple[Flow, float]:
 
 def from_noise() -> tuple[Flow, float]:
     """Flow matching from t = 0, where α = 0, to a last level of noise 0.01."""
-    return OneSided(of_velocity(field, (2,))), 0.99
+    return OneSided(flow_of(LAW)), 0.99
 
 
 def levels(stop: float, n_steps: int = 25) -> tuple[float, ...]:

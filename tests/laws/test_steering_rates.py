@@ -4,46 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
-from target_paths import mixture, paths, skewed
+from target_paths import Curved, divergence, log_gamma, mixture, paths, potential_in_time, skewed
 from torch import Tensor
 
 from sciflow.diffusion.mixture import MixtureDenoiser
 from sciflow.diffusion.schedule import EDM, Cosine, Linear, VariancePreserving
 from sciflow.diffusion.times import LogSNR
-from sciflow.inverse.noised import NoisedLikelihood
 from sciflow.random import Stream
 from sciflow.steering.control import Control
 from sciflow.steering.marginal import marginal
-from sciflow.steering.target import RaisedReward, TargetPath, annealed, pull
+from sciflow.steering.target import TargetPath, annealed, pull
 
 SCHEDULES = {"vp": VariancePreserving(), "cosine": Cosine(), "edm": EDM(sigma_max=20.0), "linear": Linear()}
-
-
-def log_gamma(path: TargetPath, x: Tensor, t: Tensor) -> Tensor:
-    """log γ_t(x) with a differentiable time."""
-    total = torch.zeros(len(x), dtype=torch.float64)
-    for expert, beta in zip(path.experts, path.powers, strict=True):
-        strength = beta(t) if callable(beta) else beta
-        total = total + strength * expert.log_prob(x, t)
-    return total if path.potential is None else total + potential_in_time(path, x, t)
-
-
-def potential_in_time(path: TargetPath, x: Tensor, t: Tensor) -> Tensor:
-    """The two potentials of these tests, written out with a differentiable time."""
-    z, spread = x / path.schedule.alpha(t), (path.schedule.sigma(t) / path.schedule.alpha(t)) ** 2
-    if isinstance(path.potential, RaisedReward):
-        return skewed(z) / (1 + spread)
-    assert isinstance(path.potential, NoisedLikelihood)
-    given = path.potential.likelihood
-    matrix = given.operator.matrix
-    covariance = given.sigma**2 * torch.eye(2, dtype=torch.float64) + spread * matrix @ matrix.T
-    law = torch.distributions.MultivariateNormal(given.observation, covariance)
-    return law.log_prob(z @ matrix.T)
-
-
-def divergence(field: Tensor, x: Tensor) -> Tensor:
-    parts = [torch.autograd.grad(field[:, i].sum(), x, retain_graph=True)[0][:, i] for i in range(x.shape[1])]
-    return torch.stack(parts, 1).sum(1)
 
 
 def master(path: TargetPath, x: Tensor, t: float, noise_level: float) -> Tensor:
@@ -114,16 +86,6 @@ CONTROLS = {
     "score": Control(("score",), probes=0, fixed=(-0.4, 0.2)),
     "both": Control(("position", "score", "gradient"), probes=0, fixed=(0.2, -0.3, 0.1, 0.25)),
 }
-
-
-class Curved(RaisedReward):
-    """`skewed` with its exact Laplacian."""
-
-    def laplacian(self, x: Tensor, t: float) -> Tensor:
-        with torch.enable_grad():
-            state = x.detach().clone().requires_grad_()
-            gradient = torch.autograd.grad(self(state, t).sum(), state, create_graph=True)[0]
-            return divergence(gradient, state).detach()
 
 
 @pytest.mark.parametrize("name", CONTROLS)
