@@ -172,12 +172,11 @@ def test_kernel_ratios_are_ratios_of_gaussians(d: int, name: str, strength: floa
         m(y'|y): the DDIM step + ½ V² h ∇log γ(y)       L(y|y'): y' − ½ h σ(y') + ½ V² h ∇log γ(y')
     """
     path, times = paths(EDM(), d)[name], LogSNR(6, ratio_max=4.0, ratio_min=0.2)(EDM())
-    model = MarginalModel(
-        path, tuple(times.tolist()), strength, weights="kernel_ratio"
-    )  # any powers, with a law or not
+    model = MarginalModel(path, tuple(times.tolist()), strength, weights="kernel_ratio")  # any powers, law or not
     state, _ = model.initial(8, Stream(3))
     state, _, _ = model.step(0, state, Stream(1))
-    after, log_weight, _ = model.step(1, state, Stream(2))
+    moved = {name: value.clone() for name, value in state.items()}  # a move takes place in the memory that it is given
+    after, log_weight, _ = model.step(1, moved, Stream(2))
     a, b = model.levels[1], model.levels[2]
     h, turned = a.ratio**2 - b.ratio**2, path.betas(b.t) - path.betas(a.t)
     y, z = (part["x"].detach().clone().requires_grad_() for part in (state, after))
