@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
 
+from sciflow.data import LAYOUTS, Simulations
 from sciflow.stages.rows import interval
 from tests.tiny import FORECAST, Place, change, restored_tables
 
@@ -80,6 +82,37 @@ def test_a_state_of_ones_own_is_forecast(own: Place) -> None:
     np.savez(own.folder / "state.npz", measured=state[:8])
     outcome = own.sciflow("apply", "run.yaml", "state.npz", "--out", "own.nc")
     assert outcome.status == 2 and "8 measurements" in outcome.text
+
+
+def simulations(own: Place, **changes: Any) -> Simulations:
+    """The observed trajectories, as a solver would write them."""
+    with xr.open_dataset(own.results() / "data.nc") as data:
+        truth, time, x = (data[name].to_numpy() for name in ("truth", "time", "x"))
+    return Simulations(**{"fields": {"u": truth}, "time": time, "space": {"x": x}, **changes})
+
+
+def test_a_file_of_simulations_is_a_state_of_ones_own(own: Place) -> None:
+    """The first field of each trajectory; the later ones are not looked at."""
+    found = simulations(own)
+    later = np.where(np.arange(4)[:, None] > 0, 7.0, found.fields["u"])
+    LAYOUTS["pdebench"]().write(own.folder / "state.h5", simulations(own, fields={"u": later}))
+    outcome = own.sciflow("apply", "run.yaml", "state.h5", "--out", "own.nc")
+    assert outcome.status == 0, outcome.text
+    whole = xr.load_dataset(own.results() / "samples.nc")["samples"]
+    np.testing.assert_array_equal(xr.load_dataset(own.folder / "own.nc")["samples"], whole)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fields": {"u": np.zeros((2, 4, 8))}, "space": {"x": np.arange(8.0)}}, "(time, x) = (1, 8), needs (1, 16)"),
+        ({"fields": {name: np.zeros((2, 4, 16)) for name in "uv"}}, "several fields, ['u', 'v']"),
+    ],
+)
+def test_simulations_of_something_else_are_refused(changes: dict[str, Any], message: str, own: Place) -> None:
+    LAYOUTS["cf"]().write(own.folder / "state.nc", simulations(own, **changes))
+    outcome = own.sciflow("apply", "run.yaml", "state.nc", "--out", "own.nc")
+    assert outcome.status == 2 and message in outcome.text, outcome.text
 
 
 @pytest.mark.parametrize(
