@@ -12,8 +12,11 @@ import pytest
 import xarray as xr
 
 from sciflow.data import LAYOUTS, Simulations
-from sciflow.stages.rows import interval
-from tests.tiny import FORECAST, Place, change, restored_tables
+from sciflow.networks.fourier import FNO
+from sciflow.networks.mlp import MLP
+from sciflow.networks.unet import UNet
+from sciflow.stages.rows import check_grid, interval
+from tests.tiny import FORECAST, GIVEN, PDE, Place, change, restored_tables
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +138,48 @@ def test_steps_of_unequal_length_are_refused() -> None:
     with pytest.raises(Exception, match=r"equidistant times, got steps from 0\.5 to 1 in"):
         interval(data)
     assert interval(data.isel(time=slice(2))) == 0.5
+
+
+FNO_TINY = {"kind": "fno", "width": 4, "modes": 2, "depth": 1}
+
+
+@pytest.mark.parametrize(
+    ("run", "changes"),
+    [
+        (FORECAST, {"train.network": FNO_TINY}),
+        (PDE, {"train": {"kind": "network", "network": FNO_TINY, "optimisation": {"n_steps": 1}}}),
+    ],
+    ids=["forecasters", "prior"],
+)
+def test_a_grid_that_the_network_was_not_made_for_is_told(
+    run: dict[str, Any], changes: dict[str, Any], place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Unequal steps are refused for a Fourier network, a wall warned of where the network joins the ends."""
+    fields, x = np.random.default_rng(0).normal(size=(20, 4, 16)), np.arange(16) ** 2.0
+    given = Simulations({"u": fields}, np.arange(4.0), {"x": x}, boundary={"x": "wall"})
+    LAYOUTS["cf"]().write(place.folder / "flow.nc", given)
+    observed = {"operator": GIVEN, "noise": {"kind": "gaussian", "sigma": 0.1}}
+    data = {"kind": "simulations", "path": "flow.nc", "n_observations": 1, "observation": observed}
+    place.build(change(run, {"dataset": data, **changes}), until="dataset")
+    outcome = place.sciflow("train", "run.yaml")
+    said = "data.nc: a Fourier network needs equal steps, but those of 'x' go from 1 to 29."
+    assert outcome.status == 2 and said in outcome.text, outcome.text
+    circular = {"kind": "unet", "channels": [4], "padding": "circular"}  # does not ask how far apart points are
+    place.write(change(run, {"dataset": data, **changes, "train.network": circular}))
+    assert place.sciflow("train", "run.yaml").status == 0
+    assert "data.nc: the boundary of axis 'x' is 'wall', but the network joins its two ends" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("network", "axes"), [(FNO(), ["y"]), (UNet(padding="circular"), ["y"]), (UNet(padding="zeros"), []), (MLP(), [])]
+)
+def test_a_network_that_joins_the_ends_of_walls_is_warned_of(network: Any, axes: list[str], caplog: Any) -> None:
+    boundary = {"boundary": '{"x": "periodic", "y": "wall"}'}
+    data = xr.Dataset({"data": (("sample", "time", "y", "x"), np.zeros((2, 2, 4, 4)))}, attrs=boundary)
+    check_grid("of.nc", data, network)
+    check_grid("of.nc", data.drop_attrs(), network)  # a file that says nothing
+    said = "of.nc: the boundary of axis {!r} is 'wall', but the network joins its two ends. Use the unet network with "
+    assert caplog.messages == [said.format(axis) + "`padding: zeros`, or mlp." for axis in axes]
 
 
 def test_trajectories_shorter_than_what_is_looked_back_on_are_refused(own: Place) -> None:
