@@ -92,7 +92,7 @@ class NetworkTraining:
     centred: bool = False
 
     def learn(self, job: Job, data: xr.Dataset, checkpoint: Path | None) -> Learned:
-        check_grid(str(job.inputs["data"]), data, self.network)
+        check_grid(str(job.inputs.get("data", "data.nc")), data, self.network)
         train, validation = rows(data, "train"), rows(data, "validation")
         shape, build = tuple(train.shape[1:]), self.network.build
         if self.centred:
@@ -154,7 +154,7 @@ class ForecastTraining:
     parameters: tuple[str, ...] = ()
 
     def learn(self, job: Job, data: xr.Dataset, checkpoint: Path | None) -> Learned:
-        check_grid(str(job.inputs["data"]), data, self.network)
+        check_grid(str(job.inputs.get("data", "data.nc")), data, self.network)
         train, validation, scale = self._windows(data)
         every, models, histories, facts = interval(data), {}, {}, {}
         device(job.device)
