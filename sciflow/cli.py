@@ -323,8 +323,9 @@ def apply(
     run: RunArgument,
     observation: Annotated[Path, typer.Argument(help="netCDF or NPZ file with `measured` (and `operator_…`), or "
                                                      "`image` with NaN where nothing was measured; a PNG, "
-                                                     "TIFF, DICOM or OME-Zarr; or HDF5 as fastMRI (`kspace`) and "
-                                                     "LoDoPaB-CT (`data`) have it.")],
+                                                     "TIFF, DICOM or OME-Zarr; HDF5 as fastMRI (`kspace`) and "
+                                                     "LoDoPaB-CT (`data`) have it; or, for a forecaster, "
+                                                     "simulations in a known layout.")],
     out: Out = None, data: Data = None, model: Model = None, source: Source = "",
 ) -> None:  # fmt: skip
     """Use a trained prior on a measurement of your own; no ground truth is needed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +16,8 @@ from sciflow.data.formats.npz import BROKEN, member
 from sciflow.data.formats.ome_zarr import OMEZarr
 from sciflow.data.formats.pictures import PNG, TIFF, read_picture, scale
 from sciflow.data.formats.scans import read_scan, top
-from sciflow.data.layouts.simulations import OBSERVED, PARAMETER
+from sciflow.data.layouts.layout import layout_of
+from sciflow.data.layouts.simulations import OBSERVED, PARAMETER, UNEVEN
 from sciflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,25 +29,35 @@ STORE = ".zarr"
 MOST_GIGABYTES = 8.0  # of one array
 
 
-def read_measured(path: str | Path, shape: tuple[int, ...], scaling: Literal["full", "stored"] = "full") -> xr.Dataset:
+def read_measured(
+    path: str | Path,
+    shape: tuple[int, ...],
+    scaling: Literal["full", "stored"] = "full",
+    given: Sequence[float] = (),
+) -> xr.Dataset:
     """Observations from netCDF or NPZ, a picture (PNG, TIFF, OME-Zarr, DICOM), or HDF5 of fastMRI or LoDoPaB-CT.
 
     Either `measured` (measurement,) or (observation, measurement) with what the operator needs beside it as
     `operator_<name>` and, of a forecaster's parameters, `parameter_<name>`, which have the axis `observation` where
     `measured` has it; or `image` (*event) or
     (observation, *event) with NaN where nothing was measured. A picture of the size of the model is an `image`, which
-    was not measured where it is transparent (PNG) or NaN (TIFF); one of another size is `measured`.
+    was not measured where it is transparent (PNG) or NaN (TIFF); one of another size is `measured`. For a forecaster
+    also simulations in a known layout, whose first fields and parameters are taken.
 
     Args:
         path: the file.
         shape: event shape of the model.
         scaling: of whole numbers in pictures, that of the data that the model learned from.
+        given: times of the fields that a forecaster is given, from 0; none for another model.
 
     Raises:
         InputError: neither is there, shapes do not fit, or values that should be finite are not.
     """
     path = Path(path)
-    if path.suffix.lower() in SCANS and path.is_file() and not {"measured", "image"} & set(top(path)):
+    is_scan = path.suffix.lower() in SCANS and path.is_file() and not {"measured", "image"} & set(top(path))
+    if given and (is_scan or path.suffix.lower() == STORE):
+        return _first_fields(path, shape, given)
+    if is_scan:
         scanned, facts = read_scan(path, shape, MOST_GIGABYTES)
         if not np.isfinite(scanned["measured"]).all():
             raise InputError(f"{path}: the measurement has NaN or infinite values. Leave those slices out.")
@@ -63,6 +75,8 @@ def read_measured(path: str | Path, shape: tuple[int, ...], scaling: Literal["fu
     arrays = _arrays(path)
     if "image" in arrays:
         return _from_image(path, _numbers(path, "image", arrays), shape)
+    if "measured" not in arrays and given and path.suffix != ".npz":
+        return _first_fields(path, shape, given)
     if "measured" not in arrays:
         raise InputError(f"{path}: needs `measured` or `image`, found {sorted(arrays)}. Name the array so.")
     measured = _numbers(path, "measured", arrays)
@@ -82,6 +96,25 @@ def read_measured(path: str | Path, shape: tuple[int, ...], scaling: Literal["fu
                     f"{name} for each observation."
                 )
     return _named(values)
+
+
+def _first_fields(path: Path, shape: tuple[int, ...], given: Sequence[float]) -> xr.Dataset:
+    """The first fields of each trajectory of a file of simulations, as measurements, and what is known of each."""
+    found = layout_of(path).read(path)
+    if len(found.fields) > 1:
+        raise InputError(f"{path}: several fields, {[*found.fields]}, but a forecast starts from one. Keep that one.")
+    times = found.time[: len(given)] - found.time[0]
+    fields = found.to_dataset()["data"].isel(channel=0, time=slice(len(given)))
+    if fields.shape[1:] != (needed := (len(given), *shape[1:])):
+        axes = ", ".join(map(str, fields.dims[1:]))
+        raise InputError(f"{path}: ({axes}) = {fields.shape[1:]}, needs {needed}. Give fields on the model's grid.")
+    if not np.allclose(times, given, rtol=UNEVEN, atol=0):
+        raise InputError(
+            f"{path}: the given fields are at {times.tolist()}, counted from the first, but the model learned from "
+            f"fields at {[*given]}. Take such fields."
+        )
+    numbers = {OBSERVED + name: values for name, values in found.parameters.items()}
+    return _named({"measured": fields.to_numpy().reshape(len(fields), -1).astype(np.float64), **numbers})
 
 
 def _pictures(path: Path, scaling: Literal["full", "stored"]) -> tuple[np.ndarray, dict[str, Any]]:

@@ -13,6 +13,21 @@ from sciflow.errors import InputError
 if TYPE_CHECKING:
     from sciflow.random import Stream
 
+SPLITS = ("test", "validation", "train")
+
+
+def shares(test: float, validation: float) -> dict[str, float]:
+    """Share of each of the three sets of a run; what is left is trained on.
+
+    Raises:
+        InputError: nothing is left.
+    """
+    if test + validation >= 1:
+        raise InputError(
+            f"dataset.test {test:g} and dataset.validation {validation:g} leave nothing to train on. Lower them."
+        )
+    return dict(zip(SPLITS, (test, validation, 1 - test - validation), strict=True))
+
 
 def split(units: ArrayLike, fractions: Mapping[str, float], stream: Stream) -> np.ndarray:
     """Give each sample the name of its set, whole units at a time.

@@ -293,12 +293,20 @@ def check_adjoint(operator: LinearOperator, shape: tuple[int, ...], stream: Stre
         operator: the operator to check; drawn here if it has not been.
         shape: event shape.
         stream: random numbers.
+
+    Raises:
+        InputError: what it measures is complex.
     """
     stream = stream or Stream(0, ("check adjoint",))
     if not operator.shape:
         operator = operator.draw(shape, stream.child("operator"))
     x = stream.child("x").normal(1, shape, dtype=torch.float64)
     measured = operator(x)
+    if measured.is_complex():
+        raise InputError(
+            f"{type(operator).__name__} gives {measured.dtype} for events of {x.dtype}, but measurements are real. Let "
+            "`forward` return the real and the imaginary part one after the other, `torch.view_as_real(y).flatten(1)`."
+        )
     v = stream.child("v").normal(1, measured.shape[1:], dtype=torch.float64)
     returned = operator.adjoint(v)
     difference = (measured * v).sum() - (x * returned).sum()
@@ -314,7 +322,8 @@ def check_users(operator: Operator) -> None:
     """Hold an operator that is not of this package against its own transpose, before anything is sampled with it.
 
     Raises:
-        InputError: it is not linear, or its `backward` is not the transpose of its `forward`; with the mismatch.
+        InputError: it measures complex numbers, is not linear, or its `backward` is not the transpose of its
+            `forward`; with the mismatch.
     """
     if type(operator).__module__.startswith("sciflow.") or not isinstance(operator, LinearOperator):
         return

@@ -198,7 +198,7 @@ def path_lengths(
 class ParallelBeam(_Tomography, LinearOperator):
     """Parallel-beam tomography: line integrals of an image along parallel rays, view by view.
 
-        y_{k j} = ∫ x(s_j n_k + r n_k^⊥) dr,   n_k = (cos θ_k, sin θ_k),   θ_k = arc k/n_views
+        y_{k j} = ∫ x(s_j n_k + r n_k^⊥) dr,   n_k = (cos θ_k, sin θ_k),   θ_k = first_angle + arc k/n_views
 
     View k + 1 is turned by arc/n_views from view k; s_j are equidistant and centred. A pixel is a square of constant
     value, and an entry of A the length of the ray in it. Measurements are ordered (channel, view, detector).
@@ -213,6 +213,7 @@ class ParallelBeam(_Tomography, LinearOperator):
         spacing: distance of neighbouring bins [pixels].
         arc: angle over which the views are spread, its end left out; less than 180 is a limited angle [degrees].
         pixel_size: side of a pixel [length]; values × length is what is measured.
+        first_angle: θ_0, that of the first view [degrees].
     Raises:
         InputError: events that are no images, or a matrix beyond memory.
     Source: Natterer (2001), The mathematics of computerized tomography; Siddon (1985) for the lengths.
@@ -223,13 +224,14 @@ class ParallelBeam(_Tomography, LinearOperator):
     spacing: Positive = 1.0
     arc: Annotated[float, Field(gt=0, le=360)] = 180.0
     pixel_size: Positive = 1.0
+    first_angle: Annotated[float, Field(ge=-360, le=360)] = 0.0
 
     def detectors(self, grid: tuple[int, int]) -> int:
         return self.n_detectors or math.ceil(math.hypot(*grid) / self.spacing)
 
     def rays(self, grid: tuple[int, int]) -> Rays:
         n = self.detectors(grid)
-        angle = np.radians(self.arc) * np.arange(self.n_views)[:, None] / self.n_views
+        angle = np.radians(self.first_angle) + np.radians(self.arc) * np.arange(self.n_views)[:, None] / self.n_views
         offset = (np.arange(n) - (n - 1) / 2)[None] * self.spacing
         normal = np.stack([np.cos(angle), np.sin(angle)], -1)
         across = np.stack([-np.sin(angle), np.cos(angle)], -1)

@@ -50,6 +50,7 @@ class FNO:
     depth: Annotated[int, Field(gt=0)] = 4
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     needs_uniform_grid: ClassVar[bool] = True
+    is_periodic: ClassVar[bool] = True
 
     def build(self, shape: tuple[int, ...]) -> FNOModule:
         """The module for events of this shape, with parameters drawn from torch's default generator.

@@ -49,6 +49,11 @@ class UNet:
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     padding: Literal["zeros", "circular"] = "zeros"
 
+    @property
+    def is_periodic(self) -> bool:
+        """Whether it joins the two ends of every axis."""
+        return self.padding == "circular"
+
     def build(self, shape: tuple[int, ...]) -> UNetModule:
         """The module for events of this shape, with parameters drawn from torch's default generator.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -11,13 +13,15 @@ import torch
 from torch import Tensor
 
 from sciflow.data.arrays import from_xarray
-from sciflow.data.layouts.simulations import PARAMETER
+from sciflow.data.layouts.simulations import AXES, PARAMETER, check_uniform
 from sciflow.data.schema import suggestion
 from sciflow.diffusion.forecast import SAME
 from sciflow.errors import InputError
 
 if TYPE_CHECKING:
     import xarray as xr
+
+logger = logging.getLogger(__name__)
 
 
 def rows(data: xr.Dataset, split: str) -> Tensor:
@@ -70,6 +74,31 @@ def interval(data: xr.Dataset) -> float:
             "data.nc. Interpolate the trajectories to equal steps."
         )
     return float(steps[0])
+
+
+def check_grid(where: str, data: xr.Dataset, network: object) -> None:
+    """Hold the axes of space of the data against what the network takes for granted of them.
+
+    A network that wraps around an axis with ends is warned of: it may still learn where nothing reaches them.
+
+    Args:
+        where: file of the data, for the message.
+        data: with coordinates, and `boundary` (axis → kind, as JSON) among its attributes where its file says so.
+        network: an entry of NETWORKS; may have `needs_uniform_grid` and `is_periodic`.
+
+    Raises:
+        InputError: it needs equal steps and the points do not have them.
+    """
+    axes = [axis for axis in AXES if axis in data["data"].dims]
+    if getattr(network, "needs_uniform_grid", False):
+        check_uniform(where, {axis: data[axis].to_numpy() for axis in axes if axis in data.coords}, "a Fourier network")
+    boundary = json.loads(data.attrs.get("boundary", "{}")) if getattr(network, "is_periodic", False) else {}
+    for axis in axes:
+        if (kind := boundary.get(axis, "periodic")) != "periodic":
+            logger.warning(
+                "%s: the boundary of axis %r is %r, but the network joins its two ends. Use the unet network with "
+                "`padding: zeros`, or mlp.", where, axis, kind,
+            )  # fmt: skip
 
 
 def parameters(data: xr.Dataset, names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, tuple[float, float]]]:

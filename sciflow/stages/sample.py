@@ -96,7 +96,7 @@ def run(job: Job, section: SampleSection) -> None:
         OutOfTime: the deadline is near; finished observations are kept.
     """
     with ranks(job.device):
-        _sample(job, section, job.open_data(), Group.here())
+        _sample(job, section, job.open_data(), _prior(job, section), Group.here())
 
 
 def apply(job: Job, section: SampleSection, observation: Path) -> None:
@@ -106,14 +106,23 @@ def apply(job: Job, section: SampleSection, observation: Path) -> None:
     """
     data = job.open_data()
     scaling: Literal["full", "stored"] = "stored" if data["data"].attrs.get("scaling") == "stored" else "full"
-    measured = read_measured(observation, tuple(data["data"].shape[1:]), scaling)
+    prior = _prior(job, section)
+    measured = read_measured(observation, tuple(data["data"].shape[1:]), scaling, _given(prior))
     job = replace(job, state=None, inputs={**job.inputs, "observation": observation})
     header = replace(job.header(), stage="apply")
-    _sample(job, section, data.drop_dims("observation", errors="ignore").merge(measured), Alone(), header)
+    _sample(job, section, data.drop_dims("observation", errors="ignore").merge(measured), prior, Alone(), header)
 
 
-def _sample(job: Job, section: SampleSection, data: xr.Dataset, together: Ranks, header: Header | None = None) -> None:
-    prior = _prior(job, section)
+def _given(prior: Denoiser) -> list[float]:
+    """Times of the fields that a forecaster is given, from 0; none for another prior."""
+    if not isinstance(prior, Forecasts):
+        return []
+    return [prior.interval * k for k in range(max(model.n_given for model in prior.models.values()))]
+
+
+def _sample(
+    job: Job, section: SampleSection, data: xr.Dataset, prior: Denoiser, together: Ranks, header: Header | None = None
+) -> None:
     mine = _share(int(data.sizes.get("observation", 0)), job.part)
     likelihoods, priors = _likelihoods(job, section, data, prior, mine), _priors(data, prior, mine)
     work = [(name, i) for name in section.posteriors for i in mine]

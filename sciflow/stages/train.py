@@ -15,7 +15,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from sciflow.data.layouts.simulations import check_uniform
 from sciflow.data.schema import DATA, check
 from sciflow.diffusion.centred import CentredModule, event_shape, free_coordinates
 from sciflow.diffusion.denoiser import Denoiser
@@ -32,7 +31,7 @@ from sciflow.networks.mlp import Network
 from sciflow.networks.unet import UNet
 from sciflow.random import Stream
 from sciflow.stages.artefact import Job, device
-from sciflow.stages.rows import interval, moments, parameters, rows, trajectories
+from sciflow.stages.rows import check_grid, interval, moments, parameters, rows, trajectories
 from sciflow.training.checkpoint import Checkpoint, save
 from sciflow.training.checkpoint import load as read_checkpoint
 from sciflow.training.launch import rank_environment, ranks
@@ -93,10 +92,8 @@ class NetworkTraining:
     centred: bool = False
 
     def learn(self, job: Job, data: xr.Dataset, checkpoint: Path | None) -> Learned:
+        check_grid(str(job.inputs.get("data", "data.nc")), data, self.network)
         train, validation = rows(data, "train"), rows(data, "validation")
-        if getattr(self.network, "needs_uniform_grid", False):
-            grid = {str(axis): data[axis].to_numpy() for axis in data["data"].dims[2:] if axis in data.coords}
-            check_uniform(str(job.inputs["data"]), grid, "a Fourier network")
         shape, build = tuple(train.shape[1:]), self.network.build
         if self.centred:
             train, validation = (free_coordinates(x, data["data"].dims) for x in (train, validation))
@@ -157,6 +154,7 @@ class ForecastTraining:
     parameters: tuple[str, ...] = ()
 
     def learn(self, job: Job, data: xr.Dataset, checkpoint: Path | None) -> Learned:
+        check_grid(str(job.inputs.get("data", "data.nc")), data, self.network)
         train, validation, scale = self._windows(data)
         every, models, histories, facts = interval(data), {}, {}, {}
         device(job.device)

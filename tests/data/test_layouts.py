@@ -10,6 +10,7 @@ import pytest
 import xarray as xr
 
 from sciflow.data.layouts import CF, LAYOUTS, PDEBench, PDEBenchSeeds, Simulations, TheWell, check_uniform, layout_of
+from sciflow.data.measured import read_measured
 from sciflow.errors import InputError
 from sciflow.types import facts
 
@@ -276,6 +277,21 @@ def test_grids_that_are_not_uniform_are_told() -> None:
     )
     with pytest.raises(InputError, match=r"a.h5: a Fourier network needs equal steps, but those of 'x' go from 1 to 5"):
         check_uniform("a.h5", {"x": np.array([0.0, 1.0, 4.0, 9.0])}, "a Fourier network")
+
+
+@pytest.mark.parametrize(("layout", "suffix"), [("pdebench", "h5"), ("cf", "nc"), ("the_well", "hdf5")])
+def test_first_fields_are_what_a_forecaster_is_given(tmp_path: Path, layout: str, suffix: str) -> None:
+    """Two of them, at the times it learned from; the number of each trajectory comes along."""
+    path, number = tmp_path / f"a.{suffix}", 0.25
+    fields, shape = {"u": FLOW[..., 0]}, (T, Y, X)
+    parameters = {"viscosity": np.full(N, number)}
+    LAYOUTS[layout]().write(path, Simulations(fields, TS, {"x": XS, "y": YS}, parameters=parameters))
+    given = (TS[:2] - TS[0]).tolist()
+    read = read_measured(path, shape, given=given)
+    assert np.array_equal(read["measured"], FLOW[:, :2, ..., 0].transpose(0, 1, 3, 2).reshape(N, -1))
+    assert np.array_equal(read["observed_parameter_viscosity"], np.full(N, number))
+    with pytest.raises(InputError, match=r"counted from the first, but the model learned from fields at \[0.0, 7.0\]"):
+        read_measured(path, shape, given=[0.0, 7.0])
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

@@ -12,7 +12,7 @@ import torch
 
 from sciflow.data.measured import read_measured
 from sciflow.errors import InputError
-from sciflow.inverse import CartesianMRI, GaussianLikelihood, ParallelBeam
+from sciflow.inverse import CartesianMRI, GaussianLikelihood, LogPoissonLikelihood, LogPoissonNoise, ParallelBeam
 from sciflow.inverse.observe import recorded
 from sciflow.random import Stream
 
@@ -71,13 +71,49 @@ def test_coil_maps_of_ones_own_come_along(tmp_path: Path) -> None:
     assert torch.equal(bound.maps[1], torch.full((6, 8), 1j, dtype=torch.complex128))
 
 
-def test_a_sinogram_of_lodopab(tmp_path: Path) -> None:
-    operator = ParallelBeam(5, n_detectors=9).on((1, 6, 6))
-    sinograms = operator(torch.rand(4, 1, 6, 6)).reshape(4, 5, 9).numpy()
-    with h5py.File(tmp_path / "observation_test_000.hdf5", "w") as file:
-        file["data"] = sinograms
-    read = read_measured(tmp_path / "observation_test_000.hdf5", (1, 6, 6))
-    assert np.array_equal(read["measured"].to_numpy(), sinograms.reshape(4, 45))
+MU_MAX = 20 + 3071 * (20 - 0.02) / 1000  # 1/m, of 3071 HU: water is 20/m and air 0.02/m
+
+
+def lodopab(path: Path, integrals: np.ndarray) -> Path:
+    """A file of observations (scan, view, detector) as they are published: in single precision, over MU_MAX."""
+    with h5py.File(path, "w") as file:
+        file["data"] = (integrals / MU_MAX).astype(np.float32)
+    return path
+
+
+def test_a_sinogram_of_lodopab_gives_back_its_photons(tmp_path: Path) -> None:
+    operator = ParallelBeam(5, n_detectors=9, pixel_size=0.4).on((1, 6, 6))
+    images = 4 * Stream(2).uniform(4, (1, 6, 6), dtype=torch.float64)
+    y = LogPoissonNoise().sample(operator(images), Stream(3))
+    read = read_measured(lodopab(tmp_path / "observation_test_000.hdf5", y.reshape(4, 5, 9).numpy()), (1, 6, 6))
+    expected = (4096 * torch.exp(-y)).round()
+    assert bool((expected == 0).any()) and float(expected.max()) > 4000  # empty bins, and rays past the object
+    for measured, photons in zip(torch.as_tensor(read["measured"].to_numpy()), expected, strict=True):
+        assert torch.equal(LogPoissonLikelihood(measured, operator).counts(), photons)
+
+
+def test_the_views_of_lodopab_are_those_of_its_geometry(tmp_path: Path) -> None:
+    """A Gaussian bump, whose line integrals are known: view k at (k + 1/2) π/n, x along the first axis of an image."""
+    n_views, side, width, centre = 12, 48, 4.0, np.array([6.0, -3.0])  # in pixels
+    places = np.arange(side) - (side - 1) / 2
+    bump = [np.exp(-((places - c) ** 2) / (2 * width**2)) for c in centre]
+    image = bump[0][:, None] * bump[1]  # (x, y), as published
+    angle, s = (np.arange(n_views) + 0.5)[:, None] * np.pi / n_views, np.arange(45) - 22.0
+    along = centre[0] * np.cos(angle) + centre[1] * np.sin(angle)
+    integrals = np.sqrt(2 * np.pi) * width * np.exp(-((s - along) ** 2) / (2 * width**2))
+    read = read_measured(lodopab(tmp_path / "a.hdf5", integrals[None]), (1, side, side))["measured"].to_numpy()
+    operator = ParallelBeam(n_views, n_detectors=45, first_angle=90 / n_views).on((1, side, side))
+    found = operator(torch.as_tensor(image.T.copy())[None, None])[0].numpy()
+    # a pixel stands for the bump but for h²/24 of its second derivatives, and blurs it by as much again: h = 1/4 of the
+    # width and two axes make 4/24/16 = 1 % of the peak at most; half a step of the angle would make 13 %
+    assert np.abs(found - read[0]).max() < 0.01 * integrals.max()
+
+
+def test_line_integrals_that_were_not_divided_are_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["data"] = np.full((1, 5, 9), 0.131)
+    with pytest.raises(InputError, match=r"goes up to 0\.131, but LoDoPaB-CT .* leaves 0\.1305 at most"):
+        read_measured(tmp_path / "a.h5", (1, 6, 6))
 
 
 @pytest.mark.parametrize(

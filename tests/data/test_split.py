@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sciflow.data.split import split
+from sciflow.data.split import shares, split
 from sciflow.errors import InputError
 from sciflow.random import Stream
 
@@ -50,6 +50,12 @@ def test_every_unit_is_equally_likely_in_the_test_set():
     hits = sum((split(np.arange(20), SHARES, Stream(seed)) == "test").astype(int) for seed in range(400))
     stderr = np.sqrt(400 * 0.2 * 0.8)
     assert abs(hits - 80).max() < 4 * stderr  # 4 standard errors of a binomial count, for each of 20 units
+
+
+def test_what_is_not_held_out_is_trained_on():
+    assert shares(0.25, 0.125) == {"test": 0.25, "validation": 0.125, "train": 0.625}
+    with pytest.raises(InputError, match=r"dataset.test 0.6 and dataset.validation 0.4 leave nothing to train on"):
+        shares(0.6, 0.4)
 
 
 @pytest.mark.parametrize("shares", [{}, {"train": 1.2, "test": -0.2}, {"train": 0.5, "test": 0.4}])

@@ -104,6 +104,14 @@ def test_pixel_size_and_channels() -> None:
     assert three.range_shape == (3, 4, 12)  # twelve bins over a diagonal of 11.3 pixels
 
 
+def test_views_start_at_the_first_angle() -> None:
+    half, whole = (ParallelBeam(n).on((1, 8, 8)).rays((8, 8)) for n in (4, 8))
+    turned = ParallelBeam(4, first_angle=22.5).rays((8, 8))
+    assert np.allclose(whole.directions[::2], half.directions, rtol=0, atol=1e-15)  # rounding of sines, below 1
+    assert np.allclose(whole.directions[1::2], turned.directions, rtol=0, atol=1e-15)
+    assert np.allclose(whole.points[1::2], turned.points, rtol=0, atol=1e-14)  # and of points, below 8
+
+
 @pytest.mark.parametrize("odd", [0, 1])
 def test_the_spectrum_of_a_head_converges_with_order_two(odd: int) -> None:
     """Low frequencies, of even and of odd grids, whose origins differ by half a pixel."""

@@ -25,7 +25,7 @@ from sciflow.inverse import (
 )
 from sciflow.inverse.counts import Weighted
 from sciflow.inverse.likelihood import GaussianLikelihood
-from sciflow.inverse.operator import LinearOperator, check_adjoint
+from sciflow.inverse.operator import LinearOperator, check_adjoint, check_users
 from sciflow.inverse.singular import MeasuredDirections
 from sciflow.random import Stream
 
@@ -47,7 +47,7 @@ VARIANTS: dict[str, LinearOperator] = {
     "dense spectral": Dense(5, "spectral"),
     "blur and downsample": Downsampling(2) @ GaussianBlur(1.0),
     "blur and lose pixels": Composition(Inpainting(0.3), GaussianBlur(0.7)),
-    "limited angle": ParallelBeam(5, n_detectors=6, spacing=1.5, arc=90.0, pixel_size=0.2),
+    "limited angle": ParallelBeam(5, n_detectors=6, spacing=1.5, arc=90.0, pixel_size=0.2, first_angle=10.0),
     "fan on an arc": FanBeam(5, detector="arc", source_distance=0.8),
     "three coils": CartesianMRI(2.0, n_coils=3, pattern="equispaced"),
     "motion along x": MotionBlur(3.0, 0.0),
@@ -161,6 +161,15 @@ def test_a_wrong_transpose_is_noticed() -> None:
             return torch.nn.functional.pad(y, (1, 1)).reshape(-1, *self.shape)
 
     assert check_adjoint(Wrong(), (12,)) > 1e-2
+
+
+def test_complex_measurements_are_refused_with_both_dtypes() -> None:
+    class Spectrum(Differences):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.fft.fft(x)
+
+    with pytest.raises(InputError, match=r"Spectrum gives torch.complex128 for events of torch.float64, but"):
+        check_users(Spectrum().on((12,)))
 
 
 def test_every_operator_fits_some_shape() -> None:

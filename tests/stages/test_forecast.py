@@ -5,13 +5,18 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
 
-from sciflow.stages.rows import interval
-from tests.tiny import FORECAST, Place, change, restored_tables
+from sciflow.data import LAYOUTS, Simulations
+from sciflow.networks.fourier import FNO
+from sciflow.networks.mlp import MLP
+from sciflow.networks.unet import UNet
+from sciflow.stages.rows import check_grid, interval
+from tests.tiny import FORECAST, GIVEN, PDE, Place, change, restored_tables
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +87,37 @@ def test_a_state_of_ones_own_is_forecast(own: Place) -> None:
     assert outcome.status == 2 and "8 measurements" in outcome.text
 
 
+def simulations(own: Place, **changes: Any) -> Simulations:
+    """The observed trajectories, as a solver would write them."""
+    with xr.open_dataset(own.results() / "data.nc") as data:
+        truth, time, x = (data[name].to_numpy() for name in ("truth", "time", "x"))
+    return Simulations(**{"fields": {"u": truth}, "time": time, "space": {"x": x}, **changes})
+
+
+def test_a_file_of_simulations_is_a_state_of_ones_own(own: Place) -> None:
+    """The first field of each trajectory; the later ones are not looked at."""
+    found = simulations(own)
+    later = np.where(np.arange(4)[:, None] > 0, 7.0, found.fields["u"])
+    LAYOUTS["pdebench"]().write(own.folder / "state.h5", simulations(own, fields={"u": later}))
+    outcome = own.sciflow("apply", "run.yaml", "state.h5", "--out", "own.nc")
+    assert outcome.status == 0, outcome.text
+    whole = xr.load_dataset(own.results() / "samples.nc")["samples"]
+    np.testing.assert_array_equal(xr.load_dataset(own.folder / "own.nc")["samples"], whole)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fields": {"u": np.zeros((2, 4, 8))}, "space": {"x": np.arange(8.0)}}, "(time, x) = (1, 8), needs (1, 16)"),
+        ({"fields": {name: np.zeros((2, 4, 16)) for name in "uv"}}, "several fields, ['u', 'v']"),
+    ],
+)
+def test_simulations_of_something_else_are_refused(changes: dict[str, Any], message: str, own: Place) -> None:
+    LAYOUTS["cf"]().write(own.folder / "state.nc", simulations(own, **changes))
+    outcome = own.sciflow("apply", "run.yaml", "state.nc", "--out", "own.nc")
+    assert outcome.status == 2 and message in outcome.text, outcome.text
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -102,6 +138,48 @@ def test_steps_of_unequal_length_are_refused() -> None:
     with pytest.raises(Exception, match=r"equidistant times, got steps from 0\.5 to 1 in"):
         interval(data)
     assert interval(data.isel(time=slice(2))) == 0.5
+
+
+FNO_TINY = {"kind": "fno", "width": 4, "modes": 2, "depth": 1}
+
+
+@pytest.mark.parametrize(
+    ("run", "changes"),
+    [
+        (FORECAST, {"train.network": FNO_TINY}),
+        (PDE, {"train": {"kind": "network", "network": FNO_TINY, "optimisation": {"n_steps": 1}}}),
+    ],
+    ids=["forecasters", "prior"],
+)
+def test_a_grid_that_the_network_was_not_made_for_is_told(
+    run: dict[str, Any], changes: dict[str, Any], place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Unequal steps are refused for a Fourier network, a wall warned of where the network joins the ends."""
+    fields, x = np.random.default_rng(0).normal(size=(20, 4, 16)), np.arange(16) ** 2.0
+    given = Simulations({"u": fields}, np.arange(4.0), {"x": x}, boundary={"x": "wall"})
+    LAYOUTS["cf"]().write(place.folder / "flow.nc", given)
+    observed = {"operator": GIVEN, "noise": {"kind": "gaussian", "sigma": 0.1}}
+    data = {"kind": "simulations", "path": "flow.nc", "n_observations": 1, "observation": observed}
+    place.build(change(run, {"dataset": data, **changes}), until="dataset")
+    outcome = place.sciflow("train", "run.yaml")
+    said = "data.nc: a Fourier network needs equal steps, but those of 'x' go from 1 to 29."
+    assert outcome.status == 2 and said in outcome.text, outcome.text
+    circular = {"kind": "unet", "channels": [4], "padding": "circular"}  # does not ask how far apart points are
+    place.write(change(run, {"dataset": data, **changes, "train.network": circular}))
+    assert place.sciflow("train", "run.yaml").status == 0
+    assert "data.nc: the boundary of axis 'x' is 'wall', but the network joins its two ends" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("network", "axes"), [(FNO(), ["y"]), (UNet(padding="circular"), ["y"]), (UNet(padding="zeros"), []), (MLP(), [])]
+)
+def test_a_network_that_joins_the_ends_of_walls_is_warned_of(network: Any, axes: list[str], caplog: Any) -> None:
+    boundary = {"boundary": '{"x": "periodic", "y": "wall"}'}
+    data = xr.Dataset({"data": (("sample", "time", "y", "x"), np.zeros((2, 2, 4, 4)))}, attrs=boundary)
+    check_grid("of.nc", data, network)
+    check_grid("of.nc", data.drop_attrs(), network)  # a file that says nothing
+    said = "of.nc: the boundary of axis {!r} is 'wall', but the network joins its two ends. Use the unet network with "
+    assert caplog.messages == [said.format(axis) + "`padding: zeros`, or mlp." for axis in axes]
 
 
 def test_trajectories_shorter_than_what_is_looked_back_on_are_refused(own: Place) -> None:

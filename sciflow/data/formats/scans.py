@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     import h5py
 
 LARGEST_HEADER = 10**6  # bytes
+ATTENUATION = 81.35858
+"""Of 3071 HU [1/m], by which LoDoPaB-CT divides its images and sinograms."""
+LARGEST_INTEGRAL = math.log(4096 / 0.1)  # of LoDoPaB-CT: 4096 photons are sent, and an empty bin counts as 0.1
 SIZE = r"<{0}>\s*<matrixSize>\s*<x>(\d+)</x>\s*<y>(\d+)</y>\s*<z>(\d+)</z>"
 
 
@@ -39,7 +43,8 @@ def read_scan(path: Path, shape: tuple[int, ...], max_gigabytes: float) -> tuple
     """`measured` and the operator's parameters from a fastMRI or a LoDoPaB-CT file, and facts of its header.
 
     fastMRI: `kspace` (slice, [coil,] y, x), complex; columns of k-space are those of `mask`, or those that are not
-    zero; coil maps of your own as `s_maps` (slice, coil, y, x). LoDoPaB-CT: `data` (scan, view, detector).
+    zero; coil maps of your own as `s_maps` (slice, coil, y, x). LoDoPaB-CT: `data` (scan, view, detector), line
+    integrals over 81.35858/m, which are multiplied by it: the logarithm of the share of photons is left, negative.
 
     Args:
         path: the file.
@@ -47,7 +52,8 @@ def read_scan(path: Path, shape: tuple[int, ...], max_gigabytes: float) -> tuple
         max_gigabytes: largest array that is read.
 
     Raises:
-        InputError: neither layout, complex and real numbers mixed up, or sizes that do not fit the model.
+        InputError: neither layout, a sinogram beyond what LoDoPaB-CT can hold, complex and real numbers mixed up, or
+            sizes that do not fit the model.
     """
     import h5py
 
@@ -57,10 +63,7 @@ def read_scan(path: Path, shape: tuple[int, ...], max_gigabytes: float) -> tuple
             if "kspace" in found:
                 return _kspace(path, file, shape, max_gigabytes)
             if "data" in found and file["data"].ndim == 3:
-                values = _array(path, file, "data", max_gigabytes)
-                if values.dtype.kind != "f":
-                    raise InputError(f"{path}: `data` holds {values.dtype}, a sinogram after the logarithm is real.")
-                return {"measured": values.reshape(len(values), -1).astype(np.float64)}, {}
+                return {"measured": _sinograms(path, _array(path, file, "data", max_gigabytes))}, {}
     except (OSError, RuntimeError, KeyError, TypeError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"{path} is no HDF5 file, or damaged ({reason}). Write it again.") from error
@@ -76,6 +79,20 @@ def _array(path: Path, file: h5py.File, name: str, max_gigabytes: float) -> np.n
         raise InputError(f"{path}: {name!r} is empty, or lies in another file. Copy it into this one.")
     check_size(path, stored.size * stored.dtype.itemsize, max_gigabytes)
     return stored[()]
+
+
+def _sinograms(path: Path, values: np.ndarray) -> np.ndarray:
+    """Line integrals without a unit (scan, measurement), as `log_poisson` takes them."""
+    if values.dtype.kind != "f":
+        raise InputError(f"{path}: `data` holds {values.dtype}, a sinogram after the logarithm is real.")
+    integrals = values.reshape(len(values), -1).astype(np.float64) * ATTENUATION
+    if (largest := integrals.max(initial=0)) > LARGEST_INTEGRAL * (1 + 1e-5):  # stored in single precision
+        raise InputError(
+            f"{path}: `data` goes up to {largest / ATTENUATION:.4g}, but LoDoPaB-CT divides its sinograms by "
+            f"{ATTENUATION}/m, which leaves {LARGEST_INTEGRAL / ATTENUATION:.4g} at most. If these are line integrals "
+            "of your own, write them as `measured` into netCDF or NPZ."
+        )
+    return integrals
 
 
 def _kspace(

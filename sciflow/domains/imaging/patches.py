@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from sciflow.domains.imaging.recording import Count, Share, observed, shares
+from sciflow.data.split import shares
+from sciflow.domains.imaging.recording import Count, Share, observed
 from sciflow.errors import InputError
 from sciflow.inverse.observe import Observation
 from sciflow.random import Stream

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
 EVENT = ("channel", "y", "x")
-SPLITS = ("test", "validation", "train")
 Count = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -64,19 +63,6 @@ def observed(
     if len(shape) == len(EVENT):
         made["measured"].attrs["shape"] = np.array(shape, dtype=np.int64)  # of one measurement, as a figure shows it
     return made
-
-
-def shares(test: float, validation: float) -> dict[str, float]:
-    """Share of each split.
-
-    Raises:
-        InputError: nothing is left for training.
-    """
-    if test + validation >= 1:
-        raise InputError(
-            f"dataset.test {test:g} and dataset.validation {validation:g} leave nothing to train on. Lower them."
-        )
-    return dict(zip(SPLITS, (test, validation, 1 - test - validation), strict=True))
 
 
 def _dims(name: str, n_axes: int) -> tuple[str, ...]:

@@ -13,8 +13,9 @@ from sciflow.data.arrays import from_xarray
 from sciflow.data.formats.netcdf import NetCDF
 from sciflow.data.formats.pictures import Pictures
 from sciflow.data.formats.suffix import SUFFIXES, Reader, format_class
+from sciflow.data.split import shares
 from sciflow.domains.imaging.patches import Patches
-from sciflow.domains.imaging.recording import EVENT, Count, Share, observed, shares
+from sciflow.domains.imaging.recording import EVENT, Count, Share, observed
 from sciflow.errors import InputError
 from sciflow.inverse.observe import Observation
 from sciflow.random import Stream

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sciflow.data.arrays import from_xarray, to_xarray
-from sciflow.data.split import split
+from sciflow.data.split import shares, split
 from sciflow.data.trajectories.reading import open_trajectory
 from sciflow.domains.molecules.collective import Collective
 from sciflow.domains.molecules.reference import drifts, largest, numbers
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 Count = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
-SPLITS = ("test", "validation", "train")
 N_PIECES = 16  # of one chain: what is split
 N_STEEP = 256  # frames whose configurational temperature is asked for
 DIFFERENCE = 1e-5  # [nm]: 10⁻¹⁰ of third derivatives of 10⁷ kJ/mol/nm³, and rounding of 10⁻¹⁰/10⁻⁵, against 10⁵
@@ -127,17 +126,6 @@ def named(
     if cis.shape[1]:
         facts["share_cis"] = float(cis.double().mean())
     return made.assign_attrs(potential=packed(system), **facts, **certificate(system, frames.double()))
-
-
-def shares(test: float, validation: float) -> dict[str, float]:
-    """Of the splits.
-
-    Raises:
-        InputError: nothing is left to train on.
-    """
-    if test + validation >= 1:
-        raise InputError("dataset.test and dataset.validation leave nothing to train on. Lower them.")
-    return dict(zip(SPLITS, (test, validation, 1 - test - validation), strict=True))
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from pydantic import Field
 from torch import Tensor
 
 from sciflow.data.arrays import to_xarray
+from sciflow.data.split import shares
 from sciflow.domains.molecules.collective import Collective
-from sciflow.domains.molecules.dynamics import HIGHEST, N_GROUPS, Count, Positive, Share, named, shares
+from sciflow.domains.molecules.dynamics import HIGHEST, N_GROUPS, Count, Positive, Share, named
 from sciflow.domains.molecules.molecule import BOLTZMANN
 from sciflow.domains.molecules.reweighting import need_pymbar
 from sciflow.domains.molecules.systems import AlanineDipeptide, MolecularSystem

@@ -10,14 +10,13 @@ import torch
 from pydantic import Field
 
 from sciflow.data.arrays import to_xarray
-from sciflow.data.split import split
+from sciflow.data.split import shares, split
 from sciflow.domains.molecules.dynamics import Langevin, TrajectoryFile
 from sciflow.domains.molecules.potential import Potential, is_on_grid
 from sciflow.domains.molecules.reference import Tempered
 from sciflow.domains.molecules.replicas import ReplicaExchange
 from sciflow.domains.molecules.stored_potential import packed
 from sciflow.domains.molecules.wells import MullerBrown
-from sciflow.errors import InputError
 from sciflow.random import Stream
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 Count = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
-SPLITS = ("test", "validation", "train")
 
 
 def event_dims(potential: Potential) -> tuple[str, ...]:
@@ -68,8 +66,7 @@ class Boltzmann:
     reference: Tempered = field(default_factory=Tempered)
 
     def __post_init__(self) -> None:
-        if self.test + self.validation >= 1:
-            raise InputError("dataset.test and dataset.validation leave nothing to train on. Lower them.")
+        shares(self.test, self.validation)
 
     def simulate(self, stream: Stream) -> xr.Dataset:
         n_chains = self.reference.n_chains
@@ -79,7 +76,7 @@ class Boltzmann:
             frames = made.frames.transpose(0, 1).flatten(0, 1)[: self.n_samples]  # frame by frame: all chains are there
             energy = self.potential.energy(frames)
         chain = (np.arange(self.n_samples) % n_chains).astype(np.int64)
-        fractions = dict(zip(SPLITS, (self.test, self.validation, 1 - self.test - self.validation), strict=True))
+        fractions = shares(self.test, self.validation)
         labels = split(chain, fractions, stream.child("split"))
         coords: dict[str, Any] = {
             "split": ("sample", labels.astype(str)),

@@ -14,7 +14,7 @@ from sciflow.data.arrays import to_xarray
 from sciflow.data.layouts.layout import LAYOUTS, Layout, layout_of
 from sciflow.data.layouts.simulations import OBSERVED, PARAMETER, Simulations
 from sciflow.data.schema import suggestion
-from sciflow.data.split import split
+from sciflow.data.split import shares, split
 from sciflow.errors import InputError
 from sciflow.inverse.likelihood import GaussianNoise
 from sciflow.inverse.observe import Observation
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 Count = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
-SPLITS = ("test", "validation", "train")
 
 
 def _sensors() -> Observation:
@@ -74,8 +73,7 @@ class SimulationFile:
             known = sorted(LAYOUTS)
             hint = suggestion(self.layout, known)
             raise InputError(f"dataset.layout must be one of {known} or empty, got {self.layout!r}.{hint}")
-        if self.test + self.validation >= 1:
-            raise InputError("dataset.test and dataset.validation leave nothing to train on. Lower them.")
+        shares(self.test, self.validation)
 
     def look(self) -> None:
         """Raise InputError for whatever the header of the file shows to be wrong."""
@@ -107,8 +105,7 @@ class SimulationFile:
         named = named.isel(time=slice(None, None, self.every)).isel(time=slice(self.n_times))
         event = tuple(map(str, named["data"].dims[1:]))
         n = named.sizes["sample"]
-        shares = dict(zip(SPLITS, (self.test, self.validation, 1 - self.test - self.validation), strict=True))
-        labels = split(np.arange(n), shares, stream.child("split"))
+        labels = split(np.arange(n), shares(self.test, self.validation), stream.child("split"))
         chosen = np.flatnonzero(labels == "test")[: self.n_observations]
         if len(chosen) < self.n_observations:
             raise InputError(

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sciflow.data.arrays import to_xarray
-from sciflow.data.split import split
+from sciflow.data.split import shares, split
 from sciflow.domains.pde.boxes import Box
 from sciflow.domains.pde.equations import Burgers, PeriodicEquation
 from sciflow.domains.pde.evolve import fields
@@ -24,7 +24,6 @@ from sciflow.random import Stream
 if TYPE_CHECKING:
     import xarray as xr
 
-SPLITS = ("test", "validation", "train")
 MOST_GUSTS = 16  # in one kick; with at most one expected, more have probability 1e-15
 COARSEST = 0.01  # error of a field, over its root mean square, above which it is no simulation of its equation
 Kick = Callable[[int], Tensor]
@@ -115,8 +114,7 @@ class Kicked:
                 f"dataset.step is {self.step:g}, needs {self.between / 2:g} at most, half of the time between kicks: "
                 "its error is measured by doubling it. Lower it."
             )
-        if self.test + self.validation >= 1:
-            raise InputError("dataset.test and dataset.validation leave nothing to train on. Lower them.")
+        shares(self.test, self.validation)
         if self.n_given > self.n_times:
             raise InputError(
                 f"dataset.n_given is {self.n_given}: of {self.n_times + 1} fields none is left to forecast."
@@ -176,7 +174,7 @@ class Kicked:
     def simulate(self, stream: Stream) -> xr.Dataset:
         kicks, n, event = stream.child("kicks"), self.n_samples, ("time", *self.box.axes)
         past = math.ceil(self.spin_up / self.interval)
-        fractions = dict(zip(SPLITS, (self.test, self.validation, 1 - self.test - self.validation), strict=True))
+        fractions = shares(self.test, self.validation)
         labels = split(np.arange(n), fractions, stream.child("split"))
         chosen = np.flatnonzero(labels == "test")[: self.n_observations]
         if len(chosen) < self.n_observations:

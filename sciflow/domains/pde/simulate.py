@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sciflow.data.arrays import to_xarray
-from sciflow.data.split import split
+from sciflow.data.split import shares, split
 from sciflow.domains.pde.boxes import Box
 from sciflow.domains.pde.equations import Burgers, PeriodicEquation
 from sciflow.domains.pde.evolve import Evolution, certified, check_step
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 Count = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
 COARSEST = 0.01  # error of a field, over its root mean square, above which it is no simulation of its equation
-SPLITS = ("test", "validation", "train")
 
 
 def _sensors() -> Observation:
@@ -99,8 +98,7 @@ class Evolving:
                 f"dataset.waves is {self.waves}, but {self.size} points carry waves below {self.size / 3:.0f}. "
                 "Use fewer waves or more points."
             )
-        if self.test + self.validation >= 1:
-            raise InputError("dataset.test and dataset.validation leave nothing to train on. Lower them.")
+        shares(self.test, self.validation)
         check_varied(self.equation, self.varied)
 
     def known_parameters(self) -> list[str]:
@@ -169,7 +167,7 @@ class Evolving:
         Raises:
             InputError: too few are held out.
         """
-        fractions = dict(zip(SPLITS, (self.test, self.validation, 1 - self.test - self.validation), strict=True))
+        fractions = shares(self.test, self.validation)
         labels = split(np.arange(self.n_samples), fractions, stream)
         chosen = np.flatnonzero(labels == "test")[: self.n_observations]
         if len(chosen) < self.n_observations:
