@@ -364,16 +364,24 @@ def gather(job: Job, parts: Sequence[Path]) -> None:
 
 
 def _sum(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Costs of the shards: added up, but for the wall time, which is that of the longest."""
+    """Costs of the shards: seconds of processors and devices added up, of the rest the largest: they run side by side.
+
+    What a shard does not say counts as nothing; of devices and ranks nothing is said if no shard does.
+    """
 
     def total(key: str) -> Iterator[tuple[str, float]]:
         names = [name for fact in facts for name in fact.get(key, {})]
         for name in dict.fromkeys(names):
-            yield name, round(sum(fact[key].get(name, 0) for fact in facts), 3)
+            yield name, round(sum(fact.get(key, {}).get(name, 0) for fact in facts), 3)
 
-    keys = ("posterior_seconds", "posterior_rows")
-    peak = max(float(fact.get("peak_memory_mb", 0)) for fact in facts)
-    cpu = sum(float(fact.get("cpu_seconds", 0)) for fact in facts)
-    longest = max(float(fact.get("seconds", 0)) for fact in facts)  # shards run side by side
-    return {"shards": len(facts), "peak_memory_mb": peak, "cpu_seconds": round(cpu, 3), "seconds": longest,
-            **{key: dict(total(key)) for key in keys}}  # fmt: skip
+    def known(key: str) -> list[Any]:
+        return [fact[key] for fact in facts if key in fact]
+
+    found: dict[str, Any] = {"shards": len(facts), "cpu_seconds": round(sum(known("cpu_seconds")), 3)}
+    found |= {key: max(known(key), default=0) for key in ("seconds", "peak_memory_mb")}
+    found |= {key: max(known(key)) for key in ("peak_gpu_memory_mb", "ranks") if known(key)}
+    if known("gpu_seconds"):
+        found["gpu_seconds"] = round(sum(known("gpu_seconds")), 3)
+    if known("device"):
+        found["device"] = ", ".join(dict.fromkeys(map(str, known("device"))))
+    return found | {key: dict(total(key)) for key in ("posterior_seconds", "posterior_rows")}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from sciflow.data.store import read_provenance
+from sciflow.data.store import read_provenance, write_provenance
 from tests.tiny import ANALYTIC, IMAGING, Place, change
 
 FAULTS = str(Path(__file__).with_name("faults.py"))
@@ -48,6 +48,22 @@ def test_shards_give_the_bytes_of_one_process(count: int, copied: Place) -> None
     assert whole["seconds"] == max(one["seconds"] for one in spent)  # they may run side by side
     assert whole["cpu_seconds"] == pytest.approx(sum(one["cpu_seconds"] for one in spent), abs=1e-2)  # rounded to ms
     assert (copied.folder / SAMPLES).read_bytes() == before
+
+
+def test_the_cost_of_shards_on_devices_is_told_by_the_whole(copied: Place) -> None:
+    """Joining runs on a processor: seconds are added up, memory is the largest, the device is that of the shards."""
+    devices = [
+        {"gpu_seconds": 10.5, "peak_gpu_memory_mb": 700.0, "ranks": 2, "device": "card A"},
+        {"gpu_seconds": 20.25, "peak_gpu_memory_mb": 900.0, "ranks": 2, "device": "card B"},
+    ]
+    for index, facts in enumerate(devices, start=1):
+        part = f"{index}.nc"
+        assert copied.sciflow("sample", "imaging.yaml", "--shard", f"{index}/2", "--out", part).status == 0
+        write_provenance(copied.folder / part, {**read_provenance(copied.folder / part), **facts})
+    assert copied.sciflow("sample", "imaging.yaml", "--gather", "1.nc", "2.nc").status == 0
+    told = read_provenance(copied.folder / SAMPLES)
+    whole = {"gpu_seconds": 30.75, "peak_gpu_memory_mb": 900.0, "ranks": 2, "device": "card A, card B"}
+    assert {key: told[key] for key in whole} == whole
 
 
 @pytest.mark.parametrize(
