@@ -40,7 +40,7 @@ from sciflow.inverse.likelihood import GaussianLikelihood, LikelihoodModel
 from sciflow.inverse.posterior import Guided, Posterior
 from sciflow.inverse.shared import Shared
 from sciflow.particles.ranks import Alone, Group, Ranks
-from sciflow.progress import time_limit, track
+from sciflow.progress import time_limit, track, within
 from sciflow.search.reference import Found, Search
 from sciflow.solvers.scheduled import Scheduled
 from sciflow.stages.artefact import Job, device
@@ -127,7 +127,9 @@ def _sample(job: Job, section: SampleSection, data: xr.Dataset, together: Ranks,
         task = _Task(job, section, priors, found.times, likelihoods, is_over, together)
         pieces = list(rounds(left, task.is_shared, together.size))
         before = len(work) - len(left) if together.size == 1 else 0  # rounds are not counted like draws
-        shown = track(pieces, "sample", done=before, numbers=lambda: {"ess": [*draws.values()][-1].ess})
+        shown = track(
+            pieces, "sample", done=before, numbers=lambda: {"ess": [*draws.values()][-1].ess} if draws else {}
+        )
         for piece in shown if together.rank == 0 else pieces:
             for item, draw in zip(piece, task.draws(piece), strict=True):
                 draws[item] = draw
@@ -304,7 +306,9 @@ class _Task:
     def _draw(self, name: str, i: int, posterior: Posterior, is_over: Callable[[], bool]) -> Draw:
         """Sample one posterior for one observation."""
 
-        def stop(*_: object) -> None:
+        def stop(*step: int) -> None:
+            if step:
+                within(*step)
             if is_over():
                 raise OutOfTime(
                     f"stopped at observation {i} of {name!r} before the time limit; what was finished is saved. Run "

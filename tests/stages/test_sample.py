@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from sciflow import journal, progress
 from sciflow.data.store import read_provenance, write_provenance
 from tests.tiny import ANALYTIC, IMAGING, Place, change
 
@@ -48,6 +49,17 @@ def test_shards_give_the_bytes_of_one_process(count: int, copied: Place) -> None
     assert whole["seconds"] == max(one["seconds"] for one in spent)  # they may run side by side
     assert whole["cpu_seconds"] == pytest.approx(sum(one["cpu_seconds"] for one in spent), abs=1e-2)  # rounded to ms
     assert (copied.folder / SAMPLES).read_bytes() == before
+
+
+def test_the_journal_tells_of_the_steps_of_an_observation(copied: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that takes an hour is not silent until its end."""
+    monkeypatch.setattr(progress, "TELL_EVERY", 0.0)
+    assert copied.sciflow("sample", "imaging.yaml").status == 0
+    told = [line for line in journal.read(copied.results("imaging") / ".state/sample" / journal.FILE) if "part" in line]
+    first = [line["part"] for line in told if line["done"] == 0]
+    assert first == sorted(set(first)) and len(first) >= 2, "one line for each step but the last"
+    assert {line["done"] for line in told} == set(range(6)), "of three observations for two posteriors"
+    assert all("ess" in line for line in told if line["done"] > 0)
 
 
 def test_the_cost_of_shards_on_devices_is_told_by_the_whole(copied: Place) -> None:
