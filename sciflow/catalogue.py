@@ -150,12 +150,23 @@ class Catalogue:
         return kinds(self.schema)
 
     def digest(self, name: str, stage: str, artefact: Path | str | None = None) -> str:
-        """Digest of the source that a stage of a run uses; a run with `freeze: true` keeps that of its artefact."""
+        """Digest of the source that a stage of a run uses; a run with `freeze: true` keeps that of its artefact.
+
+        Raises:
+            InputError: the artefact of a frozen run has a sidecar that cannot be read.
+        """
         run = self[name]
         if run.values.get("freeze") and artefact is not None:
             sidecar = Path(f"{artefact}.provenance.json")
             if sidecar.is_file():
-                recorded = json.loads(sidecar.read_text(encoding="utf-8")).get("source_digest")
+                try:
+                    recorded = json.loads(sidecar.read_text(encoding="utf-8")).get("source_digest")
+                except (ValueError, AttributeError, RecursionError) as error:
+                    raise InputError(
+                        f"{sidecar} is no JSON object ({error}), but run '{name}' is frozen: what made {artefact} "
+                        "is to be read there. Copy it again from where the results came, or delete it, and the stage "
+                        "is run again."
+                    ) from None
                 if recorded:
                     return str(recorded)
         return digest(stage, run.section(stage), self.kinds, run.values.get("plugins") or ())

@@ -19,7 +19,7 @@ from sciflow.errors import InputError
 from sciflow.runs import Run
 from sciflow.source import plugin_digest
 
-WRONG, UNABLE = 2, 3  # exit statuses of the other process: a run is wrong; torch is not there
+WRONG, UNABLE = 2, 3  # exit statuses of the other process: a run is wrong; torch is not there, or cannot be loaded
 PROGRAM = "from sciflow.checking import answer; answer()"
 
 
@@ -62,7 +62,7 @@ def answer() -> None:
     """Read runs from standard input, check each by its constructors, leave with a status (see `check`)."""
     try:
         from sciflow.config import check_run
-    except ModuleNotFoundError:
+    except (ImportError, OSError):  # not there, or a wheel that this machine cannot load
         sys.exit(UNABLE)
     problems: dict[str, None] = {}  # each once, in order: the children of a sweep share theirs
     for content, file in json.load(sys.stdin):

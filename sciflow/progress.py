@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 LINE_EVERY = 10.0  # seconds between log lines, if a tenth of the work was done meanwhile; six times that if not
 TELL_EVERY = 5.0  # seconds between what listeners are told
 _listeners: list[Callable[[Moment], None]] = []
+_within: list[Callable[[float], None]] = []  # of each loop that is running, the innermost last
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Moment:
         total: of all; None if it is not known.
         per_second: items, since this loop began.
         numbers: what the loop says of itself, e.g. loss.
+        part: of the item that is worked on, how much is done.
     """
 
     what: str
@@ -39,19 +41,23 @@ class Moment:
     total: int | None
     per_second: float
     numbers: Mapping[str, float]
+    part: float = 0.0
 
     def facts(self) -> dict[str, object]:
         """As one flat mapping, with the seconds that are left."""
         rate = self.per_second
-        left = round((self.total - self.done) / rate, 1) if self.total is not None and rate > 0 else None
+        left = round((self.total - self.done - self.part) / rate, 1) if self.total is not None and rate > 0 else None
         facts = {"what": self.what, "done": self.done, "total": self.total, "per_second": float(f"{rate:.4g}")}
         numbers = {name: float(f"{value:.6g}") for name, value in self.numbers.items() if math.isfinite(value)}
-        return {**facts, "left": left, **numbers}
+        return {**facts, "left": left, **({"part": round(self.part, 3)} if self.part else {}), **numbers}
 
 
 @contextmanager
 def told_to(listener: Callable[[Moment], None]) -> Iterator[None]:
-    """Tell `listener` how far every loop inside the block is: its first item, then every few seconds, and its last."""
+    """Tell `listener` how far every loop inside the block is: its first item, then every few seconds, and its last.
+
+    An item that takes longer than that is told of meanwhile, if it says how far it is (`within`).
+    """
     _listeners.append(listener)
     try:
         yield
@@ -86,14 +92,36 @@ def _told(
 ) -> Generator[T]:
     """The items, while listeners are told."""
     start, told, count = time.monotonic(), -math.inf, done
-    for count, item in enumerate(items, start=done + 1):
-        yield item
+
+    def tell(part: float = 0.0) -> None:
+        nonlocal told
         now = time.monotonic()
-        if _listeners and (now - told >= TELL_EVERY or count == total):
-            moment = Moment(what, count, total, (count - done) / max(now - start, 1e-9), numbers())
+        since = max(told, start) if part else told
+        if _listeners and (now - since >= TELL_EVERY or count == total):
+            moment = Moment(what, count, total, (count - done + part) / max(now - start, 1e-9), numbers(), part)
             for listener in _listeners:
                 listener(moment)
             told = now
+
+    _within.append(tell)
+    try:
+        for item in items:
+            yield item
+            count += 1
+            tell()
+    finally:
+        _within.remove(tell)
+
+
+def within(done: int, total: int) -> None:
+    """Say how far the item is that the innermost loop (`track`) works on.
+
+    Args:
+        done: of its steps.
+        total: steps of this item.
+    """
+    if _within and 0 < done < total:
+        _within[-1](done / total)
 
 
 def _bar(items: Iterable[T], description: str, done: int, total: int | None, status: Callable[[], str]) -> Generator[T]:

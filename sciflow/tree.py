@@ -13,7 +13,7 @@ import xarray as xr
 
 from sciflow import yamlfile
 from sciflow.accessor import RunAccessor
-from sciflow.data.store import open_dataset, provenance_path, read_header, read_provenance
+from sciflow.data.store import open_dataset, read_header, read_provenance
 from sciflow.data.table import read_rows
 from sciflow.errors import InputError
 from sciflow.results import FILES, Results, Sweep, look
@@ -68,22 +68,12 @@ def _node(found: Results, name: str, closed_later: Callable[..., Any]) -> xr.Dat
 
 def _provenance(path: Path, known: Mapping[Any, Any]) -> dict[str, Any]:
     """What the sidecar says beyond the header; what has parts becomes JSON text, as in the header of an artefact."""
-    facts = _sidecar(path)
+    facts = read_provenance(path)
     return {
         f"provenance_{key}": value if isinstance(value, int | float | str) else json.dumps(value, ensure_ascii=False)
         for key, value in facts.items()
         if key not in known
     }
-
-
-def _sidecar(path: Path) -> dict[str, Any]:
-    try:
-        facts = read_provenance(path)
-    except ValueError as error:
-        raise InputError(f"{provenance_path(path)} is no JSON ({error}). Delete it, or run its stage again.") from None
-    if not isinstance(facts, dict):
-        raise InputError(f"{provenance_path(path)} must hold an object, got {facts!r}. Delete it.")
-    return facts
 
 
 def _facts(found: Results) -> dict[str, Any]:
@@ -124,7 +114,7 @@ def _stale(found: Results) -> list[str]:
     for name in ("samples", "arrays"):
         inputs: Mapping[str, str] = read_header(found.files[name]).inputs if name in found.files else {}
         for source, digest in inputs.items():
-            written = _sidecar(found.files[source]).get("sha256") if source in found.files else None
+            written = read_provenance(found.files[source]).get("sha256") if source in found.files else None
             if written not in (None, digest):
                 lines.append(f"{FILES[name][1]} was made from another {FILES[source][1]}: run its stage again")
     return lines

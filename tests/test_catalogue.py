@@ -111,6 +111,17 @@ def test_a_missing_data_file_is_found(folder: Path) -> None:
     assert catalogue["own"].files("dataset") == ["scan.nc"]
 
 
+@pytest.mark.parametrize("content", ['{"source_digest": "ab', "[1]", "1"])
+def test_the_sidecar_of_a_frozen_run_that_was_cut_short_is_named(content: str, folder: Path) -> None:
+    """Its stage is not run again in silence: freezing asks that it be kept."""
+    (folder / "runs" / "toy.yaml").write_text(RUN + "freeze: true\n")
+    (folder / "model.pt.provenance.json").write_text('{"source_digest": "abcd"}')
+    assert Catalogue(folder).digest("toy", "train", folder / "model.pt") == "abcd"
+    (folder / "model.pt.provenance.json").write_text(content)
+    with pytest.raises(InputError, match=r"model\.pt\.provenance\.json is no JSON object .* run 'toy' is frozen"):
+        Catalogue(folder).digest("toy", "train", folder / "model.pt")
+
+
 def test_a_resolved_run_is_stored_under_its_content(folder: Path) -> None:
     catalogue = Catalogue(folder)
     file = catalogue.stored("swept~seed=1")

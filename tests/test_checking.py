@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from sciflow import checking
 from sciflow.checking import check, covering
 from sciflow.errors import InputError
 from sciflow.runs import Run
-from tests.pipeline.conftest import SCHEMA
+from tests.pipeline.conftest import ROOT, SCHEMA
 
 WRONG = "import sys; print('a: wrong\\nb: wrong', file=sys.stderr); sys.exit(2)"
 UNABLE = "raise SystemExit(3)"
@@ -67,6 +68,18 @@ def test_without_torch_the_schema_answers(
     with pytest.raises(InputError, match=message):
         check([run(**values)], SCHEMA, tmp_path)
     assert not list(tmp_path.iterdir()), "the schema's word is not remembered: it does not know all"
+
+
+@pytest.mark.parametrize("error", ["ModuleNotFoundError('torch')", "ImportError('GLIBC_2.28')", "OSError('libcudart')"])
+def test_a_torch_that_cannot_be_loaded_is_as_good_as_none(
+    error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real other process: a wheel for another system fails in its own way."""
+    (tmp_path / "torch.py").write_text(f"raise {error}\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
+    check([run()], SCHEMA, tmp_path / "memory")
+    with pytest.raises(InputError, match=r"toy.yaml: train\.n_steps: 0 is less than the minimum"):
+        check([run(train={"n_steps": 0})], SCHEMA, tmp_path / "memory")
 
 
 def test_a_check_that_breaks_down_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

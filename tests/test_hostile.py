@@ -16,8 +16,14 @@ import yaml
 
 from sciflow import yamlfile
 from sciflow.data import formats
+from sciflow.data.layouts import TheWell
+from sciflow.data.measured import read_measured
 from sciflow.data.store import open_dataset
+from sciflow.data.trajectories import open_trajectory
 from sciflow.errors import InputError
+from tests.data.test_layouts import well
+from tests.data.test_scans import SHAPE, fastmri
+from tests.data.test_trajectories import hdf5
 from tests.tiny import Place
 
 
@@ -120,7 +126,8 @@ def test_a_measurement_that_declares_terabytes_is_refused(make: Callable[..., Pa
     suffix = "nc" if make is bomb else "npz"
     make(copied.folder / f"scan.{suffix}", **{"measured": (3,), name: (10**6, 1000, 1000)})
     outcome = copied.sciflow("apply", "imaging.yaml", f"scan.{suffix}")
-    assert outcome.status == 2 and f"scan.{suffix}: the array takes 8e+03 GB, the limit is 8 GB." in outcome.text
+    named = f" '{name}'" if make is bomb else ""
+    assert outcome.status == 2 and f"scan.{suffix}: the array{named} takes 8e+03 GB, the limit is 8 GB." in outcome.text
 
 
 @pytest.mark.parametrize("kind", ["netcdf", "hdf5", "npz"])
@@ -131,3 +138,25 @@ def test_a_data_set_or_its_units_that_declare_terabytes_are_refused(kind: str, t
     file = make(tmp_path / "b", a=(2, 2), ids=(10**12,))
     with pytest.raises(InputError, match=r"takes 8e\+03 GB, the limit is 8 GB"):
         formats.FORMATS[kind](variable="a", split_by="ids").read(file)
+
+
+BESIDE = {
+    "topology": (hdf5, open_trajectory, "topology"),
+    "mask of a scan": (fastmri, lambda path: read_measured(path, SHAPE), "mask"),
+    "header of a scan": (fastmri, lambda path: read_measured(path, SHAPE), "ismrmrd_header"),
+    "scalar of The Well": (well, TheWell().read, "scalars/Re"),
+}
+
+
+@pytest.mark.parametrize("what", BESIDE)
+def test_what_lies_beside_the_arrays_and_declares_terabytes_is_refused(what: str, tmp_path: Path) -> None:
+    """A good file, in which one small entry is replaced by one that is small on the disk alone."""
+    make, read, key = BESIDE[what]
+    path = make(tmp_path / "a.h5")
+    with h5py.File(path, "r+") as file:
+        attributes = dict(file[key].attrs)
+        del file[key]
+        file.create_dataset(key, (10**6, 1000, 1000), dtype="f8", chunks=(64, 64, 64))
+        file[key].attrs.update(attributes)
+    with pytest.raises(InputError, match=rf"a\.h5: the array '/?{key}' takes 8e\+03 GB, the limit is 8 GB"):
+        read(path)

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from sciflow import progress
-from sciflow.progress import time_limit, track
+from sciflow.progress import time_limit, told_to, track, within
 
 
 @pytest.fixture
@@ -55,6 +55,21 @@ def test_without_a_length_the_count_is_shown(clock, caplog):
     for _ in track(iter(range(70)), "stream"):
         clock[0] += 1
     assert lines(caplog) == ["stream: 60", "stream: 70 in 0:01:10"]
+
+
+def test_an_item_that_takes_long_is_told_of_meanwhile(clock):
+    told = []
+    with told_to(told.append):
+        for _ in track(range(2), "sample"):
+            for step in range(1, 11):
+                clock[0] += 2
+                within(step, 10)
+    # every five seconds are over after three steps of 2 s
+    parts = [(0, 0.3), (0, 0.6), (0, 0.9), (1, 0.2), (1, 0.5), (1, 0.8), (2, 0.0)]
+    assert [(moment.done, moment.part) for moment in told] == parts
+    assert told[1].facts() == {"what": "sample", "done": 0, "total": 2, "per_second": 0.05, "left": 28.0, "part": 0.6}
+    within(1, 2)
+    assert len(told) == 7, "no loop is running any more"
 
 
 def test_a_terminal_gets_a_bar(monkeypatch, capsys, caplog):

@@ -97,22 +97,25 @@ def ranks(run, stage):
 def spread(stage):
     """What a stage asks of SLURM: processes on one node start one another, on several nodes `srun` does."""
 
-    def only_on_several(value):
+    def asked(value):
         def answer(wildcards):
             run = run_of(wildcards.run)
-            per_node, n_nodes = ranks(run, stage)
-            return value(run.resource(stage, "gpu"), per_node, n_nodes) if n_nodes > 1 else None
+            return value(run.resource(stage, "gpu"), *ranks(run, stage))
 
         return answer
 
+    def only_on_several(value):
+        return asked(lambda gpu, per_node, n_nodes: value(gpu, per_node) if n_nodes > 1 else None)
+
     return {
-        "gpu": lambda wildcards: (
-            0 if ranks(run_of(wildcards.run), stage)[1] > 1 else run_of(wildcards.run).resource(stage, "gpu")
-        ),
-        "nodes": only_on_several(lambda gpu, per_node, n_nodes: n_nodes),
-        "tasks": only_on_several(lambda gpu, per_node, n_nodes: per_node * n_nodes),
-        "mpi": only_on_several(lambda gpu, per_node, n_nodes: "srun"),
-        "slurm_extra": only_on_several(lambda gpu, per_node, n_nodes: f"--gpus-per-node={gpu}" if gpu else None),
+        "gpu": asked(lambda gpu, per_node, n_nodes: 0 if n_nodes > 1 else gpu),
+        # cards of one node, too: `--gpus=2` alone may be one on each of two
+        "nodes": asked(lambda gpu, per_node, n_nodes: n_nodes if n_nodes > 1 or gpu > 1 else None),
+        # a total of tasks could be spread unevenly; one a node cannot, and the plugin refuses `tasks_per_node: 1`
+        "tasks": asked(lambda gpu, per_node, n_nodes: n_nodes if n_nodes > 1 and per_node == 1 else None),
+        "tasks_per_node": only_on_several(lambda gpu, per_node: per_node if per_node > 1 else None),
+        "mpi": only_on_several(lambda gpu, per_node: "srun"),
+        "slurm_extra": only_on_several(lambda gpu, per_node: f"--gpus-per-node={gpu}" if gpu else None),
     }
 
 
@@ -131,13 +134,23 @@ def launch(stage):
     """What stands before the command where it runs on several nodes."""
 
     def answer(wildcards, output):
-        per_node, n_nodes = ranks(run_of(wildcards.run), stage)
-        srun = f"MASTER_ADDR=$(hostname) srun --nodes={n_nodes} --ntasks-per-node={per_node} --kill-on-bad-exit=1"
-        return (
-            srun if n_nodes > 1 else ""
-        )  # the job starts on its first node, whose name in SLURM may be known to SLURM alone
+        run = run_of(wildcards.run)
+        per_node, n_nodes = ranks(run, stage)
+        threads = run.resource(stage, "threads", 1)  # SLURM no longer takes them from the job
+        tasks = f"--nodes={n_nodes} --ntasks-per-node={per_node} --cpus-per-task={threads}"
+        # the job starts on its first node, whose name in SLURM may be known to SLURM alone
+        return f"MASTER_ADDR=$(hostname) srun {tasks} --kill-on-bad-exit=1" if n_nodes > 1 else ""
 
     return answer
+
+
+def heard(command):
+    """A shell command whose words go to the log and the terminal, until its end.
+
+    A scheduler sends SIGTERM to all processes of a job: the shell and `tee` let it pass, so that what the stage says
+    when it has saved its state is kept, and its exit status is the one of the job.
+    """
+    return f"trap : TERM; {command} 2>&1 | (trap '' TERM; exec tee {{log:q}})"
 
 
 def section(stage):

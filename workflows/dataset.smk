@@ -7,13 +7,14 @@ rule dataset:
         "<logs>/{run}/dataset.log",
     benchmark:
         "<benchmarks>/{run}/dataset.tsv"
+    retries: RETRIES
     conda:
         "envs/sciflow.yaml"
     threads: resource("dataset", "threads", 1)
     resources:
         gpu=resource("dataset", "gpu"),
         local_gpu=resource("dataset", "gpu"),
-        mem_mb=resource("dataset", "mem_mb"),
+        mem_mb=memory("dataset"),
         runtime=resource("dataset", "runtime"),
     params:
         section=section("dataset"),
@@ -22,5 +23,7 @@ rule dataset:
         yaml=run_yaml,
         state=state,
     shell:
-        "{params.write} && sciflow dataset {params.yaml:q} --out {output.data:q} --state {params.state:q}"
-        " --time-limit {resources.runtime} --source {params.source} 2>&1 | tee {log:q}"
+        heard(
+            "{params.write} && sciflow dataset {params.yaml:q} --out {output.data:q} --state {params.state:q}"
+            " --time-limit {resources.runtime} --source {params.source}"
+        )

@@ -10,13 +10,14 @@ rule evaluate:
         "<logs>/{run}/evaluate.log",
     benchmark:
         "<benchmarks>/{run}/evaluate.tsv"
+    retries: RETRIES
     conda:
         "envs/sciflow.yaml"
     threads: resource("evaluate", "threads", 1)
     resources:
         gpu=resource("evaluate", "gpu"),
         local_gpu=resource("evaluate", "gpu"),
-        mem_mb=resource("evaluate", "mem_mb"),
+        mem_mb=memory("evaluate"),
         runtime=resource("evaluate", "runtime"),
     params:
         section=section("evaluate"),
@@ -25,6 +26,8 @@ rule evaluate:
         yaml=run_yaml,
         state=state,
     shell:
-        "{params.write} && sciflow evaluate {params.yaml:q} --data {input.data:q} --samples {input.samples:q}"
-        " --out {output.table:q} --state {params.state:q}"
-        " --time-limit {resources.runtime} --source {params.source} 2>&1 | tee {log:q}"
+        heard(
+            "{params.write} && sciflow evaluate {params.yaml:q} --data {input.data:q} --samples {input.samples:q}"
+            " --out {output.table:q} --state {params.state:q}"
+            " --time-limit {resources.runtime} --source {params.source}"
+        )

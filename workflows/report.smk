@@ -29,9 +29,11 @@ rule report:
         write=write_run,
         yaml=run_yaml,
     shell:
-        "{params.write} && sciflow report {params.yaml:q} --data {input.data:q} --model {input.model:q}"
-        " --samples {input.samples:q} --metrics {input.table:q} --out {output.page:q}"
-        " --source {params.source} 2>&1 | tee {log:q}"
+        heard(
+            "{params.write} && sciflow report {params.yaml:q} --data {input.data:q} --model {input.model:q}"
+            " --samples {input.samples:q} --metrics {input.table:q} --out {output.page:q}"
+            " --source {params.source}"
+        )
 
 
 rule compare:
@@ -61,7 +63,7 @@ rule compare:
         yaml=run_yaml,
         runs=lambda wildcards, input: [Path(table).parent for table in input.tables],
     shell:
-        "{params.write} && sciflow compare {params.runs:q} --out {output.page:q} 2>&1 | tee {log:q}"
+        heard("{params.write} && sciflow compare {params.runs:q} --out {output.page:q}")
 
 
 rule index:
@@ -84,4 +86,4 @@ rule index:
         source=page_source,
         results=lambda wildcards, output: Path(output[0]).parent,
     shell:
-        "sciflow index {params.results:q} --out {output.page:q} 2>&1 | tee {log:q}"
+        heard("sciflow index {params.results:q} --out {output.page:q}")

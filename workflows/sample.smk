@@ -27,10 +27,12 @@ rule sample_part:
         state=state,
         launch=launch("sample"),
     shell:
-        "{params.write} && {params.launch} sciflow sample {params.yaml:q} --data {input.data:q} --model {input.model:q}"
-        " --out {output.part:q}"
-        " --shard {wildcards.shard}/{wildcards.shards} --state {params.state:q}"
-        " --time-limit {resources.runtime} --source {params.source} 2>&1 | tee {log:q}"
+        heard(
+            "{params.write} && {params.launch} sciflow sample {params.yaml:q} --data {input.data:q} "
+            " --model {input.model:q} --out {output.part:q}"
+            " --shard {wildcards.shard}/{wildcards.shards} --state {params.state:q}"
+            " --time-limit {resources.runtime} --source {params.source}"
+        )
 
 
 rule sample:
@@ -42,11 +44,12 @@ rule sample:
         "<logs>/{run}/sample.log",
     benchmark:
         "<benchmarks>/{run}/sample.tsv"
+    retries: RETRIES
     conda:
         "envs/sciflow.yaml"
     threads: 1
     resources:
-        mem_mb=resource("sample", "mem_mb"),
+        mem_mb=memory("sample"),
         runtime=resource("sample", "runtime"),
     params:
         section=section("sample"),
@@ -54,5 +57,7 @@ rule sample:
         write=write_run,
         yaml=run_yaml,
     shell:
-        "{params.write} && sciflow sample {params.yaml:q} --gather {input.parts:q} --out {output.samples:q}"
-        " --source {params.source} 2>&1 | tee {log:q}"
+        heard(
+            "{params.write} && sciflow sample {params.yaml:q} --gather {input.parts:q} --out {output.samples:q}"
+            " --source {params.source}"
+        )

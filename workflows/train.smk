@@ -25,5 +25,7 @@ rule train:
         state=state,
         launch=launch("train"),
     shell:
-        "{params.write} && {params.launch} sciflow train {params.yaml:q} --data {input.data:q} --out {output.model:q}"
-        " --state {params.state:q} --time-limit {resources.runtime} --source {params.source} 2>&1 | tee {log:q}"
+        heard(
+            "{params.write} && {params.launch} sciflow train {params.yaml:q} --data {input.data:q}"
+            " --out {output.model:q} --state {params.state:q} --time-limit {resources.runtime} --source {params.source}"
+        )

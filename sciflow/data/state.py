@@ -47,6 +47,13 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     )
 
 
+def _is_for_want_of_a_package(error: BaseException | None) -> bool:
+    """Whether a package was missing, which may be there at the next attempt."""
+    while error is not None and not isinstance(error, ImportError):
+        error = error.__context__
+    return error is not None
+
+
 def state_key(section: str, source: str, inputs: Mapping[str, str]) -> str:
     """The key of a state: any change of section, source digest or input hashes gives another one."""
     text = json.dumps([section, source, dict(inputs)], sort_keys=True)
@@ -55,7 +62,7 @@ def state_key(section: str, source: str, inputs: Mapping[str, str]) -> str:
 
 @contextlib.contextmanager
 def alone(directory: Path) -> Iterator[None]:
-    """Be the only process that works in `directory`, for a stage that is over too soon to keep a state.
+    """Be the only process that works in `directory`, for work that is over too soon to keep a state.
 
     Args:
         directory: of the stage, as for `State`.
@@ -63,14 +70,18 @@ def alone(directory: Path) -> Iterator[None]:
     Raises:
         InputError: another process works here, as an orphan of a workflow that was killed.
     """
-    lock, holder = FileLock(directory / "lock"), directory / "holder"
+    lock, holder, kept = FileLock(directory / "lock"), directory / "holder", False
     _acquire(lock, directory)
     try:
         holder.write_text(_name())
         yield
+    except BaseException as error:
+        kept = is_out_of_memory(error)
+        raise
     finally:
         with contextlib.suppress(OSError):  # as in State: not instead of the error that is on its way
-            holder.unlink(missing_ok=True)
+            if not kept:
+                holder.unlink(missing_ok=True)
         lock.release()
 
 
@@ -134,7 +145,7 @@ class State:
             with contextlib.suppress(OSError):  # a full disk must not hide the error that is on its way
                 if error is not None:
                     self.log(f"{type(error).__name__}: {error}")
-                if isinstance(error, PERMANENT):
+                if isinstance(error, PERMANENT) and not _is_for_want_of_a_package(error):
                     self.fail(str(error))
                 if not is_out_of_memory(error):
                     (self.directory / "holder").unlink(missing_ok=True)
@@ -201,7 +212,12 @@ class State:
         if os.environ.get(RETRY_VARIABLE):
             (self._folder / "failed.json").unlink()
             return
-        message = json.loads(recorded)["message"]
+        try:
+            message = json.loads(recorded)["message"]
+        except (ValueError, KeyError, TypeError, RecursionError):  # a bad disk's: the work meets the failure again
+            self.log("failed.json is damaged; the work is tried again")
+            (self._folder / "failed.json").unlink()
+            return
         raise InputError(
             f"{message}\nThis is a recorded failure: nothing it depends on has changed since. "
             f"To try again all the same, set {RETRY_VARIABLE}=1 or delete {self._folder}."

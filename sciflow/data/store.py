@@ -310,9 +310,21 @@ def write_provenance(path: str | Path, facts: Mapping[str, object]) -> None:
 
 
 def read_provenance(path: str | Path) -> dict[str, object]:
-    """The volatile facts of an artefact; empty if there are none."""
+    """The volatile facts of an artefact; empty if there are none.
+
+    Raises:
+        InputError: what lies there is none of ours, or was cut short.
+    """
     sidecar = provenance_path(path)
-    return json.loads(sidecar.read_text()) if sidecar.is_file() else {}
+    if not sidecar.is_file():
+        return {}
+    try:
+        facts = json.loads(sidecar.read_text())
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{sidecar} is no JSON ({error}). Delete it, or run its stage again.") from None
+    if not isinstance(facts, dict):
+        raise InputError(f"{sidecar} must hold an object, got {facts!r}. Delete it, or run its stage again.")
+    return facts
 
 
 def _json(value: object, indent: int | None = None) -> str:

@@ -100,8 +100,21 @@ class Job:
         """The state of this stage (and shard), keyed by everything that its result depends on."""
         return None if self.state is None else State(self.folder(), state_key(self.section, self.source, self.hashes))
 
+    @contextlib.contextmanager
+    def remembered(self) -> Iterator[None]:
+        """For a stage without checkpoints that may be long: what fails for good says so at once when tried again.
+
+        Raises:
+            InputError: another process works at this stage of this run, or it has failed for good before.
+        """
+        state = self.open_state()
+        with contextlib.nullcontext() if state is None else state:
+            yield
+            if state is not None:
+                state.clear()
+
     def alone(self) -> contextlib.AbstractContextManager[None]:
-        """For a stage without a state: an orphan and its duplicate never both write.
+        """For a stage that is over in seconds: an orphan and its duplicate never both write.
 
         Raises:
             InputError: another process works at this stage of this run.

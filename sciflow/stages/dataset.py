@@ -18,7 +18,7 @@ def run(job: Job, dataset: Dataset) -> None:
     Raises:
         InputError: a file that cannot be read, or data that break the schema.
     """
-    with job.alone():
+    with job.remembered():
         arrays = dataset.simulate(job.stream)
         check(arrays, DATA, str(job.out))
         write_dataset(job.out, arrays, job.header())

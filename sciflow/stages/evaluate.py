@@ -49,7 +49,7 @@ def run(job: Job, section: EvaluateSection, likelihood: LikelihoodModel) -> None
     job.expect("samples", read_header(job.inputs["samples"]).inputs)
     domain = question(job.domain, "evaluate")
     names = section.metrics or tuple(domain.METRICS)
-    with job.alone():
+    with job.remembered():
         findings = domain.evaluate(names, data, samples, likelihood, job.stream)
         write_dataset(arrays_path(job.out), findings.arrays, job.header())
         with atomic_path(job.out) as path, path.open("w", newline="", encoding="utf-8") as file:

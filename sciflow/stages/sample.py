@@ -40,7 +40,7 @@ from sciflow.inverse.likelihood import GaussianLikelihood, LikelihoodModel
 from sciflow.inverse.posterior import Guided, Posterior
 from sciflow.inverse.shared import Shared
 from sciflow.particles.ranks import Alone, Group, Ranks
-from sciflow.progress import time_limit, track
+from sciflow.progress import time_limit, track, within
 from sciflow.search.reference import Found, Search
 from sciflow.solvers.scheduled import Scheduled
 from sciflow.stages.artefact import Job, device
@@ -136,7 +136,9 @@ def _sample(
         task = _Task(job, section, priors, found.times, likelihoods, is_over, together)
         pieces = list(rounds(left, task.is_shared, together.size))
         before = len(work) - len(left) if together.size == 1 else 0  # rounds are not counted like draws
-        shown = track(pieces, "sample", done=before, numbers=lambda: {"ess": [*draws.values()][-1].ess})
+        shown = track(
+            pieces, "sample", done=before, numbers=lambda: {"ess": [*draws.values()][-1].ess} if draws else {}
+        )
         for piece in shown if together.rank == 0 else pieces:
             for item, draw in zip(piece, task.draws(piece), strict=True):
                 draws[item] = draw
@@ -313,7 +315,9 @@ class _Task:
     def _draw(self, name: str, i: int, posterior: Posterior, is_over: Callable[[], bool]) -> Draw:
         """Sample one posterior for one observation."""
 
-        def stop(*_: object) -> None:
+        def stop(*step: int) -> None:
+            if step:
+                within(*step)
             if is_over():
                 raise OutOfTime(
                     f"stopped at observation {i} of {name!r} before the time limit; what was finished is saved. Run "
@@ -373,16 +377,24 @@ def gather(job: Job, parts: Sequence[Path]) -> None:
 
 
 def _sum(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Costs of the shards: added up, but for the wall time, which is that of the longest."""
+    """Costs of the shards: seconds of processors and devices added up, of the rest the largest: they run side by side.
+
+    What a shard does not say counts as nothing; of devices and ranks nothing is said if no shard does.
+    """
 
     def total(key: str) -> Iterator[tuple[str, float]]:
         names = [name for fact in facts for name in fact.get(key, {})]
         for name in dict.fromkeys(names):
-            yield name, round(sum(fact[key].get(name, 0) for fact in facts), 3)
+            yield name, round(sum(fact.get(key, {}).get(name, 0) for fact in facts), 3)
 
-    keys = ("posterior_seconds", "posterior_rows")
-    peak = max(float(fact.get("peak_memory_mb", 0)) for fact in facts)
-    cpu = sum(float(fact.get("cpu_seconds", 0)) for fact in facts)
-    longest = max(float(fact.get("seconds", 0)) for fact in facts)  # shards run side by side
-    return {"shards": len(facts), "peak_memory_mb": peak, "cpu_seconds": round(cpu, 3), "seconds": longest,
-            **{key: dict(total(key)) for key in keys}}  # fmt: skip
+    def known(key: str) -> list[Any]:
+        return [fact[key] for fact in facts if key in fact]
+
+    found: dict[str, Any] = {"shards": len(facts), "cpu_seconds": round(sum(known("cpu_seconds")), 3)}
+    found |= {key: max(known(key), default=0) for key in ("seconds", "peak_memory_mb")}
+    found |= {key: max(known(key)) for key in ("peak_gpu_memory_mb", "ranks") if known(key)}
+    if known("gpu_seconds"):
+        found["gpu_seconds"] = round(sum(known("gpu_seconds")), 3)
+    if known("device"):
+        found["device"] = ", ".join(dict.fromkeys(map(str, known("device"))))
+    return found | {key: dict(total(key)) for key in ("posterior_seconds", "posterior_rows")}

@@ -112,6 +112,26 @@ def test_a_permanent_failure_is_repeated_at_once_with_its_checkpoint_kept(tmp_pa
         assert state.load("failed.json") is None
 
 
+def test_a_package_that_was_missing_is_asked_for_again(tmp_path):
+    with pytest.raises(InputError), State(tmp_path, KEY):
+        try:
+            import no_such_package  # noqa: F401
+        except ImportError:
+            raise InputError("pip install no_such_package") from None
+    with State(tmp_path, KEY) as state:
+        assert state.load("failed.json") is None
+
+
+@pytest.mark.parametrize("content", ["", '{"message": "wr', "[]", "{}"])
+def test_a_damaged_record_of_a_failure_is_forgotten(tmp_path, content):
+    with pytest.raises(InputError), State(tmp_path, KEY):
+        raise InputError("wrong")
+    (tmp_path / KEY / "failed.json").write_text(content)
+    with State(tmp_path, KEY) as state:
+        assert state.load("failed.json") is None
+    assert "failed.json is damaged" in (tmp_path / "log").read_text()
+
+
 def test_a_changed_run_forgets_the_failure(tmp_path):
     with pytest.raises(InputError), State(tmp_path, KEY):
         raise InputError("wrong")
@@ -177,8 +197,12 @@ def test_a_stage_without_a_state_has_one_process(tmp_path):
     with pytest.raises(OSError, match="disk"), alone(tmp_path):
         raise OSError(28, "disk full")
     assert not (tmp_path / "holder").exists()
+    with pytest.raises(MemoryError), alone(tmp_path):
+        raise MemoryError
+    assert megabytes(1000, tmp_path, 2) == 2000
     with alone(tmp_path):
         pass
+    assert megabytes(1000, tmp_path, 2) == 1000
 
 
 def test_a_refused_duplicate_asks_for_no_more(tmp_path):

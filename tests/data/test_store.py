@@ -263,6 +263,13 @@ def test_provenance_stands_beside_the_artefact(tmp_path):
     assert text["seconds"] == 1.5 and {"written", "host"} <= set(text)
 
 
+@pytest.mark.parametrize("content", ['{"seconds": 1', "", "[1]", "null", "[" * 100_000], ids=lambda text: text[:12])
+def test_a_sidecar_that_is_none_is_named(content, tmp_path):
+    (tmp_path / "samples.nc.provenance.json").write_text(content)
+    with pytest.raises(InputError, match=r"samples\.nc\.provenance\.json .*Delete it, or run its stage again\."):
+        read_provenance(tmp_path / "samples.nc")
+
+
 def test_sha256_is_that_of_the_bytes(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256(tmp_path / "a").startswith("ba7816bf8f01cfea")  # FIPS 180-2, example B.1

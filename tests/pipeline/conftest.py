@@ -33,7 +33,8 @@ for word in arguments[1:]:
         options.setdefault(name, []).append(word)
 with open("calls.jsonl", "a") as calls:
     calls.write(json.dumps([arguments[0], options]) + "\\n")
-if arguments[0] == os.environ.get("FAKE_FAILS_ONCE") and not os.path.exists("failed-once"):
+called = arguments[0] + " --gather" * ("--gather" in options)
+if called == os.environ.get("FAKE_FAILS_ONCE") and not os.path.exists("failed-once"):
     open("failed-once", "w").close()
     sys.exit(75)
 out = options["--out"][0]

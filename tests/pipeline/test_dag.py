@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +21,16 @@ TRAIN = {"train", *SAMPLE}
 DATASET = {"dataset", *TRAIN}
 
 RUN = "workflows/runs/toy.yaml"
+TERMINATED = """#!{python} -IS
+import signal, sys, time
+def save(*_):
+    time.sleep(0.2)  # longer than a `tee` that is ended lives
+    print("saved", flush=True)
+    sys.exit(75)
+signal.signal(signal.SIGTERM, save)
+print("begun", flush=True)
+time.sleep(60)
+"""
 EDITS = {
     "nothing": ([], set()),
     "what changes no result": (
@@ -155,12 +167,61 @@ def test_a_stage_that_stops_for_time_is_tried_again(project: Project) -> None:
     assert result.text.count("mem_mb=8000,") == 1, "one of the two failed, and was found killed"
 
 
+RETRIED = {"dataset": "data.nc", "evaluate": "metrics.csv", "sample --gather": "samples.nc"}
+
+
+@pytest.mark.parametrize("stage", RETRIED)
+def test_a_job_that_was_killed_is_tried_again_with_twice_the_memory(stage: str, project: Project) -> None:
+    name = stage.partition(" ")[0]
+    project.edit(RUN, "{shards: 2}", f"{{shards: 2}}, {name}: {{mem_mb: 300}}" if name != "sample" else "{mem_mb: 300}")
+    project.write(f"results/toy/.state/{name}/holder", "process 1 on a node that killed it")
+    result = project.snakemake(f"results/toy/{RETRIED[stage]}", FAKE_FAILS_ONCE=stage)
+    assert result.status == 0, result.text
+    called = [command for command, options in project.calls() if ("--gather" in options) == (stage != name)]
+    assert called.count(name) == 2, result.text
+    assert result.text.count("mem_mb=600,") == 1, result.text
+
+
+def test_a_termination_leaves_the_last_word_and_the_exit_status(project: Project) -> None:
+    """As a scheduler does it: SIGTERM to the shell, to the stage and to `tee`."""
+    shown = project.snakemake("--dry-run", "-p", "results/toy/data.nc").text
+    (command,) = [line.partition("Shell command: ")[2] for line in shown.splitlines() if "sciflow dataset" in line]
+    project.write("bin/sciflow", TERMINATED.format(python=sys.executable))
+    (project.folder / "logs/toy").mkdir(parents=True)
+    (project.folder / "results/toy").mkdir(parents=True)
+    variables = {**os.environ, "PATH": f"{project.folder / 'bin'}:{os.environ['PATH']}"}
+    call = ["bash", "-c", f"set -euo pipefail; {command}"]  # as Snakemake calls it
+    with subprocess.Popen(
+        call, cwd=project.folder, env=variables, stdout=-1, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "begun\n"
+        os.killpg(process.pid, signal.SIGTERM)
+        said, _ = process.communicate(timeout=TIME_LIMIT)
+    assert (process.returncode, said) == (75, "saved\n")
+    assert (project.folder / "logs/toy/dataset.log").read_text() == "begun\nsaved\n"
+
+
+def test_every_job_keeps_its_last_word(project: Project) -> None:
+    shown = project.snakemake("--dry-run", "-p").text
+    commands = [line for line in shown.splitlines() if "sciflow " in line and "--out" in line]
+    assert len(commands) == 8, shown
+    for command in commands:
+        assert "trap : TERM; " in command and command.rstrip().endswith(".log)"), command
+        assert " 2>&1 | (trap '' TERM; exec tee logs/" in command, command
+
+
 SPREAD = {
-    "gpu: 2": ("gpu=2, local_gpu=2", "&& sciflow train"),
+    "gpu: 1": ("gpu=1, local_gpu=1", "&& sciflow train"),
+    "gpu: 2": ("gpu=2, nodes=1, local_gpu=2", "&& sciflow train"),
     "ranks: 3, threads: 2": ("gpu=0, local_gpu=0", "&& sciflow train"),
-    "gpu: 2, nodes: 3": (
-        "gpu=0, nodes=3, tasks=6, mpi=srun, slurm_extra=--gpus-per-node=2, local_gpu=2",
-        "&& MASTER_ADDR=$(hostname) srun --nodes=3 --ntasks-per-node=2 --kill-on-bad-exit=1 sciflow train",
+    "gpu: 2, nodes: 3, threads: 4": (
+        "gpu=0, nodes=3, tasks_per_node=2, mpi=srun, slurm_extra=--gpus-per-node=2, local_gpu=2",
+        "&& MASTER_ADDR=$(hostname) srun --nodes=3 --ntasks-per-node=2 --cpus-per-task=4 --kill-on-bad-exit=1 "
+        "sciflow train",
+    ),
+    "gpu: 1, nodes: 3": (  # the plugin takes no `tasks_per_node: 1`
+        "gpu=0, nodes=3, tasks=3, mpi=srun, slurm_extra=--gpus-per-node=1, local_gpu=1",
+        "srun --nodes=3 --ntasks-per-node=1 --cpus-per-task=1 --kill-on-bad-exit=1 sciflow train",
     ),
 }
 
@@ -186,8 +247,9 @@ def test_ranks_of_sample_are_asked_for_like_those_of_train(project: Project) -> 
     jobs = [" ".join(part.split()) for part in shown.split("rule ") if part.startswith("sample_part:")]
     assert jobs, shown
     for job in jobs:
-        assert "nodes=3, tasks=6, mpi=srun" in job, shown
-        assert "srun --nodes=3 --ntasks-per-node=2 --kill-on-bad-exit=1 sciflow sample" in job, shown
+        assert "nodes=3, tasks_per_node=2, mpi=srun" in job, shown
+        tasks = "--nodes=3 --ntasks-per-node=2 --cpus-per-task=1"
+        assert f"srun {tasks} --kill-on-bad-exit=1 sciflow sample" in job, shown
 
 
 def test_importable_as_a_module(project: Project, tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ import pytest
 import torch
 import xarray as xr
 
+from sciflow.data.state import RETRY_VARIABLE
 from sciflow.data.store import read_header, read_provenance, sha256
+from sciflow.errors import InputError
 from tests.tiny import IMAGING, Place, change
 
 RESULTS = "results/imaging"
@@ -164,6 +166,38 @@ def test_one_changed_bit_behind_the_figures_is_noticed(copied: Place) -> None:
     assert outcome.status == 2
     assert "metrics.nc is not the file that its stage wrote: its SHA-256 is" in outcome.text
     assert "metrics.csv.provenance.json says" in outcome.text
+
+
+@pytest.mark.parametrize("stage", ["dataset", "evaluate"])
+def test_a_stage_that_fails_for_good_says_so_at_once(
+    stage: str, copied: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Snakemake tries each failed job again: without a record all of the work would be done again in vain."""
+    n_calls = 0
+
+    def failing(*_: object) -> None:
+        nonlocal n_calls
+        n_calls += 1
+        raise InputError("the data are wrong")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"sciflow.stages.{stage}.write_dataset", failing)
+        first, again = (copied.sciflow(stage, "imaging.yaml") for _ in range(2))
+    assert (first.status, first.text) == (2, "error: the data are wrong")
+    assert again.status == 2 and "error: the data are wrong\nThis is a recorded failure" in again.text
+    assert n_calls == 1
+    monkeypatch.setenv(RETRY_VARIABLE, "1")
+    assert copied.sciflow(stage, "imaging.yaml").status == 0
+
+
+def test_a_sidecar_that_was_cut_short_is_named(copied: Place) -> None:
+    sidecar = copied.results("imaging") / "model.pt.provenance.json"
+    sidecar.write_bytes(sidecar.read_bytes()[:-20])
+    outcome = copied.sciflow("sample", "imaging.yaml")
+    assert outcome.status == 2 and "model.pt.provenance.json is no JSON (" in outcome.text
+    assert len(outcome.text.splitlines()) == 1
+    sidecar.unlink()
+    assert copied.sciflow("sample", "imaging.yaml").status == 0
 
 
 def test_one_changed_bit_of_a_shard_is_noticed(copied: Place) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from sciflow.data.store import read_provenance
+from sciflow import journal, progress
+from sciflow.data.store import read_provenance, write_provenance
 from tests.tiny import ANALYTIC, IMAGING, Place, change
 
 FAULTS = str(Path(__file__).with_name("faults.py"))
@@ -48,6 +49,33 @@ def test_shards_give_the_bytes_of_one_process(count: int, copied: Place) -> None
     assert whole["seconds"] == max(one["seconds"] for one in spent)  # they may run side by side
     assert whole["cpu_seconds"] == pytest.approx(sum(one["cpu_seconds"] for one in spent), abs=1e-2)  # rounded to ms
     assert (copied.folder / SAMPLES).read_bytes() == before
+
+
+def test_the_journal_tells_of_the_steps_of_an_observation(copied: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that takes an hour is not silent until its end."""
+    monkeypatch.setattr(progress, "TELL_EVERY", 0.0)
+    assert copied.sciflow("sample", "imaging.yaml").status == 0
+    told = [line for line in journal.read(copied.results("imaging") / ".state/sample" / journal.FILE) if "part" in line]
+    first = [line["part"] for line in told if line["done"] == 0]
+    assert first == sorted(set(first)) and len(first) >= 2, "one line for each step but the last"
+    assert {line["done"] for line in told} == set(range(6)), "of three observations for two posteriors"
+    assert all("ess" in line for line in told if line["done"] > 0)
+
+
+def test_the_cost_of_shards_on_devices_is_told_by_the_whole(copied: Place) -> None:
+    """Joining runs on a processor: seconds are added up, memory is the largest, the device is that of the shards."""
+    devices = [
+        {"gpu_seconds": 10.5, "peak_gpu_memory_mb": 700.0, "ranks": 2, "device": "card A"},
+        {"gpu_seconds": 20.25, "peak_gpu_memory_mb": 900.0, "ranks": 2, "device": "card B"},
+    ]
+    for index, facts in enumerate(devices, start=1):
+        part = f"{index}.nc"
+        assert copied.sciflow("sample", "imaging.yaml", "--shard", f"{index}/2", "--out", part).status == 0
+        write_provenance(copied.folder / part, {**read_provenance(copied.folder / part), **facts})
+    assert copied.sciflow("sample", "imaging.yaml", "--gather", "1.nc", "2.nc").status == 0
+    told = read_provenance(copied.folder / SAMPLES)
+    whole = {"gpu_seconds": 30.75, "peak_gpu_memory_mb": 900.0, "ranks": 2, "device": "card A, card B"}
+    assert {key: told[key] for key in whole} == whole
 
 
 @pytest.mark.parametrize(

@@ -47,16 +47,16 @@ def choose(path: Path, variable: str, names: Sequence[str], key: str = "variable
     raise InputError(f"{path}: {asked}, found {names}.{hint}")
 
 
-def check_size(path: Path, n_bytes: int, max_gigabytes: float) -> None:
-    """Refuse an array that is larger than declared, before it is read.
+def check_size(path: Path, n_bytes: int, max_gigabytes: float, name: str = "") -> None:
+    """Refuse an array that is larger than declared, before it is read; named if the file has names.
 
     Raises:
         InputError: it is.
     """
     if n_bytes > max_gigabytes * GIGABYTE:
         raise InputError(
-            f"{path}: the array takes {n_bytes / GIGABYTE:.3g} GB, the limit is {max_gigabytes:g} GB. "
-            "Raise `max_gigabytes` if the machine has the memory, or give fewer samples."
+            f"{path}: the array{name and f' {name!r}'} takes {n_bytes / GIGABYTE:.3g} GB, the limit is "
+            f"{max_gigabytes:g} GB. Raise `max_gigabytes` if the machine has the memory, or give fewer samples."
         )
 
 
@@ -79,7 +79,7 @@ def check_declared(path: Path, names: Iterable[str] | None, max_gigabytes: float
         for name in file if names is None else names:
             stored = file.get(name)
             if isinstance(stored, h5py.Dataset) and stored.shape is not None:
-                check_size(path, stored.size * stored.dtype.itemsize, max_gigabytes)
+                check_size(path, stored.size * stored.dtype.itemsize, max_gigabytes, name)
 
 
 def blank(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:

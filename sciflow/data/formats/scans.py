@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +63,7 @@ def read_scan(path: Path, shape: tuple[int, ...], max_gigabytes: float) -> tuple
                 return _kspace(path, file, shape, max_gigabytes)
             if "data" in found and file["data"].ndim == 3:
                 return {"measured": _sinograms(path, _array(path, file, "data", max_gigabytes))}, {}
-    except (OSError, RuntimeError, KeyError, TypeError) as error:
+    except (OSError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"{path} is no HDF5 file, or damaged ({reason}). Write it again.") from error
     raise InputError(
@@ -77,7 +76,7 @@ def _array(path: Path, file: h5py.File, name: str, max_gigabytes: float) -> np.n
     stored = file[name]
     if stored.external or stored.is_virtual or stored.shape is None:
         raise InputError(f"{path}: {name!r} is empty, or lies in another file. Copy it into this one.")
-    check_size(path, stored.size * stored.dtype.itemsize, max_gigabytes)
+    check_size(path, stored.size * stored.dtype.itemsize, max_gigabytes, name)
     return stored[()]
 
 
@@ -115,7 +114,8 @@ def _kspace(
             f"{path}: k-space is of complex images, but the model has {shape[0]} channel(s). Train one of two "
             "channels, the real and the imaginary part."
         )
-    columns = np.asarray(file["mask"][()]).astype(bool) if "mask" in file else np.abs(space).any((0, 1, 2))
+    has_mask = "mask" in file
+    columns = _array(path, file, "mask", max_gigabytes).astype(bool) if has_mask else np.abs(space).any((0, 1, 2))
     if columns.shape != space.shape[3:] or not columns.any():
         raise InputError(f"{path}: `mask` has shape {columns.shape}, needs {space.shape[3:]}, not all zero.")
     kept = space[..., columns]
@@ -128,15 +128,15 @@ def _kspace(
         if maps.shape != space.shape or maps.dtype.kind != "c":
             raise InputError(f"{path}: `s_maps` is {maps.dtype} {maps.shape}, needs complex numbers {space.shape}.")
         arrays["operator_maps"] = np.stack([maps.real, maps.imag], 2).astype(np.float64)
-    return arrays, _header(path, file, file.attrs)
+    return arrays, _header(path, file, max_gigabytes)
 
 
-def _header(path: Path, file: h5py.File, attributes: Mapping[str, Any]) -> dict[str, Any]:
+def _header(path: Path, file: h5py.File, max_gigabytes: float) -> dict[str, Any]:
     """Acquisition and matrix sizes, where the file tells them."""
-    facts = {name: str(attributes[name]) for name in ("acquisition", "patient_id") if name in attributes}
+    facts = {name: str(file.attrs[name]) for name in ("acquisition", "patient_id") if name in file.attrs}
     if "ismrmrd_header" not in file:
         return facts
-    stored = file["ismrmrd_header"][()]
+    stored: Any = _array(path, file, "ismrmrd_header", max_gigabytes)
     text = (stored if isinstance(stored, bytes) else str(stored).encode()).decode("utf-8", "replace")
     if len(text) > LARGEST_HEADER:
         raise InputError(f"{path}: `ismrmrd_header` has {len(text)} bytes, more than a header has. Write it again.")

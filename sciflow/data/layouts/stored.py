@@ -46,7 +46,7 @@ def array(path: str | Path, max_gigabytes: float, look_inside: bool) -> Callable
             raise InputError(f"{path}: data set {name!r} lies in another file. Copy it into this one.")
         if stored.shape is None or stored.dtype.kind not in "fiub":
             raise InputError(f"{path}: data set {name!r} holds {stored.dtype}, needs real numbers. Convert it.")
-        check_size(Path(path), n_bytes(stored), max_gigabytes)
+        check_size(Path(path), n_bytes(stored), max_gigabytes, name)
         is_field = len(stored.shape) > 1
         return stored[()] if look_inside or not is_field else blank(stored.shape, stored.dtype)
 

@@ -66,7 +66,7 @@ class TheWell:
                 into = fields if varies else constants
                 for suffix, part in _components(path, file[name], get, sizes, axes):
                     into[name.partition("/")[2] + suffix] = part if varies else part[:, 0]
-            parameters = _scalars(path, file, sizes[0])
+            parameters = _scalars(path, file, get, sizes[0])
             boundary = _boundaries(file)
             facts = {"dataset_name": text(file.attrs["dataset_name"])} if "dataset_name" in file.attrs else {}
         if not fields:
@@ -134,13 +134,13 @@ def _flat(index: tuple[int, ...], n: int) -> int:
     return sum(i * n**place for place, i in enumerate(reversed(index)))
 
 
-def _scalars(path: str | Path, file: h5py.File, n: int) -> dict[str, np.ndarray]:
+def _scalars(path: str | Path, file: h5py.File, get: Callable[[Any], np.ndarray], n: int) -> dict[str, np.ndarray]:
     """Scalars of each sample."""
     group, found = file.get("scalars"), {}
     for name in _names(group) if group is not None else ():
         if bool(group[name].attrs.get("time_varying", False)):
             raise InputError(f"{path}: scalar {name!r} varies in time. Store it as a field, or leave it out.")
-        found[name] = np.broadcast_to(np.asarray(group[name][()], dtype=np.float64), (n,))
+        found[name] = np.broadcast_to(np.asarray(get(group[name]), dtype=np.float64), (n,))
     return found
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from sciflow.data.formats.mapping import check_declared
 from sciflow.data.layouts.stored import array, opened, text, written
 from sciflow.data.trajectories.frames import UNITS, Atoms, Frames, atoms_of_json, factor
 from sciflow.errors import InputError
@@ -28,6 +29,7 @@ def read(path: Path, top: Atoms | None, max_gigabytes: float) -> Frames:
         if top is None:
             if "topology" not in file:
                 raise InputError(f"{path} has no topology. Give one: `top: molecule.pdb`.")
+            check_declared(path, ["topology"], max_gigabytes)
             top = atoms_of_json(path, text(np.atleast_1d(file["topology"][()])[0]))
         positions = get(file["coordinates"]) * _unit(path, file, "coordinates", "length")
         time = get(file["time"]) * _unit(path, file, "time", "time") if "time" in file else None
