@@ -284,7 +284,7 @@ GUIDED: dict[str, Guidance] = {
     "pigdm": PiGDM,
     "pigdm of another variance": functools.partial(PiGDM, variance=0.3),
     "moment_matching": MomentMatching,
-    "moment_matching by iterations": functools.partial(MomentMatching, closed_form=False, tolerance=0, max_iterations=2),
+    "moment_matching iterated": functools.partial(MomentMatching, closed_form=False, tolerance=0, max_iterations=2),
 }
 
 
