@@ -14,12 +14,14 @@ import xarray as xr
 from torch import Tensor
 
 from sciflow.domains.molecules.clusters import DW4, LJ13ECNF, pair_distances
-from sciflow.domains.molecules.figures import certificate
+from sciflow.domains.molecules.figures import certificate, verdicts
 from sciflow.domains.molecules.law import Law
+from sciflow.domains.molecules.metrics import evaluate
 from sciflow.domains.molecules.reference import Reference, Tempered, restarted
 from sciflow.domains.molecules.simulate import Boltzmann
 from sciflow.domains.molecules.stored_potential import potential_of
 from sciflow.domains.molecules.wells import DoubleWell, ManyWell, MullerBrown
+from sciflow.domains.protocol import Evidence
 from sciflow.errors import InputError
 from sciflow.random import Stream
 from tests.tiny import MOLECULES, Place, change
@@ -143,6 +145,26 @@ def test_a_run_scores_every_sampler_beside_perfect_draws(place: Place) -> None:
     assert abs(float(error["value"])) < 5 * float(error["stderr"]) + 0.2  # and that of 1024 chains
     report = (place.results() / "report.html").read_text()
     assert "Certificate of the data: log Z" in report and report.count("data:image/png") >= 3
+
+
+def test_two_samplers_are_compared_with_each_other() -> None:
+    """Four repeats of 2000: exact draws cannot be told apart, draws that moved by a fifth of their spread can."""
+    data = Boltzmann(DoubleWell(1), 500, 3, 10, reference=Tempered(128, share=0.8)).simulate(Stream(0))
+    law, n = Law.of(data, Stream(1)), 2000
+    sets = torch.stack([law.perfect(k, n) for k in range(12)]).reshape(3, 4, n, 1)
+    sets[2] += 0.2 * float(sets.std())
+    names, dims = ["sampling", "simulation", "moved"], ("posterior", "observation", "member", "coordinate")
+    samples = xr.Dataset({"samples": (dims, sets.numpy())}, {"posterior": names})
+    found = evaluate(["consistency_js"], data, samples, None, Stream(2))
+    rows = {(row.posterior, row.metric): row.score for row in found.rows}
+    # z of one repeat is about N(0, 1), and of eight sets the floor: 4 is six standard deviations of the mean of four
+    assert abs(rows["simulation", "consistency_js_z"].value) < 4 < 10 < rows["moved", "consistency_js_z"].value
+    assert rows["simulation", "consistency_js"].note == "from 2000 samples of sampling"
+    assert ("sampling", "consistency_js") not in rows and rows["perfect draws", "consistency_js"].value > 0
+    shown = [{"posterior": row.posterior, "metric": row.metric, "value": row.score.value} for row in found.rows]
+    said = verdicts(Evidence(data, samples, found.arrays, shown, {}, None))
+    assert any(one.startswith("simulation and sampling agree") for one in said)
+    assert any(one.startswith("moved and sampling differ, ") for one in said)
 
 
 def test_a_cluster_is_compared_with_held_out_frames(place: Place) -> None:

@@ -61,6 +61,21 @@ def test_p_values_hold_their_level() -> None:
     assert uniform_p_value(0.5 * torch.rand(30, dtype=torch.float64)) < 1e-6
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+def test_p_values_of_few_numbers_are_exact(n: int) -> None:
+    """By enumeration: P(p ≤ a) = a at every value a that p takes, so that none is smaller than its own probability."""
+    places = (torch.arange(n + 1, dtype=torch.float64) + 0.5) / (n + 1)
+    chances: dict[float, float] = {}
+    for counts in itertools.product(range(n + 1), repeat=n + 1):
+        if sum(counts) == n:
+            p = round(uniform_p_value(places.repeat_interleave(torch.tensor(counts))), 9)
+            chances[p] = chances.get(p, 0.0) + multinomial(counts)
+    reached = 0.0
+    for p in sorted(chances):
+        reached += chances[p]
+        assert p == pytest.approx(reached, abs=1e-8)  # rounded to 1e-9 above
+
+
 def conjugate(n: int, scale: float, shift: float = 0.0, seed: int = 3) -> tuple[Tensor, Tensor, Tensor]:
     """Truths N(0, I₃), y = x + σ n, and draws of the posterior whose spread is scaled and whose mean is shifted."""
     stream = Stream(seed)

@@ -118,6 +118,14 @@ def chains(attributes: Mapping[str, Any]) -> str:
     return f"Frames of the data: {said}. {held} (limits: |t| {LARGEST_Z:g}, R̂ {LARGEST_RHAT})."
 
 
+def agreement(row: Mapping[str, Any], first: str) -> str:
+    """Whether a sampler's draws can be told from those of the first one."""
+    both, z = f"{row['posterior']} and {first}", row["value"]
+    if z > 2:
+        return f"{both} differ, by {z:.0f} standard deviations more than two sets of perfect draws do."
+    return f"{both} agree as two sets of perfect draws do (z = {z:.1f})."
+
+
 def verdicts(evidence: Evidence) -> list[str]:
     """The certificate of the data, and which samplers can be told from perfect draws."""
     found = [certificate(evidence.data.attrs)]
@@ -125,6 +133,9 @@ def verdicts(evidence: Evidence) -> list[str]:
         if not row["metric"].endswith("_z") or row["metric"].startswith(SIGNED):
             continue
         metric, z = row["metric"].removesuffix("_z"), row["value"]
+        if metric == "consistency_js":
+            found.append(agreement(row, str(evidence.samples["posterior"].to_numpy()[0])))
+            continue
         good = f"cannot be told from perfect draws by {metric} at this sample size (z = {z:.1f})"
         bad = f"is {z:.0f} standard deviations above the floor of {metric}"
         found.append(f"{row['posterior']} {bad if z > 2 else good}.")

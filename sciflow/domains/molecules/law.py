@@ -107,9 +107,10 @@ class Law:
         """Exact probability of each cell, and last of what lies outside."""
         return torch.cat([self.grid.mass.flatten(), torch.tensor([self.grid.outside], dtype=torch.float64)])
 
-    def js(self, x: Tensor) -> float:
-        """Jensen–Shannon divergence from the exact law on the grid."""
-        return js_divergence(self.masses, cell_masses(x, self.grid.edges))
+    def js(self, x: Tensor, other: Tensor | None = None) -> float:
+        """Jensen–Shannon divergence from the exact law, or from other samples, on the grid."""
+        known = self.masses if other is None else cell_masses(other, self.grid.edges)
+        return js_divergence(known, cell_masses(x, self.grid.edges))
 
     def pmf_error(self, x: Tensor) -> float:
         """Mean squared error of the potential of mean force on the grid."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -128,6 +128,31 @@ def _mbar(torsions: Torsions) -> list[Row]:
     return torsions.mbar_rows()
 
 
+def _consistency_js(law: Law, drawn: Mapping[str, Tensor]) -> list[Row]:
+    """Jensen–Shannon divergence of each sampler's draws from those of the first sampler, on cells of the window.
+
+        z = (JS − mean)/sd of the same between two sets of perfect draws: do sampling and simulation agree?
+
+    Exactness: between the two finite sets; it says nothing of whether both are right, `js` does
+    Cost: O(samplers × (samples + cells))
+    Bias: upward, about occupied cells over 4 × samples, and by the memory of chains: read it against the floor
+    Source: Lin (1991); for the question Arts et al. (2023), Two for one.
+    """
+    if not (law.is_exact and law.cells) or len(drawn) < 2:
+        return []
+    (first, others), *rest = drawn.items()
+    n = others.shape[1]
+    pairs = [(law.perfect(k, n), law.perfect(k + N_FLOOR, n)) for k in range(1, N_FLOOR + 1)]
+    noise = floor([law.js(one, other) for one, other in pairs])
+    rows = [Row(EXACT, "consistency_js", Score(noise.mean, noise.stderr, noise.n, "nat", f"floor of two sets of {n}"))]
+    for posterior, repeats in rest:
+        found = [law.js(own, other) for own, other in zip(repeats, others, strict=True)]
+        distances = torch.tensor(found, dtype=torch.float64)
+        rows.append(Row(posterior, "consistency_js", average(distances, "nat", f"from {n} samples of {first}")))
+        rows.append(Row(posterior, "consistency_js_z", _z(distances, noise)))
+    return rows
+
+
 DISTANCES: dict[str, tuple[Callable[[Law, Tensor], float | None], str]] = {
     "js": (_js, "nat"),
     "pmf_error": (_pmf_error, "kT²"),
@@ -139,6 +164,7 @@ OF_TORSIONS: dict[str, Callable[[Torsions], list[Row]]] = {"basin_free_energy": 
 METRICS: dict[str, Callable] = {
     **{name: entry for name, (entry, _) in DISTANCES.items()},
     "free_energy": _free_energy,
+    "consistency_js": _consistency_js,
     **OF_TORSIONS,
 }
 
@@ -158,6 +184,8 @@ def evaluate(
     for name in names:
         if name == "free_energy":
             rows += _free_energies(law, drawn, stream.child(name))
+        elif name == "consistency_js":
+            rows += _consistency_js(law, drawn)
         elif name in OF_TORSIONS:
             rows += OF_TORSIONS[name](torsions) if torsions else []
         else:
