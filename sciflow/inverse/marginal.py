@@ -15,7 +15,7 @@ from sciflow.errors import InputError, NonFiniteError
 from sciflow.inverse.expert import Expert
 from sciflow.inverse.likelihood import GaussianLikelihood, Likelihood
 from sciflow.inverse.noised import NoisedLikelihood
-from sciflow.inverse.shared import Progress
+from sciflow.inverse.shared import Progress, kept
 from sciflow.particles.feynman_kac import State, Step, smc
 from sciflow.particles.particles import Particles
 from sciflow.particles.resampling import Scheme
@@ -95,8 +95,8 @@ class Ensemble:
         with torch.no_grad():
             try:
                 if self.weights == "none":
-                    return _dropped(smc(Unweighted(model), self.n_particles, stream, on_step=report))
-                return smc(model, self.n_particles, stream, self.resampling, threshold, report)
+                    return _dropped(smc(Unweighted(model), self.n_particles, stream, on_step=report, **kept(on_step)))
+                return smc(model, self.n_particles, stream, self.resampling, threshold, report, **kept(on_step))
             except NonFiniteError as error:
                 raise NonFiniteError(
                     f"{name}: {error} If the denoisers are finite there, particles ran away: the target may have no "

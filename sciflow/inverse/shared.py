@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from sciflow.errors import InputError
 from sciflow.particles.feynman_kac import FeynmanKac, smc
@@ -11,10 +11,31 @@ from sciflow.particles.particles import Particles
 from sciflow.particles.ranks import Ranks
 from sciflow.particles.resampling import Scheme
 from sciflow.particles.slots import Slots
+from sciflow.particles.smc_state import SMCState
 from sciflow.random import Stream
 
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all); it may raise to stop."""
+
+
+@runtime_checkable
+class Keeper(Protocol):
+    """A `Progress` that keeps an ensemble between two steps, so that one that is cut short goes on from there."""
+
+    def __call__(self, done: int, total: int) -> None: ...
+
+    def keep(self, ensemble: SMCState) -> None:
+        """Called after the start and each step, before it is told of."""
+        ...
+
+    def resumed(self) -> SMCState | None:
+        """What was kept of this very ensemble; None to start."""
+        ...
+
+
+def kept(on_step: Progress | None) -> dict[str, Any]:
+    """Options of `smc` by which an ensemble is kept, and goes on."""
+    return {"on_checkpoint": on_step.keep, "resume": on_step.resumed()} if isinstance(on_step, Keeper) else {}
 
 
 class Split(Protocol):
@@ -97,6 +118,6 @@ def run(
     report = None if on_step is None else (lambda k, ess: on_step(k, model.n_steps))
     found = smc(
         model, posterior.n_particles, stream, posterior.resampling, threshold, report,
-        islands=posterior.islands, ranks=posterior.ranks, call=posterior.tile,
+        islands=posterior.islands, ranks=posterior.ranks, call=posterior.tile, **kept(on_step),
     )  # fmt: skip
     return found if posterior.ranks is None else found.gathered(posterior.ranks)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -18,7 +16,6 @@ from sciflow.data.arrays import concatenate, evened
 from sciflow.data.layouts.simulations import OBSERVED
 from sciflow.data.measured import read_measured
 from sciflow.data.schema import SAMPLES, check
-from sciflow.data.state import State
 from sciflow.data.store import (
     Header,
     checked_sha256,
@@ -28,31 +25,28 @@ from sciflow.data.store import (
     read_provenance,
     write_dataset,
 )
-from sciflow.diffusion.centred import events
-from sciflow.diffusion.denoiser import Counted, Denoiser, Tiled
+from sciflow.diffusion.denoiser import Denoiser, Tiled
 from sciflow.diffusion.forecast import Forecasts
 from sciflow.diffusion.model import load
 from sciflow.diffusion.network import NetworkDenoiser
 from sciflow.diffusion.times import Karras, Times
 from sciflow.domains.protocol import question
-from sciflow.errors import InputError, NonFiniteError, OutOfTime
+from sciflow.errors import InputError
 from sciflow.inverse.likelihood import GaussianLikelihood, LikelihoodModel
 from sciflow.inverse.posterior import Guided, Posterior
-from sciflow.inverse.shared import Shared
 from sciflow.particles.ranks import Alone, Group, Ranks
-from sciflow.progress import time_limit, track, within
+from sciflow.progress import time_limit, track
 from sciflow.search.reference import Found, Search
 from sciflow.solvers.scheduled import Scheduled
 from sciflow.stages.artefact import Job, device
+from sciflow.stages.drawing import Task, place, recall
 from sciflow.stages.draws import Draw, assembled
-from sciflow.stages.shares import done, held, numbers, of_first, rounds
+from sciflow.stages.shares import held, numbers, of_first, rounds
 from sciflow.training.checkpoint import load as read_checkpoint
 from sciflow.training.launch import ranks
 
 if TYPE_CHECKING:
     import xarray as xr
-
-logger = logging.getLogger(__name__)
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
@@ -130,10 +124,10 @@ def _sample(
     found = _found(job, section, prior)
     section = replace(section, posteriors={n: _with(p, found.solver) for n, p in section.posteriors.items()})
     with held(together, job.open_state()) as state, job.named(), time_limit(job.deadline) as is_over:
-        draws = {item: draw for item in work if (draw := _recall(state, *item))}
+        draws = {item: draw for item in work if (draw := recall(state, *item))}
         is_done = of_first(together, [item in draws for item in work])
         left = [item for item, done_before in zip(work, is_done, strict=True) if not done_before]
-        task = _Task(job, section, priors, found.times, likelihoods, is_over, together)
+        task = Task(job, section, priors, found.times, likelihoods, is_over, together, state)
         pieces = list(rounds(left, task.is_shared, together.size))
         before = len(work) - len(left) if together.size == 1 else 0  # rounds are not counted like draws
         shown = track(
@@ -143,7 +137,7 @@ def _sample(
             for item, draw in zip(piece, task.draws(piece), strict=True):
                 draws[item] = draw
                 if state:
-                    state.save(_place(*item), draw.pack())
+                    state.save(place(*item), draw.pack())
         facts = _cost(section, draws) | _cost_of_ranks(together)
         if together.rank == 0:
             _write(job, section, found, assembled(list(section.posteriors), mine, draws, dims, data, _like(section)),
@@ -253,91 +247,6 @@ def _with(posterior: Posterior, solver: Scheduled | None) -> Posterior:
     """The posterior with the choices that were found, if its solver waits for some."""
     waits = solver is not None and isinstance(getattr(posterior, "solver", None), Scheduled)
     return replace(posterior, solver=solver) if waits else posterior  # type: ignore[type-var]
-
-
-def _place(name: str, i: int) -> str:
-    """Where a finished draw is kept: by the name of its posterior, whatever stands beside it in the run file."""
-    return f"{hashlib.sha256(name.encode()).hexdigest()[:16]}-{i}.pt"
-
-
-def _recall(state: State | None, name: str, i: int) -> Draw | None:
-    """What was drawn before an interruption; what a bad disk made of it is drawn again, to the same numbers."""
-    path = state.path(_place(name, i)) if state else None
-    if path is None:
-        return None
-    try:
-        return Draw(**read_checkpoint(path, "draw"))
-    except InputError as error:
-        logger.warning("%s: observation %d of %r is drawn again", str(error).partition(" Delete it")[0], i, name)
-        path.unlink()
-        return None
-
-
-@dataclass(frozen=True)
-class _Task:
-    """What draws are made of, and by whom."""
-
-    job: Job
-    section: SampleSection
-    priors: Callable[[int], Denoiser]
-    times: torch.Tensor
-    likelihoods: Callable[[int], Any]
-    is_over: Callable[[], bool]
-    ranks: Ranks
-
-    def is_shared(self, item: tuple[str, int]) -> bool:
-        """Whether all ranks hold the ensemble of this draw together."""
-        posterior = self.section.posteriors[item[0]]
-        return self.ranks.size > 1 and isinstance(posterior, Shared) and posterior.is_shared
-
-    def draws(self, piece: Sequence[tuple[str, int]]) -> list[Draw]:
-        """One draw of all ranks together, or one of each rank, in the order of the ranks.
-
-        Raises:
-            NonFiniteError: a draw is not finite; names posterior and observation.
-            OutOfTime: it is time to stop.
-        """
-        ranks = self.ranks
-        if self.is_shared(piece[0]):
-            posterior = replace(self.section.posteriors[piece[0][0]], ranks=ranks)  # type: ignore[type-var]
-            draw = self._draw(*piece[0], posterior, lambda: any(numbers(ranks, self.is_over())))
-            return [replace(draw, rows=int(sum(numbers(ranks, draw.rows))))]
-
-        def one() -> Draw:
-            name, i = piece[ranks.rank]
-            return self._draw(name, i, self.section.posteriors[name], self.is_over)
-
-        if ranks.size == 1:
-            return [one()]
-        found = done(ranks, lambda: one().pack() if ranks.rank < len(piece) else b"")
-        return [Draw.unpack(content) for content in found[: len(piece)]]
-
-    def _draw(self, name: str, i: int, posterior: Posterior, is_over: Callable[[], bool]) -> Draw:
-        """Sample one posterior for one observation."""
-
-        def stop(*step: int) -> None:
-            if step:
-                within(*step)
-            if is_over():
-                raise OutOfTime(
-                    f"stopped at observation {i} of {name!r} before the time limit; what was finished is saved. Run "
-                    "the same command again to continue; if not one observation fits, raise resources.sample.runtime."
-                )
-
-        stop()
-        counted, start, n = Counted(self.priors(i)), time.monotonic(), self.section.n_samples
-        stream = replace(self.job.stream.child(name, i), tile=self.section.tile)
-        try:
-            particles = posterior(counted, self.likelihoods(i), self.times, n, stream, on_step=stop)
-            drawn = events(counted.denoiser, particles.resample(n, stream.child("resample")).x)
-            if not bool(drawn.isfinite().all()):
-                bad = int((~drawn.flatten(1).isfinite().all(1)).sum())
-                raise NonFiniteError(
-                    f"{bad} of {len(drawn)} draws are NaN or infinite. Take more steps, or mend the sampler."
-                )
-        except NonFiniteError as error:
-            raise NonFiniteError(f"posterior {name!r}, observation {i}: {error}") from error
-        return Draw.of(particles, drawn, counted.rows, time.monotonic() - start)
 
 
 def _cost(section: SampleSection, draws: Mapping[tuple[str, int], Draw]) -> dict[str, Any]:

@@ -46,8 +46,13 @@ def _write(path: Path, content: Mapping[str, Any], kind: str) -> None:
             raise
 
 
-def load(path: Path, kind: str) -> dict[str, Any]:
-    """Read what `save` wrote, onto the CPU, after verifying every checksum.
+def load(path: Path, kind: str, where: str | None = "cpu") -> dict[str, Any]:
+    """Read what `save` wrote, after verifying every checksum.
+
+    Args:
+        path: the file.
+        kind: what it must be.
+        where: device of its tensors; None leaves each on that which it was saved from.
 
     Raises:
         InputError: the file cannot be read, is damaged, or is something else.
@@ -57,7 +62,7 @@ def load(path: Path, kind: str) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             if (damaged := archive.testzip()) is not None:
                 raise InputError(f"{path}: {kind} is damaged at {damaged}. {remedy}")
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location=where, weights_only=True)
     except (OSError, zipfile.BadZipFile, RuntimeError, pickle.UnpicklingError, EOFError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"{path}: cannot be read as a {kind} ({reason}). {remedy}") from error
