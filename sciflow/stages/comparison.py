@@ -13,7 +13,7 @@ from sciflow.data.table import read_rows
 from sciflow.figures.comparison import sampler_comparison
 from sciflow.figures.front import error_and_cost
 from sciflow.figures.sweep import sweep_map
-from sciflow.metrics.front import LESS_IS_BETTER, front
+from sciflow.metrics.front import LESS_IS_BETTER, MORE_IS_BETTER, best, front
 from sciflow.stages.page import embedded, templates, write
 
 if TYPE_CHECKING:
@@ -47,11 +47,22 @@ def compare(runs: Sequence[Path], out: Path) -> None:
             keys=keys,
             grouped=grouped,
             figures=figures,
+            bests={metric: found for metric, rows in grouped if (found := _best(metric, rows))},
             fronts=[found for found in fronts if found],
             children=[c[0] for c in children],
         )
     )
     write(out, page)
+
+
+def _best(metric: str, lines: Sequence[tuple]) -> dict[str, Any] | None:
+    """The best line of one metric, and how many others cannot be told from it; nothing where better has no meaning."""
+    sign = 1 if metric in LESS_IS_BETTER else -1 if metric in MORE_IS_BETTER else 0
+    values = [sign * row["value"] for *_, row in lines]
+    if not sign or len(lines) < 2 or not any(map(math.isfinite, values)):
+        return None
+    place, others = best(values, [row["stderr"] for *_, row in lines])
+    return {"line": lines[place], "others": len(others)}
 
 
 def read_children(runs: Sequence[Path]) -> tuple[list[tuple], list[str], list[float | None]]:

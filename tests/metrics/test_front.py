@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from sciflow.metrics.front import front
+from sciflow.metrics.front import best, front
 
 
 def beaten(point: tuple[float, float], others: list[tuple[float, float]]) -> bool:
@@ -20,6 +20,15 @@ def test_the_front_is_what_nobody_beats(seed: int) -> None:
     found = front(*map(list, zip(*points, strict=True)))
     assert [points[k] for k in found] == sorted({point for point in points if not beaten(point, points)})
     assert all(points.index(points[k]) == k for k in found), "of equal points the first"
+
+
+def test_the_best_and_those_that_cannot_be_told_from_it() -> None:
+    """Differences of 0.5, 0.5 and 3 against errors of the difference of 0.5, 0.1 and 1.1, doubled."""
+    nan = float("nan")
+    assert best([1.0, 1.5, 1.5, 4.0, nan], [0.1, 0.49, nan, 1.1, 0.1]) == (0, [1])
+    assert best([2.0, 1.0], [nan, nan]) == (1, []) and best([1.0, 1.0], [nan, nan]) == (0, [1])
+    with pytest.raises(ValueError, match="no finite value"):
+        best([nan], [0.1])
 
 
 def test_no_points_have_no_front() -> None:

@@ -156,6 +156,10 @@ def test_a_sweep_is_compared(built: Place, tmp_path: Path) -> None:
     assert_stands_alone(shown)
     assert "sample.times.n_steps" in shown.text and "sliced w2" in shown.text.lower()
     assert "../analytic~sample.times.n_steps%3D5/report.html" in shown.links()
+    text = shown.text.partition("sliced w2")[2]
+    assert re.search(
+        r"Best: [\w =]+ with sample.times.n_steps 5, [\d.]+ ± [\d.]+\. [1-9]\d* of the others cannot", text
+    )
     assert len([tag for tag, _ in shown.tags if tag == "img"]) >= 2
 
 
