@@ -151,6 +151,7 @@ class TwistedSMC:
     Exactness: exact as particles and steps → ∞; evidence unbiased for the discretised prior.
     Cost: particles × levels denoiser calls; with 2 backward passes each for "pigdm", 1 + measurements for
         "moment_matching", none where the denoiser offers its covariance; 2 calls and d backward passes for "jacobian".
+        With a covariance each particle carries 2 d² numbers besides its d: bound d, or take "pigdm".
     Bias: O(1/particles) in means; O(step) in the prior's law.
     Args:
         n_particles: particles, whatever the number of draws asked for: fewer particles than draws repeat themselves.

@@ -59,11 +59,30 @@ class Point(NamedTuple):
     slope: Tensor
 
 
+def valued(log_density: LogDensity, x: Tensor) -> Tensor:
+    """log γ of each row, (n,).
+
+    Raises:
+        InputError: a density that does not give one number for each row.
+    """
+    value = log_density(x)
+    if value.shape != (len(x),):
+        raise InputError(
+            f"a log-density must give one number for each row, ({len(x)},), got {tuple(value.shape)}. Sum over the "
+            "axes of an event, and not over the rows."
+        )
+    return value
+
+
 def look(log_density: LogDensity, x: Tensor, scale: Scale) -> Point:
-    """Value and gradient by one backward pass, float64 value."""
+    """Value and gradient by one backward pass, float64 value.
+
+    Raises:
+        InputError: a density that does not give one number for each row.
+    """
     with torch.inference_mode(False), torch.enable_grad():
         at = x.detach().clone().requires_grad_()
-        value = log_density(at)
+        value = valued(log_density, at)
         (gradient,) = torch.autograd.grad(value.sum(), at)
     return Point(x.detach(), value.detach().double(), pull(scale, gradient))
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sciflow.errors import InputError
 from sciflow.particles.feynman_kac import State, Step
-from sciflow.particles.kernels import MALA, Kernel, LogDensity, Scale
+from sciflow.particles.kernels import MALA, Kernel, LogDensity, Scale, valued
 from sciflow.particles.transport import Affine
 from sciflow.random import Stream
 
@@ -90,11 +90,11 @@ class Bridge:
             return self.base.log_prob
         if beta >= 1:
             return self.log_target
-        return lambda x: (1 - beta) * self.base.log_prob(x) + beta * self.log_target(x)
+        return lambda x: (1 - beta) * self.base.log_prob(x) + beta * valued(self.log_target, x)
 
     def rate(self, x: Tensor) -> Tensor:
         """∂ log γ_β/∂β = log γ − log p₀, float64, (n,)."""
-        return self.log_target(x).double() - self.base.log_prob(x).double()
+        return valued(self.log_target, x).double() - self.base.log_prob(x).double()
 
 
 @dataclass(frozen=True)
@@ -115,11 +115,11 @@ class Tilt:
         """log γ_β."""
         if beta <= 0:
             return self.base.log_prob
-        return lambda x: self.base.log_prob(x) + beta * self.log_likelihood(x)
+        return lambda x: self.base.log_prob(x) + beta * valued(self.log_likelihood, x)
 
     def rate(self, x: Tensor) -> Tensor:
         """∂ log γ_β/∂β = ℓ, float64, (n,)."""
-        return self.log_likelihood(x).double()
+        return valued(self.log_likelihood, x).double()
 
 
 @dataclass(frozen=True)
@@ -160,11 +160,11 @@ class Cooling:
     def at(self, beta: float) -> LogDensity:
         """log γ_β."""
         inverse = (1 - beta) * self.hot + beta * self.cold
-        return lambda x: -inverse * self.energy(x)
+        return lambda x: -inverse * valued(self.energy, x)
 
     def rate(self, x: Tensor) -> Tensor:
         """∂ log γ_β/∂β = −(c − h) U, float64, (n,)."""
-        return (self.hot - self.cold) * self.energy(x).double()
+        return (self.hot - self.cold) * valued(self.energy, x).double()
 
 
 def advance(path: Path, x: Tensor, a: float, b: float, transport: Affine | None = None) -> tuple[Tensor, Tensor]:

@@ -57,7 +57,8 @@ class MarginalModel:
             separates resampled copies, and is refused once there are any.
         order: 1 or 2.
         weights: "flow", or "kernel_ratio", which takes no control and needs noise > 0.
-        control: an extra drift that evens out the weights.
+        control: an extra drift that evens out the weights; none unless asked for here, while the posteriors of a run
+            file (`sciflow.inverse.marginal`) take the one that was measured best for their target.
         adjusted: whether Langevin moves are accepted or refused; without, their bias is O(step).
         tile: rows of one denoiser call.
         like: a tensor of the dtype and on the device of the particles.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -322,3 +323,14 @@ def test_tempering_finds_the_posterior_of_a_mixture(sampler: Tempered) -> None:
     ):
         # weighted means are off by O(1/n): below 2/200 of the spread
         assert bool(((values.mean(0) - expected).abs() < 4 * values.std(0) / math.sqrt(40) + 0.01).all())
+
+
+@pytest.mark.parametrize("wrong", [lambda x: x.square().sum(), lambda x: x.square()], ids=["of all rows", "of numbers"])
+def test_a_density_that_is_not_one_number_a_row_is_refused(wrong: Callable[[Tensor], Tensor]) -> None:
+    """A sum over all rows would be broadcast to each of them without a word."""
+    model = Tempering(Bridge(LAW, lambda x: wrong(x) if x.requires_grad else LAW.log_prob(x)), ladder(2, 0.3))
+    said = r"a log-density must give one number for each row, \(20,\), got"
+    with pytest.raises(InputError, match=f"step 1 of 2: {said}"):
+        smc(model, 20, Stream(0))
+    with pytest.raises(InputError, match=f"at the start: {said}"):
+        smc(Tempering(Bridge(LAW, wrong), ladder(2, 0.3)), 20, Stream(0))
