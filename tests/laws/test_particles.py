@@ -229,7 +229,7 @@ def test_path_density(kind: str) -> None:
         claimed = torch.zeros(7, dtype=torch.float64)
         streams = [stream.child("initial"), *(stream.child("step", k) for k in range(model.n_steps))]
         for k in range(model.n_steps):
-            before, t = state["x"], levels[k]
+            before, t = state["x"].clone(), levels[k]  # a move takes place in the memory that it is given
             state, potential = model.step(k, state, streams[k + 1])
             total = total + potential
             probes = streams[k].child("probe").normal(7, (2,), dtype=torch.float64)

@@ -22,13 +22,13 @@ DATASET = {"dataset", *TRAIN}
 
 RUN = "workflows/runs/toy.yaml"
 TERMINATED = """#!{python} -IS
-import signal, sys, time
+import os, signal, sys, time
 def save(*_):
     time.sleep(0.2)  # longer than a `tee` that is ended lives
-    print("saved", flush=True)
+    os.write(1, b"saved\\n")  # the signal may come while `print` holds the stream
     sys.exit(75)
 signal.signal(signal.SIGTERM, save)
-print("begun", flush=True)
+os.write(1, b"begun\\n")
 time.sleep(60)
 """
 EDITS = {
