@@ -10,13 +10,13 @@ import numpy as np
 
 from sciflow.data.ensemble import STEP
 from sciflow.domains.protocol import Drawing, Evidence, unmarked
-from sciflow.figures.style import panels
+from sciflow.figures.style import wrapped
 from sciflow.figures.traces import diagnostic_traces, ensemble_traces
 
 if TYPE_CHECKING:
     import xarray as xr
 
-PANELS = 4  # in a row
+PANELS = 6
 ERRORS = ("log_evidence_stderr", "log_evidence_stderr_islands")
 WEIGHED = ("ess_trace", "parents_trace", "log_evidence_trace")
 CONTROL = "control_"
@@ -40,7 +40,7 @@ def fared(evidence: Evidence) -> Drawing | None:
     runs = _runs(evidence, is_weighed=True)
     if not runs:
         return None
-    axes = panels(len(runs), 4.8, 3.6)
+    axes = wrapped(len(runs), 4.8, 3.6)
     for ax, (name, (run, _)) in zip(axes, runs.items(), strict=True):
         ess, parents, log_evidence = (one.to_numpy() for one in run[list(WEIGHED)].dropna(STEP, how="all").values())
         genealogy, islands = (float(run[key]) if key in run else math.nan for key in ERRORS)
@@ -58,7 +58,7 @@ def did(evidence: Evidence) -> Drawing | None:
     runs = _runs(evidence, is_weighed=False)
     if not runs:
         return None
-    axes = panels(len(runs), 4.8, 3.6)
+    axes = wrapped(len(runs), 4.8, 3.6)
     for ax, (name, (run, own)) in zip(axes, runs.items(), strict=True):
         shares: dict[str, np.ndarray] = {}
         coefficients: dict[str, np.ndarray] = {}

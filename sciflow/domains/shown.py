@@ -10,7 +10,7 @@ import numpy as np
 from sciflow.domains.protocol import Drawing, Evidence, unmarked
 from sciflow.figures.calibration import calibration, rank_functions, rank_histogram
 from sciflow.figures.loss import loss_curve
-from sciflow.figures.style import grid, panels
+from sciflow.figures.style import wrapped
 from sciflow.metrics.uniformity import LEVEL
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 
 ENDS = ("point", "low", "high")
-ABREAST = 3  # panels in a row
 ROUNDING = 1e-12  # of a p-value
 
 
@@ -49,7 +48,7 @@ def rank_panels(axes: Sequence[Axes], arrays: xr.Dataset, names: Sequence[str]) 
 def ranks(evidence: Evidence) -> Drawing:
     """Rank of the truth among its draws, one panel for each posterior."""
     names = evidence.arrays["posterior"].to_numpy().tolist()
-    axes = panels(len(names))
+    axes = wrapped(len(names))
     rank_panels(axes, evidence.arrays, names)
     return Drawing(
         axes[0],
@@ -64,11 +63,9 @@ def functions(evidence: Evidence) -> Drawing | None:
         return None
     arrays = evidence.arrays
     names, shown = arrays["posterior"].to_numpy().tolist(), arrays["quantity"].to_numpy().tolist()
-    axes = grid(-(-len(names) // ABREAST), min(len(names), ABREAST), 5.2, 4.0)
+    axes = wrapped(len(names), 5.2, 4.0)
     points, low, high = (arrays[f"rank_{n}"].to_numpy() for n in ENDS)
-    for ax in axes[len(names) :]:
-        ax.set_axis_off()
-    for ax, name in zip(axes, names, strict=False):  # the last row may be short
+    for ax, name in zip(axes, names, strict=True):
         lines = {quantity: arrays["rank_function"].sel(posterior=name, quantity=quantity) for quantity in shown}
         rank_functions(points, {k: v.to_numpy() for k, v in lines.items()}, low, high, title=unmarked(name), ax=ax)
     return Drawing(

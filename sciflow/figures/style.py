@@ -16,6 +16,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 VALUES, SPREAD, SIGNED = "gray", "magma", "RdBu_r"
 DPI = 150
+ABREAST = 3  # panels in a row
 ERRORS = 2
 """Half-width of every band and bar, in standard errors: about 95 %."""
 
@@ -34,6 +35,14 @@ def grid(n_rows: int, n_columns: int, width: float = 5.2, height: float = 3.6) -
     size = (n_columns * width, n_rows * height)
     figure = Figure(figsize=size, dpi=DPI, layout=layout, facecolor="white")
     return list(figure.subplots(n_rows, n_columns, squeeze=False).flat)
+
+
+def wrapped(n: int, width: float = 5.2, height: float = 3.6) -> list[Axes]:
+    """`n` Axes in rows of ABREAST in one new Figure: more in a row could not be read on a page."""
+    found = grid(-(-n // ABREAST), min(n, ABREAST), width, height)
+    for ax in found[n:]:
+        ax.set_axis_off()
+    return found[:n]
 
 
 def axes(ax: Axes | None, width: float = 5.2, height: float = 3.6) -> Axes:
