@@ -53,7 +53,8 @@ FLOORS = [
     },
 ]
 HELPERS = (  # no stages themselves
-    "stages.artefact", "stages.page", "stages.draws", "stages.drawing", "stages.shares", "stages.notebook", "stages.rows",
+    "stages.artefact", "stages.page", "stages.draws", "stages.drawing", "stages.shares", "stages.notebook",
+    "stages.rows",
 )  # fmt: skip
 FREE_WITHIN = ({"inverse", "steering"}, FLOORS[0], FLOORS[-1])  # on one floor, and yet these may import one another
 
