@@ -164,24 +164,27 @@ def mean(values: Tensor, slots: Slots, ranks: Ranks) -> Tensor:
     return folded(totals) / slots.n
 
 
-def log_sums(values: Tensor, slots: Slots, ranks: Ranks) -> tuple[Tensor, Tensor]:
-    """log Σ exp(v) and log Σ exp(2v) of each own island, float64, the same bits on any number of ranks.
-
-    Relative to the largest value, first tile by tile, then the tiles. NaN if a value is NaN or +inf.
+def tile_sums(values: Tensor, slots: Slots) -> Tensor:
+    """The largest value v* of each tile, Σ exp(v − v*) and Σ exp 2(v − v*): all that a sum over tiles needs to know.
 
     Args:
         values: (own islands, own particles of each), float64.
+
+    Returns:
+        (own islands, tiles of each, 3); NaN in a tile that holds NaN or +inf.
     """
-    top = values.amax(1)
-    if slots.is_cut:
-        top = ranks.gathered(top, [1] * slots.size).amax(0, keepdim=True)
-    tiles = values.new_empty(len(values), -(-values.shape[1] // slots.tile), slots.tile)  # a short one counts as whole
-    tiles[:, -1] = 0.0
-    shifted = tiles.flatten(1)[:, : values.shape[1]]
-    torch.sub(values, top.where(top > -math.inf, 0.0)[:, None], out=shifted).exp_()
-    first = folded(tiles)
-    second = folded(tiles.square_())
-    if slots.is_cut:
-        lengths = [-(-length // slots.tile) for length in slots.lengths()]
-        first, second = ranks.gathered(torch.stack([first, second], -1)[0], lengths)[None].unbind(-1)
-    return top + folded(first).log(), 2 * top + folded(second).log()
+    tiles = values.new_empty(len(values), -(-values.shape[1] // slots.tile), slots.tile)
+    tiles[:, -1] = -math.inf  # a short one counts as whole
+    tiles.flatten(1)[:, : values.shape[1]] = values
+    top = tiles.amax(-1)
+    first = folded(tiles.sub_(top.where(top > -math.inf, 0.0)[..., None]).exp_())
+    return torch.stack([top, first, folded(tiles.square_())], -1)
+
+
+def log_sums(tiles: Tensor) -> tuple[Tensor, Tensor]:
+    """log Σ exp(v) and log Σ exp(2v) of each island from the `tile_sums` of all its tiles; NaN if one is."""
+    top, first, second = tiles.unbind(-1)
+    most = top.amax(-1, keepdim=True)
+    share = (top - most.where(most > -math.inf, 0.0)).exp()
+    most = most[..., 0]
+    return most + folded(share * first).log(), 2 * most + folded(share.square() * second).log()

@@ -15,7 +15,7 @@ from sciflow.particles.evidence import Evidence
 from sciflow.particles.genealogy import Genealogy
 from sciflow.particles.particles import Particles
 from sciflow.particles.ranks import Ranks
-from sciflow.particles.slots import Slots, log_sums, mean
+from sciflow.particles.slots import Slots, log_sums, mean, tile_sums
 
 Facts = dict[str, Any]
 TRACES = ("ess", "parents", "evidence", "weight_zero")
@@ -74,10 +74,12 @@ class SMCState:
         if potential.shape != (slots.count,):
             raise InputError(f"{where}: the log-potential has shape {tuple(potential.shape)}, needs ({slots.count},).")
         self.log_weights += potential.detach().view_as(self.log_weights)
-        factor, square = log_sums(self.log_weights, slots, ranks)
         extremes = torch.stack(torch.aminmax(potential.detach())).double()  # NaN if one is
-        told = torch.cat([factor, (2 * factor - square).exp(), extremes])
-        are_finite, factors, sizes = self._told(told, slots, ranks)
+        tiles = tile_sums(self.log_weights, slots)
+        if slots.is_cut:
+            tiles, extremes = _shared(tiles, extremes, slots, ranks)
+        factor, square = log_sums(tiles)
+        are_finite, factors, sizes = _told([factor, (2 * factor - square).exp(), extremes], slots, ranks)
         n_bad, n_dead = (0, 0) if are_finite else _counted(potential, slots, ranks)
         if n_bad:
             raise NonFiniteError(
@@ -120,20 +122,6 @@ class SMCState:
                 )
             told = mean(value, slots, ranks)[None] if value.ndim == 1 else value[0].detach().double()
             self.diagnostics[-1][name] = told
-
-    @staticmethod
-    def _told(told: Tensor, slots: Slots, ranks: Ranks) -> tuple[bool, Tensor, Tensor]:
-        """Whether all potentials are finite, factor and ESS of all islands: the one host synchronisation."""
-        own = len(slots.own_islands)
-        if slots.size == 1:
-            told = told.cpu()
-            return bool(told[-2:].isfinite().all()), told[:own], told[own : 2 * own]
-        lengths = [2 * own + 2] * slots.size if slots.is_cut else _told_lengths(slots)
-        parts = ranks.gathered(told, lengths).cpu().split(lengths)
-        are_finite = all(bool(part[-2:].isfinite().all()) for part in parts)
-        parts = parts[:1] if slots.is_cut else parts
-        factors = torch.cat([part[: (len(part) - 2) // 2] for part in parts])
-        return are_finite, factors, torch.cat([part[(len(part) - 2) // 2 : -2] for part in parts])
 
     def as_dict(self) -> dict[str, Any]:
         """Tensors, numbers and text alone, without a copy: `torch.load(..., weights_only=True)` reads them."""
@@ -247,9 +235,27 @@ def _counted(potential: Tensor, slots: Slots, ranks: Ranks) -> tuple[int, int]:
     return int(counts[0]), int(counts[1])
 
 
-def _told_lengths(slots: Slots) -> list[int]:
-    """How many numbers each rank tells of its islands: factor and ESS of each, and the extremes of its potentials."""
-    return [2 * (length // slots.per_island) + 2 for length in slots.lengths()]
+def _shared(tiles: Tensor, extremes: Tensor, slots: Slots, ranks: Ranks) -> tuple[Tensor, Tensor]:
+    """The sums of all tiles of one island and the extremes of all ranks: the one message of a step."""
+    lengths = [3 * -(-length // slots.tile) + 2 for length in slots.lengths()]
+    parts = ranks.gathered(torch.cat([tiles.flatten(), extremes]), lengths).split(lengths)
+    return torch.cat([part[:-2] for part in parts]).view(1, -1, 3), torch.cat([part[-2:] for part in parts])
+
+
+def _told(said: list[Tensor], slots: Slots, ranks: Ranks) -> tuple[bool, Tensor, Tensor]:
+    """Whether all potentials are finite, factor and ESS of all islands: the one host synchronisation of a step.
+
+    Args:
+        said: factor and ESS of own islands, and extremes of the potentials.
+    """
+    told, n_last = torch.cat(said), len(said[-1])
+    lengths = [len(told)]
+    if slots.size > 1 and not slots.is_cut:
+        lengths = [2 * (length // slots.per_island) + n_last for length in slots.lengths()]
+        told = ranks.gathered(told, lengths)
+    parts = [part.split([own := (len(part) - n_last) // 2, own, n_last]) for part in told.cpu().split(lengths)]
+    factors, sizes, extremes = (torch.cat(kind) for kind in zip(*parts, strict=True))
+    return bool(extremes.isfinite().all()), factors, sizes
 
 
 def _copied(value: Any) -> Any:
