@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import xarray as xr
@@ -67,6 +68,15 @@ def test_reading_on_demand(tmp_path, dataset):
     write_dataset(tmp_path / "data.nc", dataset)
     with open_dataset(tmp_path / "data.nc", load=False) as lazy:
         assert float(lazy["data"][0, 1]) == 1.0
+
+
+def test_large_arrays_begin_at_a_line_of_the_cache(tmp_path):
+    """The memory copies from there in a fifth less of the time; what stands before them has any length."""
+    path, large = tmp_path / "data.nc", 2**16 // 8
+    arrays = {f"large {i}": (("y" * (i + 1),), np.zeros(large + i)) for i in range(3)}
+    write_dataset(path, xr.Dataset({"odd": ("x", np.zeros(3, np.int8)), **arrays}), HEADER)
+    with h5py.File(path) as file:
+        assert [file[name].id.get_offset() % 64 for name in arrays] == [0, 0, 0]
 
 
 def test_same_content_same_bytes_in_other_processes_and_orders(tmp_path):
