@@ -179,8 +179,11 @@ class _Run:
         self.restore()
         self.ranks.agree({**self.identity, "steps done": len(self.history.loss)})
         self.objective = _Objective(module, loss)
-        is_shared = self.ranks.size > 1
-        self.parallel = DistributedDataParallel(self.objective, broadcast_buffers=False) if is_shared else None
+        self.parallel = None
+        if self.ranks.size > 1:  # gradients lie where they are exchanged: two copies of all weights less a step
+            self.parallel = DistributedDataParallel(
+                self.objective, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
         self.started = self.saved = time.monotonic()
 
     def advance(self, step: int, is_over: Callable[[], bool]) -> None:
