@@ -115,7 +115,7 @@ class Control:
         return dict(zip(self.basis, split, strict=True))
 
     def fit(self, features: Tensor, rate: Tensor, weights: Tensor, centre: Tensor) -> Fitted:
-        """θ for one step.
+        """θ for one step; overwrites features and rate.
 
         Args:
             features: of the particles under ∇log γ, about their centre, (n, functions), float64.
@@ -133,11 +133,11 @@ class Control:
                 f"got {len(rate)} in all. Use more particles, a smaller basis or none."
             )
         root = weights.sqrt()
-        columns = (features - weights @ features) * root[:, None]
-        target = (rate - weights @ rate) * root
+        columns = features.sub_(weights @ features).mul_(root[:, None])
+        target = rate.sub_(weights @ rate).mul_(root)
         size = columns.norm(dim=0)
         size = torch.where(size > 0, size, 1.0)
-        return Fitted(-_least_squares(columns / size, target) / size, centre)
+        return Fitted(-_least_squares(columns.div_(size), target) / size, centre)
 
 
 def _least_squares(columns: Tensor, target: Tensor) -> Tensor:

@@ -167,10 +167,11 @@ class MarginalModel:
             return None
         weights = log_weights.softmax(0)
         centre = weights.to(state["x"]) @ state["x"].flatten(1)
-        blocks = self._blocks(len(weights))
-        parts = [self._uneven(self.control, taken(state, rows), centre, a, b) for rows in blocks]
-        features, rate = (torch.cat([part[i] for part in parts]) for i in (0, 1))
-        return self.control.fit(features, rate, weights, centre)
+        seen: State = {}
+        for rows in self._blocks(len(weights)):
+            features, rate = self._uneven(self.control, taken(state, rows), centre, a, b)
+            put(seen, rows, len(weights), {"features": features, "rate": rate})
+        return self.control.fit(seen["features"], seen["rate"], weights, centre)
 
     def _uneven(self, control: Control, state: State, centre: Tensor, a: Level, b: Level) -> tuple[Tensor, Tensor]:
         """What each function of a control would do to the log-weights of some particles, and what they do without."""
