@@ -101,6 +101,11 @@ class Molecule:
         return (torch.linalg.cross(n - centre, c - centre) * (b - centre)).sum(-1)
 
 
+def radius_of_gyration(x: Tensor) -> Tensor:
+    """√(mean of |x_i − centre|²), all atoms of one weight, (…, atom, 3) → (…)."""
+    return (x - x.mean(-2, keepdim=True)).square().sum(-1).mean(-1).sqrt()
+
+
 def molecule_of(topology: openmm.app.Topology, system: openmm.System, positions: Tensor) -> Molecule:
     """A molecule of OpenMM's topology and System.
 
