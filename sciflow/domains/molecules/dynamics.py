@@ -115,6 +115,7 @@ def named(
         "atom_name": ("particle", np.array([atom.name for atom in system.molecule.atoms])),
         "element": ("particle", np.array([atom.element for atom in system.molecule.atoms])),
         "residue": ("particle", np.array([atom.residue for atom in system.molecule.atoms])),
+        "topology": ((), np.array(system.molecule.told)),
     }
     if collective.names:
         coords["variable"] = np.array(collective.names)

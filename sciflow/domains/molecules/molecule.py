@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from sciflow.data.trajectories.frames import Residue, as_json
 from sciflow.domains.molecules.force_field import ForceField
 from sciflow.domains.molecules.force_field_bonded import dihedral
 from sciflow.domains.molecules.force_field_openmm import force_field
@@ -50,6 +51,18 @@ class Molecule:
     field: ForceField
     topology: openmm.app.Topology
     system: openmm.System
+
+    @cached_property
+    def told(self) -> str:
+        """The topology as text, for files: mdtraj's JSON."""
+
+        def residue(found: openmm.app.topology.Residue) -> Residue:
+            atoms = [(atom.index, atom.name, atom.element.symbol if atom.element else "") for atom in found.atoms()]
+            digits = found.id.lstrip("-").isdigit()
+            return Residue(found.name, int(found.id) if digits else found.index + 1, "", atoms)
+
+        chains = [map(residue, chain.residues()) for chain in self.topology.chains()]
+        return as_json(chains, [(a.index, b.index) for a, b in self.topology.bonds()])
 
     def _named(self, residue: int, name: str) -> int | None:
         return self._index.get((residue, name))
