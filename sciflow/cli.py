@@ -337,6 +337,23 @@ def apply(
     typer.echo(f"Wrote {job.out}")
 
 
+@app.command()
+def export(
+    results: Annotated[Path, typer.Argument(help="Folder of a finished run of molecules.", metavar="results/RUN")],
+    to: Annotated[Path, typer.Option(help="Folder to write.")],
+    suffix: Annotated[str, typer.Option("--format", help="xtc, dcd, trr, nc, pdb or h5.")] = "xtc",
+    posterior: Annotated[list[str] | None, typer.Option(help="Sampler to write, more than once for several "
+                                                             "[all].")] = None,
+) -> None:  # fmt: skip
+    """Write the draws of a run of molecules as trajectories, with the topology beside them as PDB."""
+    from sciflow.domains.molecules.export import export as write
+    from sciflow.tree import finished
+
+    data, samples = finished(results, "molecules", ("data", "samples"))
+    for file in write(data, samples, to, f".{suffix.lstrip('.')}", posterior or ()):
+        typer.echo(f"Wrote {file.path}: {file.n_frames} draws of {file.posterior}, repeat {file.repeat}")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave with the status that says what happened."""
     status, message = _run(arguments)

@@ -55,6 +55,29 @@ def open_tree(folder: str | Path) -> xr.DataTree:
     return tree
 
 
+def finished(folder: Path, domain: str, names: Sequence[str]) -> list[xr.Dataset]:
+    """Artefacts of a run that belong together.
+
+    Args:
+        folder: results/<run>.
+        domain: that the run must have.
+        names: of the artefacts, entries of STORED.
+
+    Raises:
+        InputError: as `open_tree`; another domain, an artefact that is not there or was made from another one.
+    """
+    tree = open_tree(folder)
+    if tree.attrs["domain"] != domain:
+        raise InputError(f"{folder} is a run of the domain {tree.attrs['domain']!r}, this is for {domain!r} alone.")
+    for name in names:
+        if name not in tree:
+            raise InputError(f"{folder} lacks {FILES[name][1]}. Run its stages first: snakemake --cores all")
+    stale = [line for line in tree.attrs["stale"].splitlines() if line.startswith(tuple(FILES[n][1] for n in names))]
+    if stale:
+        raise InputError(f"{folder}: {stale[0]}.")
+    return [tree[name].to_dataset() for name in names]
+
+
 def _node(found: Results, name: str, closed_later: Callable[..., Any]) -> xr.Dataset:
     """One artefact with the facts of its sidecar among its attributes."""
     path = found.files[name]

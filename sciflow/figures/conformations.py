@@ -1,4 +1,4 @@
-"""Conformations of a molecule: a free energy over two angles, basins on it, and whether temperatures overlap."""
+"""Conformations of a molecule: a free energy over two variables, basins on it, and whether temperatures overlap."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ FULL = (-180.0, 180.0)
 TICKS = (-180, -90, 0, 90, 180)
 
 
-def pieces(arc: Arc) -> list[Arc]:
-    """An arc as intervals of [−180, 180]: two where it leads through ±180."""
+def pieces(arc: Arc, whole: Arc = FULL) -> list[Arc]:
+    """What is shown of an interval: two pieces where it leads through the end of a circle."""
     low, high = arc
-    return [arc] if low < high else [part for part in ((low, 180.0), (-180.0, high)) if part[0] < part[1]]
+    parts = [arc] if low < high else [(low, whole[1]), (whole[0], high)]
+    shown = [(max(start, whole[0]), min(end, whole[1])) for start, end in parts]
+    return [part for part in shown if part[0] < part[1]]
 
 
 def ramachandran(
@@ -30,24 +32,28 @@ def ramachandran(
     dots: ArrayLike | None = None,
     basins: Mapping[str, tuple[Arc, Arc]] | None = None,
     names: Sequence[str] = ("φ", "ψ"),
+    ranges: tuple[Arc, Arc] = (FULL, FULL),
+    units: Sequence[str] = ("°", "°"),
     highest: float = 30.0,
     unit: str = "kJ/mol",
     n_shown: int = 1500,
     title: str = "Free energy of two torsions",
     ax: Axes | None = None,
 ) -> Axes:
-    """A free energy on the torus as shading, with basins as boxes and samples as dots.
+    """A free energy of two variables as shading, with basins as boxes and samples as dots.
 
     Exactness: draws the numbers it is given; cells that nothing entered are white
-    Cost: one cell for each pair of angles
+    Cost: one cell for each pair of values
     Bias: none
 
     Args:
-        surface: free energy above its least value, (angle, angle), first axis along the first torsion, cells of equal
-            size from −180 to 180; infinite where nothing fell.
-        dots: torsions of samples, (sample, 2) [°]; None draws none.
-        basins: name → arcs of both torsions [°]; from above to leads through ±180.
-        names: of the torsions.
+        surface: free energy above its least value, (first, second), cells of equal size over `ranges`; infinite where
+            nothing fell.
+        dots: variables of samples, (sample, 2); None draws none.
+        basins: name → intervals of both variables; from above to leads through the end of a circle.
+        names: of the variables.
+        ranges: first and last value of each; the whole circle for torsions.
+        units: of the variables.
         highest: end of the shading, in `unit`.
         unit: of the free energy.
         n_shown: at most so many dots, evenly chosen.
@@ -57,7 +63,8 @@ def ramachandran(
     ax = style.axes(ax, 4.8, 4.4)
     values = np.asarray(surface, dtype=float)
     shown = np.where(np.isfinite(values), np.minimum(values, highest), np.nan)
-    look: dict[str, Any] = {"origin": "lower", "extent": (*FULL, *FULL), "aspect": "equal", "cmap": "viridis"}
+    aspect = "equal" if ranges[0] == ranges[1] else "auto"
+    look: dict[str, Any] = {"origin": "lower", "extent": (*ranges[0], *ranges[1]), "aspect": aspect, "cmap": "viridis"}
     alpha = 1.0 if dots is None else 0.45
     image = ax.imshow(shown.T, vmin=0, vmax=highest, alpha=alpha, interpolation="nearest", **look)
     if dots is not None:
@@ -65,22 +72,27 @@ def ramachandran(
         points = points[np.linspace(0, len(points) - 1, min(len(points), n_shown)).astype(int)]
         ax.scatter(points[:, 0], points[:, 1], s=4, color=style.PALETTE[1], alpha=0.55, linewidth=0)
     for name, arcs in (basins or {}).items():
-        _boxes(ax, name, arcs)
-    ax.set(xlim=FULL, ylim=FULL, xticks=TICKS, yticks=TICKS)
-    style.dress(ax, title, "boxes: basins", *(f"{name} [°]" for name in names))
+        _boxes(ax, name, arcs, ranges)
+    ax.set(xlim=ranges[0], ylim=ranges[1])
+    for own, whole in zip((ax.xaxis, ax.yaxis), ranges, strict=True):
+        if whole == FULL:
+            own.set_ticks(TICKS)
+    labels = (style.label(name, own) for name, own in zip(names, units, strict=True))
+    style.dress(ax, title, "boxes: basins" if basins else "", *labels)
     bar = ax.figure.colorbar(image, ax=ax, shrink=0.8, pad=0.02)
     bar.set_label(style.label("free energy", unit), fontsize=8.5, color=style.INK)
     bar.ax.tick_params(labelsize=8, color=style.FAINT)
     return ax
 
 
-def _boxes(ax: Axes, name: str, arcs: tuple[Arc, Arc]) -> None:
+def _boxes(ax: Axes, name: str, arcs: tuple[Arc, Arc], ranges: tuple[Arc, Arc]) -> None:
     """A basin: a rectangle for each piece, with its name."""
     from matplotlib.patches import Rectangle
 
     look: dict[str, Any] = {"fontsize": 10, "fontweight": "bold", "color": style.INK, "va": "top"}
     halo = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
-    for x, y in ((x, y) for x in pieces(arcs[0]) for y in pieces(arcs[1])):
+    across, up = (pieces(arc, whole) for arc, whole in zip(arcs, ranges, strict=True))
+    for x, y in ((x, y) for x in across for y in up):
         size = x[1] - x[0], y[1] - y[0]
         ax.add_patch(Rectangle((x[0], y[0]), *size, fill=False, edgecolor=style.INK, linewidth=0.9))
         ax.annotate(name, (x[0], y[1]), (5, -5), textcoords="offset points", bbox=halo, **look)

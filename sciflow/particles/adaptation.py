@@ -16,12 +16,13 @@ from torch import Tensor
 
 from sciflow.errors import InputError, NonFiniteError
 from sciflow.particles.genealogy import Genealogy
-from sciflow.particles.kernels import MALA, Kernel, Scale, look
+from sciflow.particles.kernels import MALA, Kernel
 from sciflow.particles.particles import Particles
 from sciflow.particles.resampling import ess, log_mean_exp, systematic
 from sciflow.particles.tempering import Path, Stage, advance, moved
 from sciflow.particles.transport import Basis, Drift, fit_drift
 from sciflow.random import Stream
+from sciflow.solvers.metropolis import Scale, look
 
 Metric = Literal["unit", "diagonal", "full"]
 BISECTIONS = 30  # of an interval of inverse temperatures: to 1e-9 of its length

@@ -7,9 +7,8 @@ one step size serves coordinates of any width. Rows never look at each other.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field
@@ -17,90 +16,18 @@ from torch import Tensor
 
 from sciflow.errors import InputError
 from sciflow.random import Stream
-
-LogDensity = Callable[[Tensor], Tensor]
-"""log γ, not normalised: (n, d) → (n,); −inf outside the support."""
-
-Scale = float | Tensor
-"""A number, standard deviations (d,), or a lower triangular factor (d, d) of a covariance: the metric of a move."""
+from sciflow.solvers.metropolis import (
+    LogDensity,
+    Point,
+    Scale,
+    accepted,
+    langevin_log_ratio,
+    langevin_move,
+    look,
+    stretch,
+)
 
 Positive = Annotated[float, Field(gt=0)]
-
-
-def stretch(scale: Scale, z: Tensor) -> Tensor:
-    """scale · z for each row."""
-    if isinstance(scale, Tensor):
-        scale = scale.to(z.device, z.dtype)
-        return z @ scale.T if scale.ndim == 2 else z * scale
-    return z * scale
-
-
-def pull(scale: Scale, gradient: Tensor) -> Tensor:
-    """scaleᵀ · gradient for each row: the gradient in the coordinates z."""
-    if isinstance(scale, Tensor):
-        scale = scale.to(gradient.device, gradient.dtype)
-        return gradient @ scale if scale.ndim == 2 else gradient * scale
-    return gradient * scale
-
-
-def solved(scale: Scale, x: Tensor) -> Tensor:
-    """scale⁻¹ · x for each row."""
-    if isinstance(scale, Tensor) and scale.ndim == 2:
-        factor = scale.to(x.device, x.dtype)
-        return torch.linalg.solve_triangular(factor, x.T, upper=False).T
-    return x / (scale.to(x.device, x.dtype) if isinstance(scale, Tensor) else scale)
-
-
-class Point(NamedTuple):
-    """Where rows stand: x, log γ(x) and its gradient in the coordinates z."""
-
-    x: Tensor
-    value: Tensor
-    slope: Tensor
-
-
-def valued(log_density: LogDensity, x: Tensor) -> Tensor:
-    """log γ of each row, (n,).
-
-    Raises:
-        InputError: a density that does not give one number for each row.
-    """
-    value = log_density(x)
-    if value.shape != (len(x),):
-        raise InputError(
-            f"a log-density must give one number for each row, ({len(x)},), got {tuple(value.shape)}. Sum over the "
-            "axes of an event, and not over the rows."
-        )
-    return value
-
-
-def look(log_density: LogDensity, x: Tensor, scale: Scale) -> Point:
-    """Value and gradient by one backward pass, float64 value.
-
-    Raises:
-        InputError: a density that does not give one number for each row.
-    """
-    with torch.inference_mode(False), torch.enable_grad():
-        at = x.detach().clone().requires_grad_()
-        value = valued(log_density, at)
-        (gradient,) = torch.autograd.grad(value.sum(), at)
-    return Point(x.detach(), value.detach().double(), pull(scale, gradient))
-
-
-def accepted(start: Point, end: Point, log_ratio: Tensor, uniform: Tensor) -> tuple[Point, Tensor]:
-    """The Metropolis test of each row, and its acceptance probability.
-
-    A trajectory that has left the numbers is rejected: the density at infinity is zero. A NaN density at a finite place
-    is a mistake of the model: it is kept as NaN, so that the next weight says so.
-    """
-    stays = ~end.x.isfinite().all(1) | (end.value == -math.inf)
-    log_ratio = log_ratio.masked_fill(stays, -math.inf)
-    probability = log_ratio.clamp_max(0).exp()
-    moves = uniform < probability
-    x, slope = (torch.where(moves[:, None], b, a) for a, b in ((start.x, end.x), (start.slope, end.slope)))
-    broken = log_ratio.isnan()
-    x = torch.where(broken[:, None], math.nan, x)
-    return Point(x, torch.where(moves, end.value, start.value), slope), probability
 
 
 @runtime_checkable
@@ -163,8 +90,7 @@ class ULA:
     def move(
         self, log_density: LogDensity, x: Tensor, stream: Stream, step: float, scale: Scale = 1.0
     ) -> tuple[Tensor, Tensor]:
-        slope = look(log_density, x, scale).slope
-        moved = x + stretch(scale, 0.5 * step**2 * slope + step * _normal(x, stream, "noise"))
+        moved = langevin_move(look(log_density, x, scale), _normal(x, stream, "noise"), step, scale)
         return moved, torch.ones(len(x), dtype=torch.float64, device=x.device)
 
 
@@ -191,20 +117,13 @@ class MALA:
     def __post_init__(self) -> None:
         _checked(self)
 
-    def log_ratio(self, start: Point, end: Point, step: float, scale: Scale) -> Tensor:
-        """log γ(x') q(x | x') − log γ(x) q(x' | x), float64, (n,)."""
-        jump = solved(scale, end.x - start.x)
-        there = (jump - 0.5 * step**2 * start.slope).double().square().sum(1)
-        back = (-jump - 0.5 * step**2 * end.slope).double().square().sum(1)
-        return end.value - start.value + (there - back) / (2 * step**2)
-
     def move(
         self, log_density: LogDensity, x: Tensor, stream: Stream, step: float, scale: Scale = 1.0
     ) -> tuple[Tensor, Tensor]:
         start = look(log_density, x, scale)
-        proposal = x + stretch(scale, 0.5 * step**2 * start.slope + step * _normal(x, stream, "noise"))
-        end = look(log_density, proposal, scale)
-        point, probability = accepted(start, end, self.log_ratio(start, end, step, scale), _uniform(x, stream))
+        end = look(log_density, langevin_move(start, _normal(x, stream, "noise"), step, scale), scale)
+        log_ratio = langevin_log_ratio(start, end, step, scale)
+        point, probability = accepted(start, end, log_ratio, _uniform(x, stream))
         return point.x, probability
 
 

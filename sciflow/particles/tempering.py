@@ -17,9 +17,10 @@ from torch import Tensor
 
 from sciflow.errors import InputError
 from sciflow.particles.feynman_kac import State, Step
-from sciflow.particles.kernels import MALA, Kernel, LogDensity, Scale, valued
+from sciflow.particles.kernels import MALA, Kernel
 from sciflow.particles.transport import Affine
 from sciflow.random import Stream
+from sciflow.solvers.metropolis import LogDensity, Scale, valued
 
 
 class Base(Protocol):

@@ -31,6 +31,7 @@ from sciflow.solvers.kinetic import BAOAB, KINETIC_SOLVERS, OBABO, Kinetic
 from sciflow.solvers.langevin import PredictorCorrector, langevin
 from sciflow.solvers.model_statistics import ModelStatistics, fit_statistics
 from sciflow.solvers.momentum import GHVB, HeavyBall
+from sciflow.solvers.overdamped import MALA, Overdamped
 from sciflow.solvers.per_row import solve_counted
 from sciflow.solvers.pndm import IPNDM, PLMS, PNDM
 from sciflow.solvers.rosenbrock import ExponentialRosenbrock
@@ -105,6 +106,7 @@ __all__ = [
     "GHVB",
     "IPNDM",
     "KINETIC_SOLVERS",
+    "MALA",
     "OBABO",
     "PLMS",
     "PNDM",
@@ -140,6 +142,7 @@ __all__ = [
     "Lorenz96",
     "Midpoint",
     "ModelStatistics",
+    "Overdamped",
     "Pair",
     "PredictorCorrector",
     "RFSolver",

@@ -33,7 +33,7 @@ def test_the_smoke_size_of_the_run_reaches_its_report(place: Place) -> None:
     assert float(rows["hottest, reweighted", "khat"]["value"]) > 0.7  # 300 K is far from 900 K
     # three ladders' worth of frames and 64 particles: far from good, and still one number for the same ratio
     assert abs(float(rows["annealed SMC", "log_partition_z"]["value"])) < 6
-    assert {"torsion_js", "energy_w2_z"} <= {metric for _, metric in rows}
+    assert {"collective_js", "energy_w2_z"} <= {metric for _, metric in rows}
     report = (results / "report.html").read_text()
     assert report.count("data:image/png") == 7  # as many as the run file asks for
     for words in ("Frames of the data: drift", "exchange with probability", "MBAR over all temperatures", "kJ/mol"):
@@ -57,10 +57,10 @@ def test_torsions_of_your_own_molecule_are_counted_without_replicas(own: OpenMMS
     rows = rows_of(results)
     assert ("held-out frames", "free_energy_low") in rows and not [name for name, _ in rows if name == "MBAR"]
     with xr.open_dataset(results / "data.nc") as data, xr.open_dataset(results / "metrics.nc") as arrays:
-        assert data["collective"].attrs["units"] == "°" and data["torsion"].to_numpy().tolist() == ["phi", "psi"]
-        gap = data["collective"].sel(torsion="phi").to_numpy() - data["phi of ALA2"].to_numpy()
+        assert data["collective"].attrs["units"] == "°" and data["variable"].to_numpy().tolist() == ["phi", "psi"]
+        gap = data["collective"].sel(variable="phi").to_numpy() - data["phi of ALA2"].to_numpy()
         assert np.abs((gap + 180) % 360 - 180).max() < 1e-6
-        assert arrays["torsion_pmf"].attrs["units"] == "kJ/mol" and arrays["surface"].shape == (36, 36)
+        assert arrays["collective_pmf"].attrs["units"] == "kJ/mol" and arrays["surface"].shape == (36, 36)
     assert "free energy of low above high" in (results / "report.html").read_text()
     dataset["collective"] = {"torsions": {"phi": ["ACE1-C", "ALA2-N", "ALA2-CA", "ALA2-CX"]}}
     outcome = place.sciflow("check", place.write(change(MOLECULES, {"dataset": dataset}), "wrong"))

@@ -18,13 +18,13 @@ from sciflow.diffusion import SCHEDULES
 from sciflow.diffusion.mixture import EmpiricalDenoiser
 from sciflow.domains.molecules.alanine import placed
 from sciflow.domains.molecules.collective import Collective
+from sciflow.domains.molecules.collective_metrics import N_PROFILE, Conformations
 from sciflow.domains.molecules.molecule import Atom
 from sciflow.domains.molecules.quadrature import draws
 from sciflow.domains.molecules.replicas import ReplicaExchange, exchanged
 from sciflow.domains.molecules.reweighting import Replicas, mbar
 from sciflow.domains.molecules.systems import AlanineDipeptide
 from sciflow.domains.molecules.target import Colder
-from sciflow.domains.molecules.torsion_metrics import N_PROFILE, Torsions
 from sciflow.domains.molecules.wells import DoubleWell
 from sciflow.errors import InputError
 from sciflow.inverse.tempered import Tempered
@@ -80,7 +80,11 @@ def test_basins_lead_through_the_end_of_the_circle() -> None:
         ({"a": ("X1-A", "X1-B", "X1-C", "X1-F")}, {}, r"torsions.a: there is no atom 'X1-F'.*Did you mean X1-"),
         ({"a": (0, 1, 2, 7)}, {}, "there is no atom 7, the molecule has atoms 0 to 3"),
         ({"a": (0, 1, 2, 2)}, {}, "names an atom twice"),
-        (TURN, {"A": {"twist": (0, 90)}}, r"basins.A.twist: there is no torsion 'twist', known are \['turn'\]"),
+        (
+            TURN,
+            {"A": {"twist": (0, 90)}},
+            r"basins.A.twist: there is no collective variable 'twist', known are \['turn'\]",
+        ),
         (TURN, {"A": {"turn": (0, 190)}}, "angles are degrees between -180 and 180"),
         (TURN, {"A": {"turn": (90, 90)}}, "nothing lies there"),
         (TURN, {"A": {"turn": (150, -150)}, "B": {"turn": (-180, 0)}}, "'A' and 'B' overlap"),
@@ -94,7 +98,7 @@ def test_wrong_torsions_and_basins_are_refused(torsions: dict, basins: dict, mes
 def test_two_atoms_of_one_name_are_told_apart_by_their_numbers() -> None:
     with pytest.raises(InputError, match="several atoms are called 'X1-A'"):
         Collective({"a": ("X1-A", "X1-B", "X1-C", "X1-D")}).atoms((*FOUR, FOUR[0]))
-    assert Collective({"a": (4, "X1-B", "X1-C", "X1-D")}).atoms((*FOUR, FOUR[0])).flatten().tolist() == [4, 1, 2, 3]
+    assert Collective({"a": (4, "X1-B", "X1-C", "X1-D")}).atoms((*FOUR, FOUR[0])) == {"a": [4, 1, 2, 3]}
 
 
 def two_wells(n_chains: int, n_frames: int, memory: int, seed: int) -> Tensor:
@@ -113,8 +117,8 @@ def share(low: float, high: float) -> float:
     return float(0.8 * first + 0.2 * (vonmises.cdf(b, 6, loc=np.pi) - vonmises.cdf(a, 6, loc=np.pi)))
 
 
-def asked(frames: Tensor, seed: int = 0) -> Torsions:
-    return Torsions(Collective(TURN, SIDES), KT, frames, {}, {}, None, Stream(seed))
+def asked(frames: Tensor, seed: int = 0) -> Conformations:
+    return Conformations(Collective(TURN, SIDES), KT, frames, {}, {}, None, Stream(seed))
 
 
 def test_the_free_energy_of_two_wells_is_exact_within_its_error() -> None:
@@ -190,7 +194,7 @@ def test_mbar_of_harmonic_oscillators_is_exact_within_its_error() -> None:
 def test_mbar_gives_the_free_energy_of_basins_of_the_first_temperature() -> None:
     """The direction is uniform at every temperature: two half circles weigh the same."""
     replicas = oscillators(32, 25, 8, 3)
-    torsions = Torsions(Collective(TURN, SIDES), KT, replicas.torsions[0], {}, {}, replicas, Stream(4))
+    torsions = Conformations(Collective(TURN, SIDES), KT, replicas.collective[0], {}, {}, replicas, Stream(4))
     rows = {(row.posterior, row.metric): row.score for row in [*torsions.basin_rows(), *torsions.mbar_rows()]}
     by_mbar, counted = rows["MBAR", "free_energy_right"], rows["held-out frames", "free_energy_right"]
     assert abs(by_mbar.value) < 4 * by_mbar.stderr and by_mbar.stderr < counted.stderr
@@ -257,7 +261,7 @@ def test_ladders_leave_frames_energies_and_torsions_that_belong_together() -> No
         x = torch.from_numpy(made[name].to_numpy()).double()
         energy = system.energy(x).numpy()
         assert np.abs(made["replica_energy"][k].to_numpy() - energy).max() < 0.1  # float32 positions, as stored
-        gap = made["replica_torsion"][k].to_numpy() - collective.values(x, system.molecule.atoms).numpy()
+        gap = made["replica_collective"][k].to_numpy() - collective.values(x, system.molecule.atoms).numpy()
         assert np.abs((gap + 180) % 360 - 180).max() < 1e-2
     assert 0 <= made.attrs["exchange_acceptance"] <= 1 and "chains_rhat" in made.attrs
     assert SHORT.simulate(Stream(3)).identical(made) and not SHORT.simulate(Stream(4)).identical(made)

@@ -185,6 +185,14 @@ def test_a_basin_that_leads_through_the_end_of_the_circle_has_two_boxes():
     assert shown.shape == (34, 34) and bool(np.isnan(shown[:, -1]).all())  # the first torsion runs to the right
 
 
+def test_a_basin_of_a_distance_is_drawn_as_far_as_the_distance_is_shown():
+    ranges, basins = ((-180.0, 180.0), (0.1, 0.8)), {"open": ((150, -150), (0.3, 5.0)), "far": ((0, 90), (1.0, 2.0))}
+    ax = FIGURES["ramachandran"](np.zeros((36, 36)), ranges=ranges, units=("°", "nm"), basins=basins, names=("φ", "d"))
+    boxes = sorted((patch.get_x(), patch.get_y(), patch.get_width(), patch.get_height()) for patch in ax.patches)
+    assert boxes == [(-180, 0.3, 30, 0.5), (150, 0.3, 30, 0.5)]  # what lies beyond is no box
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("φ [°]", "d [nm]") and ax.get_ylim() == (0.1, 0.8)
+
+
 def test_an_estimate_that_is_not_known_says_so():
     ax = CALLS["estimates"]()
     said = [text.get_text() for text in ax.texts if "not known" in text.get_text()]

@@ -16,11 +16,12 @@ from sciflow.errors import InputError, NonFiniteError
 from sciflow.inverse import Dense, GaussianLikelihood, Tempered
 from sciflow.particles import KERNELS, smc
 from sciflow.particles.adaptation import Adaptation, next_temperature, pilot
-from sciflow.particles.kernels import HMC, MALA, ULA, Kernel, Point, Scale, look
+from sciflow.particles.kernels import HMC, MALA, ULA, Kernel
 from sciflow.particles.resampling import ess
 from sciflow.particles.tempering import Bridge, NormalBase, Stage, Tempering, advance, ladder
 from sciflow.particles.transport import fit_drift
 from sciflow.random import Stream
+from sciflow.solvers.metropolis import Point, Scale, langevin_log_ratio, look
 
 LAW = GaussianMixture(  # unequal modes, unequal widths, correlated: a sign error cannot hide behind a symmetry
     torch.tensor([0.7, 0.3], dtype=torch.float64),
@@ -96,8 +97,8 @@ def test_detailed_balance_of_mala(scale: Scale) -> None:
         gradient = torch.autograd.functional.jacobian(lambda x: LAW.log_prob(x).sum(), a)
         return MultivariateNormal(a + 0.5 * step**2 * gradient @ metric, step**2 * metric).log_prob(b)
 
-    ratio = MALA().log_ratio(start, end, step, scale)
-    back = MALA().log_ratio(end, start, step, scale)
+    ratio = langevin_log_ratio(start, end, step, scale)
+    back = langevin_log_ratio(end, start, step, scale)
     there = LAW.log_prob(pairs[0]) + log_proposal(*pairs) + ratio.clamp_max(0)
     again = LAW.log_prob(pairs[1]) + log_proposal(pairs[1], pairs[0]) + back.clamp_max(0)
     assert torch.allclose(there, again, rtol=1e-10, atol=1e-8)  # float64, log-densities to some 100

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,6 +78,34 @@ def asked(path: Path, units: Mapping[str, str], kind: str, what: str) -> float:
             f"{[*KINDS[kind]]}."
         )
     return factor(path, kind, units[kind])
+
+
+class Residue(NamedTuple):
+    """One residue of a topology, its atoms as (index, name, element)."""
+
+    name: str
+    number: int
+    segment: str
+    atoms: list[tuple[int, str, str]]
+
+
+def as_json(chains: Iterable[Iterable[Residue]], bonds: Iterable[tuple[int, int]]) -> str:
+    """A topology in the form in which mdtraj stores it in HDF5.
+
+    Args:
+        chains: residues of each chain.
+        bonds: pairs of atoms.
+    """
+    found: list[dict[str, Any]] = []
+    n_residues = 0
+    for k, chain in enumerate(chains):
+        found.append({"index": k, "residues": []})
+        for residue in chain:
+            atoms = [{"index": index, "name": name, "element": element} for index, name, element in residue.atoms]
+            found[-1]["residues"].append({"index": n_residues, "name": residue.name, "resSeq": residue.number,
+                                          "segmentID": residue.segment, "atoms": atoms})  # fmt: skip
+            n_residues += 1
+    return json.dumps({"chains": found, "bonds": [list(pair) for pair in bonds]})
 
 
 def atoms_of_json(path: Path, text: str) -> Atoms:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sciflow.data.trajectories.frames import Atoms, Frames
+from sciflow.data.trajectories.frames import Atoms, Frames, Residue, as_json
 from sciflow.errors import InputError
 
 WITH_TOPOLOGY = (".pdb", ".gro", ".cif")
@@ -56,38 +56,21 @@ def _loaded(path: Path, topology: Any = None) -> Any:
 def atoms(topology: Any) -> Atoms:
     """Names of mdtraj's topology."""
     listed = [*topology.atoms]
-    elements = [atom.element.symbol if atom.element is not None else "" for atom in listed]
+    elements = [_symbol(atom) for atom in listed]
     residues = [f"{atom.residue.name}{atom.residue.resSeq}" for atom in listed]
     indices = [atom.residue.index for atom in listed]
-    return Atoms([atom.name for atom in listed], elements, residues, indices, as_json(topology))
+    told = as_json([map(_residue, chain.residues) for chain in topology.chains],
+                   [(a.index, b.index) for a, b in topology.bonds])  # fmt: skip
+    return Atoms([atom.name for atom in listed], elements, residues, indices, told)
 
 
-def as_json(topology: Any) -> str:
-    """A topology in the form in which mdtraj stores it in HDF5."""
-    chains = [
-        {
-            "index": chain.index,
-            "residues": [
-                {
-                    "index": residue.index,
-                    "name": residue.name,
-                    "resSeq": residue.resSeq,
-                    "segmentID": residue.segment_id,
-                    "atoms": [
-                        {
-                            "index": atom.index,
-                            "name": atom.name,
-                            "element": atom.element.symbol if atom.element is not None else "",
-                        }
-                        for atom in residue.atoms
-                    ],
-                }
-                for residue in chain.residues
-            ],
-        }
-        for chain in topology.chains
-    ]
-    return json.dumps({"chains": chains, "bonds": [[a.index, b.index] for a, b in topology.bonds]})
+def _residue(residue: Any) -> Residue:
+    atoms = [(atom.index, atom.name, _symbol(atom)) for atom in residue.atoms]
+    return Residue(residue.name, residue.resSeq, residue.segment_id, atoms)
+
+
+def _symbol(atom: Any) -> str:
+    return atom.element.symbol if atom.element is not None else ""
 
 
 def as_topology(told: str) -> Any:

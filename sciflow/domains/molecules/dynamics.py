@@ -104,9 +104,9 @@ def named(
     units = {name.partition(" [")[0]: name.partition("[")[2].removesuffix("]") for name in system.observables(x[:1])}
     dims: dict[str, tuple[str, ...]] = {name: ("sample",) for name in values}
     dims["data"] = ("sample", "particle", "axis")
-    if collective.torsions:
+    if collective.names:
         values["collective"] = collective.values(x, system.molecule.atoms)
-        dims["collective"], units["collective"] = ("sample", "torsion"), "°"
+        dims["collective"], units["collective"] = ("sample", "variable"), collective.unit
     coords: dict[str, Any] = {
         "split": ("sample", labels.astype(str)),
         "unit": ("sample", chain.astype(np.int64)),
@@ -115,9 +115,11 @@ def named(
         "atom_name": ("particle", np.array([atom.name for atom in system.molecule.atoms])),
         "element": ("particle", np.array([atom.element for atom in system.molecule.atoms])),
         "residue": ("particle", np.array([atom.residue for atom in system.molecule.atoms])),
+        "topology": ((), np.array(system.molecule.told)),
     }
-    if collective.torsions:
-        coords["torsion"] = np.array(list(collective.torsions))
+    if collective.names:
+        coords["variable"] = np.array(collective.names)
+        coords["variable_unit"] = ("variable", np.array([axis.unit for axis in collective.axes]))
         facts["collective"] = collective.packed()
     made = to_xarray(values, dims, coords, {"data": "nm", "potential_energy": "kJ/mol", **units})
     handed, cis = system.molecule.handedness(x), system.molecule.cis(x)
@@ -148,7 +150,7 @@ class Langevin:
         warm_up: steps that are thrown away.
         step: [ps]; at most 0.002, since hydrogens are not constrained.
         friction: γ [1/ps].
-        collective: torsions, and basins in which frames are counted.
+        collective: torsions, distances and radii, and basins in which frames are counted.
         n_repeats: independent sets of draws that every sampler makes.
         validation: share of the chains for the validation loss.
         test: share of the chains that samples are compared with.
@@ -176,7 +178,7 @@ class Langevin:
             raise InputError(f"dataset.n_chains must be a multiple of {N_GROUPS}, got {self.n_chains}.")
 
     def look(self) -> None:
-        """Raise InputError if the molecule cannot be had, or has not the atoms of the torsions."""
+        """Raise InputError if the molecule cannot be had, or has not the atoms of the collective variables."""
         self.collective.atoms(self.molecule.molecule.atoms)
 
     def simulate(self, stream: Stream) -> xr.Dataset:
@@ -225,7 +227,7 @@ class TrajectoryFile:
         length, time, energy: units of a NPZ, which cannot say them, e.g. nm, ps, kJ/mol; empty if it needs none.
         molecule: whose frames they are, with the temperature.
         max_gigabytes: largest array that is read.
-        collective: torsions, and basins in which frames are counted.
+        collective: torsions, distances and radii, and basins in which frames are counted.
         n_repeats: independent sets of draws that every sampler makes.
         validation: share for the validation loss, of the 16 pieces into which the chain is cut.
         test: share of the pieces that samples are compared with.

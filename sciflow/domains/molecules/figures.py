@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from sciflow.domains.ensembles import ENSEMBLES
+from sciflow.domains.molecules.collective_figures import basins, maps, overlaps, profiles, sentences
 from sciflow.domains.molecules.metrics import DISTANCES, EXACT
 from sciflow.domains.molecules.reference import LARGEST_ERROR, LARGEST_Z
-from sciflow.domains.molecules.torsion_figures import basins, maps, overlaps, profiles, sentences
 from sciflow.domains.protocol import Drawing, Evidence, unmarked
 from sciflow.domains.shown import loss
 from sciflow.figures.profiles import distance_bars, mean_force_profile
@@ -26,7 +26,7 @@ TITLES = {
     "pmf_error": ("mean squared error of −log p", "Potential of mean force on a grid"),
     "energy_w2": ("W2 of the energy", "Energies"),
     "observable_w2": ("W2 of the observable", "Observable"),
-    "torsion_js": ("Jensen–Shannon divergence", "Torsions on cells of 15°"),
+    "collective_js": ("Jensen–Shannon divergence", "First two collective variables, 24 cells along each"),
 }
 
 
@@ -148,7 +148,7 @@ FIGURES: dict[str, Callable[[Evidence], Drawing | None]] = {
     "distances": distances,
     "loss_curve": loss,
     "ramachandran": maps,
-    "torsion_profiles": profiles,
+    "collective_profiles": profiles,
     "basin_free_energies": basins,
     "overlap": overlaps,
     **ENSEMBLES,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 FINE = 1000  # cells along each axis, for the shares of basins
 N_BINS = 60  # of a coordinate whose potential of mean force is shown
-N_TURNS = 24  # cells of a circle, of 15°
+N_CELLS = 24  # along a collective variable: 15° of a circle
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Law:
         cells: along each axis, where the law is known on a grid.
         stream: of perfect draws.
         units: the chain of each frame, (frame,): no chain is on both sides of a comparison.
-        collective: torsions, where the frames have some.
+        collective: variables with their ranges, where the frames have some.
     """
 
     potential: Potential
@@ -116,12 +116,12 @@ class Law:
         """Mean squared error of the potential of mean force on the grid."""
         return pmf_error(self.masses, cell_masses(x, self.grid.edges))
 
-    def torsion_js(self, x: Tensor) -> float:
-        """Jensen–Shannon divergence of the first two torsions from those of perfect draws, on cells of 15°."""
-        edges = torch.linspace(-180, 180, N_TURNS + 1, dtype=torch.float64)
+    def collective_js(self, x: Tensor) -> float:
+        """Jensen–Shannon divergence of the first two collective variables from those of perfect draws, on cells."""
+        edges = [axis.edges(N_CELLS) for axis in self.collective.axes[:2]]
         atoms = self.potential.molecule.atoms  # type: ignore[attr-defined]
-        turned = (self.collective.values(part, atoms)[:, :2] for part in (self.perfect(0, len(x)), x))
-        return js_divergence(*(cell_masses(values, [edges] * values.shape[1]) for values in turned))
+        both = (self.collective.values(part, atoms)[:, :2] for part in (self.perfect(0, len(x)), x))
+        return js_divergence(*(cell_masses(values, edges) for values in both))
 
     def number_w2(self, name: str, x: Tensor) -> float:
         """W2 distance of the energy, or of an observable, to that of perfect draws."""

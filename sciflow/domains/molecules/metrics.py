@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from sciflow.data.arrays import from_xarray, to_xarray
+from sciflow.domains.molecules.collective_metrics import Conformations
 from sciflow.domains.molecules.law import Law
 from sciflow.domains.molecules.potential import OnGrid
 from sciflow.domains.molecules.quadrature import lattice, log_weights
 from sciflow.domains.molecules.simulate import event_dims
-from sciflow.domains.molecules.torsion_metrics import Torsions
 from sciflow.domains.protocol import Findings, Row
 from sciflow.inverse.likelihood import LikelihoodModel
 from sciflow.metrics.boltzmann import cell_masses, free_energy_difference
@@ -93,19 +93,19 @@ def _free_energy(law: Law, x: Tensor, stream: Stream) -> Score | None:
     return Score(found.value - law.free_energy, found.stderr, found.n, "kT", note)
 
 
-def _torsion_js(law: Law, x: Tensor) -> float | None:
-    """Jensen–Shannon divergence of the first two torsions from those of held-out frames, on cells of 15°.
+def _collective_js(law: Law, x: Tensor) -> float | None:
+    """Jensen–Shannon divergence of the first two collective variables from those of held-out frames, on 24 cells each.
 
-    Exactness: between the two finite sets
+    Exactness: between the two finite sets; what lies beyond the range of a distance counts as one more cell
     Cost: O(samples + cells)
     Bias: upward, about occupied cells over 4 × samples, and by the memory of chains: read it against the floor
     Source: Lin (1991); for torsions as in ScoreMD.
     """
-    return law.torsion_js(x) if law.collective.torsions else None
+    return law.collective_js(x) if law.collective.names else None
 
 
-def _basin_free_energy(torsions: Torsions) -> list[Row]:
-    """Free energy of each basin of torsions above the first: counted, by MBAR, and of every sampler [kJ/mol].
+def _basin_free_energy(conformations: Conformations) -> list[Row]:
+    """Free energy of each basin above the first: counted, by MBAR, and of every sampler [kJ/mol].
 
         ΔF = −kT log(p_basin/p_first)
 
@@ -114,10 +114,10 @@ def _basin_free_energy(torsions: Torsions) -> list[Row]:
     Bias: O(1/independent frames); chains shorter than their memory give too small an error
     Source: Künsch (1989), The jackknife and the bootstrap for general stationary observations; whole chains are blocks.
     """
-    return torsions.basin_rows()
+    return conformations.basin_rows()
 
 
-def _mbar(torsions: Torsions) -> list[Row]:
+def _mbar(conformations: Conformations) -> list[Row]:
     """Overlap, effective samples and k̂ of MBAR over all temperatures, and log Z(T)/Z(hottest) beside the samplers'.
 
     Exactness: the estimator of least variance from these frames; nothing where there is one temperature
@@ -125,7 +125,7 @@ def _mbar(torsions: Torsions) -> list[Row]:
     Bias: none is left where neighbouring temperatures overlap by less than about 0.03
     Source: Shirts and Chodera (2008); Klimovich, Shirts and Mobley (2015); Vehtari et al. (2024) for k̂.
     """
-    return torsions.mbar_rows()
+    return conformations.mbar_rows()
 
 
 def _consistency_js(law: Law, drawn: Mapping[str, Tensor]) -> list[Row]:
@@ -158,14 +158,17 @@ DISTANCES: dict[str, tuple[Callable[[Law, Tensor], float | None], str]] = {
     "pmf_error": (_pmf_error, "kT²"),
     "energy_w2": (_energy_w2, "kT"),
     "observable_w2": (_observable_w2, "1"),
-    "torsion_js": (_torsion_js, "nat"),
+    "collective_js": (_collective_js, "nat"),
 }
-OF_TORSIONS: dict[str, Callable[[Torsions], list[Row]]] = {"basin_free_energy": _basin_free_energy, "mbar": _mbar}
+OF_CONFORMATIONS: dict[str, Callable[[Conformations], list[Row]]] = {
+    "basin_free_energy": _basin_free_energy,
+    "mbar": _mbar,
+}
 METRICS: dict[str, Callable] = {
     **{name: entry for name, (entry, _) in DISTANCES.items()},
     "free_energy": _free_energy,
     "consistency_js": _consistency_js,
-    **OF_TORSIONS,
+    **OF_CONFORMATIONS,
 }
 
 
@@ -179,19 +182,21 @@ def evaluate(
         str(name): from_xarray(samples["samples"].sel(posterior=name), dims)
         for name in samples["posterior"].to_numpy().tolist()
     }
-    torsions = Torsions.of(data, samples, drawn, stream.child("torsions"))
+    conformations = Conformations.of(data, samples, drawn, stream.child("torsions"))
     rows: list[Row] = []
     for name in names:
         if name == "free_energy":
             rows += _free_energies(law, drawn, stream.child(name))
         elif name == "consistency_js":
             rows += _consistency_js(law, drawn)
-        elif name in OF_TORSIONS:
-            rows += OF_TORSIONS[name](torsions) if torsions else []
+        elif name in OF_CONFORMATIONS:
+            rows += OF_CONFORMATIONS[name](conformations) if conformations else []
         else:
             rows += _distances(law, name, drawn)
     arrays = _arrays(law, drawn)
-    return Findings(rows, arrays.merge(torsions.arrays(), combine_attrs="no_conflicts") if torsions else arrays)
+    if conformations:
+        arrays = arrays.merge(conformations.arrays(), combine_attrs="no_conflicts")
+    return Findings(rows, arrays)
 
 
 def _distances(law: Law, name: str, drawn: dict[str, Tensor]) -> list[Row]:

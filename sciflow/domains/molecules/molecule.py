@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from sciflow.data.trajectories.frames import Residue, as_json
 from sciflow.domains.molecules.force_field import ForceField
 from sciflow.domains.molecules.force_field_bonded import dihedral
 from sciflow.domains.molecules.force_field_openmm import force_field
@@ -50,6 +51,18 @@ class Molecule:
     field: ForceField
     topology: openmm.app.Topology
     system: openmm.System
+
+    @cached_property
+    def told(self) -> str:
+        """The topology as text, for files: mdtraj's JSON."""
+
+        def residue(found: openmm.app.topology.Residue) -> Residue:
+            atoms = [(atom.index, atom.name, atom.element.symbol if atom.element else "") for atom in found.atoms()]
+            digits = found.id.lstrip("-").isdigit()
+            return Residue(found.name, int(found.id) if digits else found.index + 1, "", atoms)
+
+        chains = [map(residue, chain.residues()) for chain in self.topology.chains()]
+        return as_json(chains, [(a.index, b.index) for a, b in self.topology.bonds()])
 
     def _named(self, residue: int, name: str) -> int | None:
         return self._index.get((residue, name))
@@ -99,6 +112,11 @@ class Molecule:
         atoms = self._quadruples([(0, "CA"), (0, "N"), (0, "C"), (0, "CB")])
         centre, n, c, b = (x[..., row, :] for row in atoms)
         return (torch.linalg.cross(n - centre, c - centre) * (b - centre)).sum(-1)
+
+
+def radius_of_gyration(x: Tensor) -> Tensor:
+    """√(mean of |x_i − centre|²), all atoms of one weight, (…, atom, 3) → (…)."""
+    return (x - x.mean(-2, keepdim=True)).square().sum(-1).mean(-1).sqrt()
 
 
 def molecule_of(topology: openmm.app.Topology, system: openmm.System, positions: Tensor) -> Molecule:

@@ -62,14 +62,14 @@ class Ladder(NamedTuple):
     Attributes:
         cold, hot: frames at the lowest and the highest temperature, (ladder, frame, atom, 3) [nm].
         energies: U at each temperature, (temperature, ladder, frame) [kJ/mol], float64.
-        torsions: collective variables, (temperature, ladder, frame, torsion) [°].
+        collective: variables, (temperature, ladder, frame, variable) [°, nm].
         acceptance: of the exchange of each pair of neighbours, (temperature − 1,).
     """
 
     cold: Tensor
     hot: Tensor
     energies: Tensor
-    torsions: Tensor
+    collective: Tensor
     acceptance: Tensor
 
 
@@ -82,8 +82,8 @@ class ReplicaExchange:
 
     All replicas start from the one conformation of the molecule and are first heated to the hottest temperature, so
     that the wells are filled in its proportion before the ladders begin. Kept are frames of the lowest and the highest
-    temperature, and energies and torsions of all, for reweighting. "Observations" are independent repeats of the
-    sampling, which tell its noise.
+    temperature, and energies and collective variables of all, for reweighting. "Observations" are independent repeats
+    of the sampling, which tell its noise.
 
     Exactness: that of the attributes `chains_…`: drift of averages between the first and last frame, spread between
         ladders, temperature that the positions show; `exchange_acceptance` of the least willing pair of neighbours
@@ -103,7 +103,7 @@ class ReplicaExchange:
         mass: of every atom [Da]: frames do not depend on it, and equal masses allow longer steps than those of
             hydrogen. Time between frames is therefore not that of the molecule.
         friction: γ [1/ps].
-        collective: torsions, and basins in which frames are counted.
+        collective: torsions, distances and radii, and basins in which frames are counted.
         n_repeats: independent sets of draws that every sampler makes.
         validation: share of the ladders that nobody uses.
         test: share of the ladders that samples are compared with; samplers start from the hot frames of the others.
@@ -153,7 +153,7 @@ class ReplicaExchange:
         return self.molecule.kelvin * (self.hottest / self.molecule.kelvin) ** share
 
     def look(self) -> None:
-        """Raise InputError if the molecule or pymbar cannot be had, or an atom of a torsion is unknown."""
+        """Raise InputError if the molecule or pymbar cannot be had, or an atom of a variable is unknown."""
         need_pymbar()
         self.collective.atoms(self.molecule.molecule.atoms)
 
@@ -172,14 +172,14 @@ class ReplicaExchange:
         values = {
             "hottest": (hot - hot.mean(1, keepdim=True)).float(),
             "replica_energy": by_frame(found.energies),
-            "replica_torsion": by_frame(found.torsions).float(),
+            "replica_collective": by_frame(found.collective).float(),
         }
         dims = {
             "hottest": ("sample", "particle", "axis"),
             "replica_energy": ("replica", "sample"),
-            "replica_torsion": ("replica", "sample", "torsion"),
+            "replica_collective": ("replica", "sample", "variable"),
         }
-        units = {"hottest": "nm", "replica_energy": "kJ/mol", "replica_torsion": "°"}
+        units = {"hottest": "nm", "replica_energy": "kJ/mol", "replica_collective": self.collective.unit}
         more = to_xarray(values, dims, {"replica_kelvin": (("replica",), self.kelvins.numpy())}, units)
         return made.merge(more, combine_attrs="no_conflicts").assign_attrs(
             exchange_acceptance=float(found.acceptance.min())
@@ -212,9 +212,9 @@ class ReplicaExchange:
                 if k >= before and (k - before + 1) % per_frame == 0:
                     kept.append((state[:, 0].unflatten(0, shape), energy))
         frames = torch.stack([x[:, (0, -1)] for x, _ in kept], 2)  # (ladder, cold or hot, frame, atom, 3)
-        torsions = torch.stack([self.collective.values(x, molecule.atoms) for x, _ in kept], 2)
+        variables = torch.stack([self.collective.values(x, molecule.atoms) for x, _ in kept], 2)
         energies = torch.stack([energy for _, energy in kept], 2).transpose(0, 1)
-        return Ladder(frames[:, 0], frames[:, 1], energies, torsions.transpose(0, 1), self._acceptance(rates))
+        return Ladder(frames[:, 0], frames[:, 1], energies, variables.transpose(0, 1), self._acceptance(rates))
 
     def _acceptance(self, rates: list[Tensor]) -> Tensor:
         """Of each pair of neighbours: even pairs had the even turns, odd ones the odd."""

@@ -101,12 +101,12 @@ class Replicas:
     Args:
         inverse: 1/kT [mol/kJ], (state,); the first is the temperature that is asked for.
         energies: U, (state, ladder, frame) [kJ/mol].
-        torsions: (state, ladder, frame, torsion) [°].
+        collective: (state, ladder, frame, variable) [°, nm].
     """
 
     inverse: Tensor
     energies: Tensor
-    torsions: Tensor
+    collective: Tensor
 
     @classmethod
     def of(cls, data: xr.Dataset) -> Replicas | None:
@@ -121,13 +121,13 @@ class Replicas:
             return values.unflatten(1, (-1, n_ladders)).transpose(1, 2)
 
         energies = from_xarray(held_out["replica_energy"], ("replica", "sample"), torch.float64)
-        torsions = from_xarray(held_out["replica_torsion"], ("replica", "sample", "torsion"), torch.float64)
+        variables = from_xarray(held_out["replica_collective"], ("replica", "sample", "variable"), torch.float64)
         kelvins = torch.as_tensor(held_out["replica_kelvin"].to_numpy())
-        return cls(1 / (BOLTZMANN * kelvins), by_ladder(energies), by_ladder(torsions))
+        return cls(1 / (BOLTZMANN * kelvins), by_ladder(energies), by_ladder(variables))
 
     def chosen(self, ladders: Tensor) -> Replicas:
         """Some of the ladders, each as often as it is named."""
-        return Replicas(self.inverse, self.energies[:, ladders], self.torsions[:, ladders])
+        return Replicas(self.inverse, self.energies[:, ladders], self.collective[:, ladders])
 
     def solved(self, start: Tensor | None = None) -> Reweighted:
         """MBAR of all frames."""
@@ -142,8 +142,8 @@ class Replicas:
 
     @property
     def values(self) -> Tensor:
-        """Torsions of all frames in the order of the weights, (n, torsion)."""
-        return self.torsions.flatten(0, 2)
+        """Collective variables of all frames in the order of the weights, (n, variable)."""
+        return self.collective.flatten(0, 2)
 
     @cached_property
     def ess(self) -> float:

@@ -14,7 +14,7 @@ from torch import Tensor
 from sciflow.data.store import sha256
 from sciflow.domains.molecules.alanine import FORCE_FIELDS, alanine_dipeptide
 from sciflow.domains.molecules.force_field_openmm import check_against_openmm, need_openmm
-from sciflow.domains.molecules.molecule import BOLTZMANN, Molecule, molecule_of
+from sciflow.domains.molecules.molecule import BOLTZMANN, Molecule, molecule_of, radius_of_gyration
 from sciflow.domains.molecules.potential import Potential
 from sciflow.errors import InputError
 
@@ -67,7 +67,7 @@ class _OfMolecule:
             angles = self.molecule.angles(x, atoms).rad2deg()
             for k, column in enumerate((angles - LEAST[name]).remainder(360).add(LEAST[name]).unbind(-1)):
                 found[f"{name} of {self.molecule.atoms[int(atoms[1 if name == 'phi' else 0, k])].residue} [°]"] = column
-        found["radius of gyration [nm]"] = (x - x.mean(1, keepdim=True)).square().sum(2).mean(1).sqrt()
+        found["radius of gyration [nm]"] = radius_of_gyration(x)
         return found
 
 

@@ -1,4 +1,4 @@
-"""What chemists ask of torsions: free energies of basins and along angles, with errors from whole chains."""
+"""What chemists ask of collective variables: free energies of basins and along them, with errors from chains."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
     import xarray as xr
 
 FRAMES, MBAR, HOTTEST = "held-out frames", "MBAR", "hottest, reweighted"
-N_PROFILE, N_SURFACE = 60, 36  # bins of a circle: 6° for a profile, 10° for a map
+N_PROFILE, N_SURFACE = 60, 36  # cells along a variable: of a circle 6° for a profile, 10° for a map
 UNIT = "kJ/mol"
 
 
 @dataclass(frozen=True, eq=False)
-class Torsions:
-    """Torsions of held-out frames and of every sampler, and what is asked of them.
+class Conformations:
+    """Collective variables of held-out frames and of every sampler, and what is asked of them.
 
     Args:
-        collective: torsions and basins.
+        collective: variables with their ranges, and basins.
         temperature: kT [kJ/mol].
-        frames: of held-out chains, (chain, frame, torsion) [°].
-        drawn: sampler → (repeat, member, torsion) [°].
+        frames: of held-out chains, (chain, frame, variable) [°, nm].
+        drawn: sampler → (repeat, member, variable) [°, nm].
         log_evidence: sampler → of each repeat; NaN where it says none.
         replicas: held-out ladders, where there are some.
         stream: of bootstraps.
@@ -54,16 +54,18 @@ class Torsions:
     stream: Stream
 
     @classmethod
-    def of(cls, data: xr.Dataset, samples: xr.Dataset, drawn: Mapping[str, Tensor], stream: Stream) -> Torsions | None:
-        """Those of a run; None where the data set names no torsion."""
+    def of(
+        cls, data: xr.Dataset, samples: xr.Dataset, drawn: Mapping[str, Tensor], stream: Stream
+    ) -> Conformations | None:
+        """Those of a run; None where the data set names no variable."""
         collective = collective_of(data)
-        if not collective.torsions:
+        if not collective.names:
             return None
         potential: Any = potential_of(data)
         held_out = data.isel(sample=np.flatnonzero(data["split"].to_numpy() == "test"))
         order = np.argsort(held_out["unit"].to_numpy(), kind="stable")  # chain by chain, each in the order of time
         n_chains = len(set(held_out["unit"].to_numpy().tolist()))
-        frames = from_xarray(held_out["collective"][order], ("sample", "torsion"), torch.float64)
+        frames = from_xarray(held_out["collective"][order], ("sample", "variable"), torch.float64)
         atoms = potential.molecule.atoms
         evidence = {name: from_xarray(samples["log_evidence"].sel(posterior=name), ("observation",)) for name in drawn}
         return cls(
@@ -101,10 +103,11 @@ class Torsions:
         return -self.temperature * (shares[1:] / shares[0]).log()
 
     def _shares(self, values: Tensor, log_weights: Tensor) -> Tensor:
-        """Probability of each bin of each torsion, (torsion, bin)."""
-        cells = ((values + 180) * (N_PROFILE / 360)).long().clamp(0, N_PROFILE - 1)
-        empty = torch.zeros(N_PROFILE, dtype=torch.float64)
-        return torch.stack([empty.index_add(0, column, log_weights.exp()) for column in cells.T])
+        """Probability of each cell of each variable, (variable, cell); beyond the ends of a line nothing is shown."""
+        empty = torch.zeros(N_PROFILE + 1, dtype=torch.float64)
+        columns = zip(self.collective.axes, values.unbind(-1), strict=True)
+        cells = [axis.cells(column, N_PROFILE) for axis, column in columns]
+        return torch.stack([empty.index_add(0, own, log_weights.exp()) for own in cells])[:, :-1]
 
     def basin_rows(self) -> list[Row]:
         """ΔF of each basin above the first: by counting, by MBAR, by every sampler, and their z against the former."""
@@ -138,7 +141,7 @@ class Torsions:
     def _by_hottest(self, place: int) -> Score:
         """What frames at the hottest temperature alone say, if they are weighted: k̂ tells whether to believe it."""
         assert self.replicas is not None
-        weights, values = self.replicas.hottest(), self.replicas.torsions[-1].flatten(0, 1)
+        weights, values = self.replicas.hottest(), self.replicas.collective[-1].flatten(0, 1)
         value = float(self._differences(values, weights)[place])
         note = f"k̂ = {pareto_shape(weights):.2f}, {float(ess(weights)):.0f} effective of {len(weights)} frames"
         return Score(value if math.isfinite(value) else math.nan, math.nan, len(weights), UNIT, note)
@@ -175,40 +178,44 @@ class Torsions:
         return rows
 
     def arrays(self) -> xr.Dataset:
-        """What the figures show: profiles, a map of the first two torsions, torsions of draws, overlaps."""
+        """What the figures show: profiles, a map of the first two variables, variables of draws, overlaps."""
         profiles = {FRAMES: self._profile(self.frames)}
         if self.replicas is not None:
             shares = self._shares(self.replicas.values, self.replicas.all.log_weights)
             spread = self.resampled[:, len(self.pairs) + 1 :].std(0).reshape(shares.shape)
             profiles[MBAR] = self._force(shares, spread)
         profiles |= {name: self._profile(values) for name, values in self.drawn.items()}
-        edges = torch.linspace(-180, 180, N_PROFILE + 1, dtype=torch.float64)
+        axes = self.collective.axes
+        edges = torch.stack([axis.edges(N_PROFILE) for axis in axes])
         values = {
-            "torsion_pmf": torch.stack([pmf for pmf, _ in profiles.values()]),
-            "torsion_pmf_stderr": torch.stack([stderr for _, stderr in profiles.values()]),
-            "torsions": torch.stack(list(self.drawn.values())).float(),
-            "held_out_torsions": self.frames.flatten(0, 1).float(),
+            "collective_pmf": torch.stack([pmf for pmf, _ in profiles.values()]),
+            "collective_pmf_stderr": torch.stack([stderr for _, stderr in profiles.values()]),
+            "collective_at": 0.5 * (edges[:, 1:] + edges[:, :-1]),
+            "collective": torch.stack(list(self.drawn.values())).float(),
+            "held_out_collective": self.frames.flatten(0, 1).float(),
         }
         dims: dict[str, tuple[str, ...]] = {
-            **dict.fromkeys(("torsion_pmf", "torsion_pmf_stderr"), ("estimate", "torsion", "angle")),
-            "torsions": ("posterior", "observation", "member", "torsion"),
-            "held_out_torsions": ("frame", "torsion"),
+            **dict.fromkeys(("collective_pmf", "collective_pmf_stderr"), ("estimate", "variable", "cell")),
+            "collective_at": ("variable", "cell"),
+            "collective": ("posterior", "observation", "member", "variable"),
+            "held_out_collective": ("frame", "variable"),
         }
-        if len(self.collective.torsions) > 1:
-            values["surface"], dims["surface"] = self._surface(), ("angle_1", "angle_2")
+        units = {**dict.fromkeys(values, self.collective.unit),
+                 **dict.fromkeys(("collective_pmf", "collective_pmf_stderr", "surface"), UNIT)}  # fmt: skip
+        if len(axes) > 1:
+            values["surface"], dims["surface"] = self._surface(), ("cell_1", "cell_2")
         if self.replicas is not None:
             values["overlap"], dims["overlap"] = self.replicas.all.overlap, ("replica", "other_replica")
         coords: dict[str, Any] = {
             "posterior": np.array(list(self.drawn)),
             "estimate": np.array(list(profiles)),
-            "torsion": np.array(list(self.collective.torsions)),
-            "angle": (0.5 * (edges[1:] + edges[:-1])).numpy(),
+            "variable": np.array(self.collective.names),
+            "variable_unit": ("variable", np.array([axis.unit for axis in axes])),
         }
-        units = dict.fromkeys(("torsion_pmf", "torsion_pmf_stderr", "surface"), UNIT)
         return to_xarray(values, dims, coords, units)
 
     def _profile(self, chains: Tensor) -> tuple[Tensor, Tensor]:
-        """Potential of mean force of each torsion [kJ/mol] and its error from whole chains, (torsion, bin)."""
+        """Potential of mean force of each variable [kJ/mol] and its error from whole chains, (variable, cell)."""
         flat = torch.full((chains.shape[1],), -math.log(chains.shape[1]), dtype=torch.float64)
         shares = torch.stack([self._shares(chain, flat) for chain in chains])
         return self._force(shares.mean(0), shares.std(0) / math.sqrt(len(chains)))
@@ -216,19 +223,21 @@ class Torsions:
     def _force(self, shares: Tensor, stderr: Tensor) -> tuple[Tensor, Tensor]:
         """−kT log p above its least value, infinite where nothing fell, and kT δp/p."""
         pmf = -self.temperature * shares.log()
-        return pmf - pmf.amin(-1, keepdim=True), self.temperature * stderr / shares
+        least = pmf.amin(-1, keepdim=True)
+        return torch.where(least.isfinite(), pmf - least, pmf), self.temperature * stderr / shares
 
     def _surface(self) -> Tensor:
-        """−kT log p on cells of the first two torsions above its least value, by MBAR where there are replicas."""
+        """−kT log p on cells of the first two variables above its least value, by MBAR where there are replicas."""
         if self.replicas is None:
             values = self.frames.flatten(0, 1)
             log_weights = torch.full((len(values),), -math.log(len(values)), dtype=torch.float64)
         else:
             values, log_weights = self.replicas.values, self.replicas.all.log_weights
-        first, second = ((values[:, :2] + 180) * (N_SURFACE / 360)).long().clamp(0, N_SURFACE - 1).T
-        empty = torch.zeros(N_SURFACE**2, dtype=torch.float64)
-        surface = -self.temperature * empty.index_add(0, first * N_SURFACE + second, log_weights.exp()).log()
-        return (surface - surface.min()).reshape(N_SURFACE, N_SURFACE)
+        size = N_SURFACE + 1  # the last row and column hold what lies beyond the ends of a line
+        first, second = (axis.cells(values[:, k], N_SURFACE) for k, axis in enumerate(self.collective.axes[:2]))
+        shares = torch.zeros(size**2, dtype=torch.float64).index_add(0, first * size + second, log_weights.exp())
+        surface = -self.temperature * shares.reshape(size, size)[:-1, :-1].log()
+        return surface - surface.min()
 
 
 def side(basins: Tensor, k: int) -> Tensor:

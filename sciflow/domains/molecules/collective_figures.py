@@ -1,4 +1,4 @@
-"""Figures of torsions: Ramachandran maps, potentials of mean force, free energies of basins, overlap."""
+"""Figures of collective variables: maps of two, potentials of mean force, free energies of basins, overlap."""
 
 from __future__ import annotations
 
@@ -6,65 +6,70 @@ import math
 from typing import Any
 
 from sciflow.domains.molecules.collective import collective_of
-from sciflow.domains.molecules.torsion_metrics import FRAMES, HOTTEST, MBAR, UNIT
+from sciflow.domains.molecules.collective_metrics import FRAMES, HOTTEST, MBAR, UNIT
 from sciflow.domains.protocol import Drawing, Evidence, unmarked
 from sciflow.figures.conformations import estimates, overlap_matrix, ramachandran
 from sciflow.figures.profiles import mean_force_profile
 from sciflow.figures.style import grid, panels
 
 PANELS = 3  # samplers beside the map
-PROFILES = 4  # torsions that are shown
+PROFILES = 6  # variables that are shown
 HIGHEST = 30.0  # [kJ/mol]: 12 kT at 300 K, what frames of a minute can show
-FULL = (-180.0, 180.0)
 
 
 def maps(evidence: Evidence) -> Drawing | None:
-    """The free energy of the first two torsions, and draws of the samplers over it."""
+    """The free energy of the first two variables, and draws of the samplers over it."""
     arrays = evidence.arrays
     if "surface" not in arrays:
         return None
     collective = collective_of(evidence.data)
-    first, second = list(collective.torsions)[:2]
+    both = collective.axes[:2]
+    ranges = tuple((axis.low, axis.high) for axis in both)
     basins = {
-        unmarked(name): (arcs.get(first, FULL), arcs.get(second, FULL)) for name, arcs in collective.basins.items()
+        unmarked(name): tuple(box.get(axis.name, whole) for axis, whole in zip(both, ranges, strict=True))
+        for name, box in collective.basins.items()
     }
     names = arrays["posterior"].to_numpy().tolist()[:PANELS]
     axes = panels(1 + len(names), 4.7, 4.2)
-    common: dict[str, Any] = {"basins": basins, "names": (unmarked(first), unmarked(second)), "highest": HIGHEST}
+    common: dict[str, Any] = {"basins": basins, "names": [unmarked(axis.name) for axis in both], "ranges": ranges,
+                              "units": [axis.unit for axis in both], "highest": HIGHEST}  # fmt: skip
     surface = arrays["surface"].to_numpy()
     known = "all temperatures by MBAR" if "overlap" in arrays else FRAMES
     ramachandran(surface, title=f"Reference: {known}", ax=axes[0], **common)
     for ax, name in zip(axes[1:], names, strict=True):
-        dots = arrays["torsions"].sel(posterior=name).isel(observation=0, torsion=slice(2)).to_numpy()
+        dots = arrays["collective"].sel(posterior=name).isel(observation=0, variable=slice(2)).to_numpy()
         ramachandran(surface, dots=dots, title=f"Draws: {unmarked(name)}", ax=ax, **common)
-    return Drawing(axes[0], "Ramachandran map: free energy of each pair of torsions; white was never entered. Dots are "
+    what = "Ramachandran map" if all(axis.is_circle for axis in both) else "Map of two collective variables"
+    return Drawing(axes[0], f"{what}: free energy of each pair of values; white was never entered. Dots are "
                    "draws of a sampler over it: they should fill each basin in its proportion.")  # fmt: skip
 
 
 def profiles(evidence: Evidence) -> Drawing | None:
-    """The potential of mean force of each torsion."""
+    """The potential of mean force of each variable."""
     arrays = evidence.arrays
-    if "torsion_pmf" not in arrays:
+    if "collective_pmf" not in arrays:
         return None
-    torsions = arrays["torsion"].to_numpy().tolist()[:PROFILES]
-    axes = grid(len(torsions), 1, 6.8, 3.3)
-    for ax, torsion in zip(axes, torsions, strict=True):
-        both = arrays[["torsion_pmf", "torsion_pmf_stderr"]].sel(torsion=torsion)
-        every = {name: both.sel(estimate=name) for name in arrays["estimate"].to_numpy().tolist()}
+    shown = collective_of(evidence.data).axes[:PROFILES]
+    axes = grid(len(shown), 1, 6.8, 3.3)
+    for ax, axis in zip(axes, shown, strict=True):
+        own = arrays[["collective_pmf", "collective_pmf_stderr", "collective_at"]].sel(variable=axis.name)
+        every = {name: own.sel(estimate=name) for name in arrays["estimate"].to_numpy().tolist()}
         curves = {
-            unmarked(name): (one["torsion_pmf"].to_numpy(), one["torsion_pmf_stderr"].to_numpy())
+            unmarked(name): (one["collective_pmf"].to_numpy(), one["collective_pmf_stderr"].to_numpy())
             for name, one in every.items()
         }
         words: dict[str, Any] = {
-            "name": f"{unmarked(torsion)} [°]",
+            "name": f"{unmarked(axis.name)} [{axis.unit}]",
             "quantity": f"potential of mean force [{UNIT}]",
-            "title": f"Potential of mean force of {unmarked(torsion)}",
+            "title": f"Potential of mean force of {unmarked(axis.name)}",
         }
-        mean_force_profile(arrays["angle"].to_numpy(), curves, highest=HIGHEST, ax=ax, **words)
-        ax.set(xlim=FULL, xticks=range(-180, 181, 60))
-    return Drawing(axes[0], "Free energy of each value of a torsion, each curve above its own least value; bands are "
-                   "from whole chains, ladders or repeats. On a barrier the frames of one temperature are few: there "
-                   "those of hotter ones count most.")  # fmt: skip
+        mean_force_profile(own["collective_at"].to_numpy(), curves, highest=HIGHEST, ax=ax, **words)
+        ax.set_xlim(axis.low, axis.high)
+        if axis.is_circle:
+            ax.set_xticks(range(-180, 181, 60))
+    return Drawing(axes[0], "Free energy of each value of a collective variable, each curve above its own least value; "
+                   "bands are from whole chains, ladders or repeats. On a barrier the frames of one temperature are "
+                   "few: there those of hotter ones count most.")  # fmt: skip
 
 
 def basins(evidence: Evidence) -> Drawing | None:
