@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, NamedTuple
 
 import numpy as np
@@ -161,11 +162,17 @@ class GasChromatograph:
         return times.double().numpy() - self.transit * places[:, None]
 
 
+@cache
+def _quadrature() -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights of Gauss and Legendre on [−1, 1]; an eigenvalue problem, solved once."""
+    return np.polynomial.legendre.leggauss(400)
+
+
 def _response(x: float, tau: np.ndarray) -> np.ndarray:
     """S(x, τ)."""
     from scipy.special import ive
 
-    nodes, weights = np.polynomial.legendre.leggauss(400)
+    nodes, weights = _quadrature()
     end = np.sqrt(np.maximum(tau, 0))
     start = np.minimum(np.maximum(np.sqrt(x) - 8.0, 0), end)  # before, the bell e^{−(√x − s)²} is below 1e-27
     s = start[:, None] + (end - start)[:, None] * (nodes + 1) / 2
