@@ -88,6 +88,7 @@ def test_what_does_not_fit_is_refused(options: dict[str, object], message: str) 
         made(**options)
 
 
+@pytest.mark.slow
 def test_gas_in_the_column_is_inferred_from_a_run_file(place: Place) -> None:
     """All stages; the draws pass by the readings of the detector, and a figure shows it."""
     dataset = {
