@@ -12,6 +12,7 @@ from sciflow.domains.analytic.simulate import MixtureGrid
 from sciflow.domains.analytic.twin import Lorenz96Paths
 from sciflow.domains.imaging.patches import Patches
 from sciflow.domains.imaging.simulate import FORM_STARTS, Digits
+from sciflow.domains.pde.chromatograms import Chromatograms
 from sciflow.domains.pde.porous import PorousSquare
 from sciflow.domains.pde.simulate import Evolving
 from sciflow.inverse import CartesianMRI, LogPoissonNoise, ParallelBeam
@@ -176,6 +177,24 @@ def porous_square() -> dict[str, Any]:
     }
 
 
+def chromatograms() -> dict[str, Any]:
+    """Facts of the columns of the data set `chromatograms`."""
+    data = Chromatograms().simulate(Stream(SEED).child("dataset"))
+    gas, split, times = data["data"].to_numpy(), data["split"].to_numpy(), data["time"].to_numpy()
+    return {
+        "samples": len(gas),
+        "shape": list(gas.shape[1:]),
+        "observations": int(data.sizes["observation"]),
+        "measurements": int(data.sizes["measurement"]),
+        "largest_value": _round(gas.max(), 4),
+        "time_of_the_peak_at_the_end": [_round(value) for value in np.quantile(times[gas[:, :, -1].argmax(1)], (0, 1))],
+        "largest_value_at_the_end": [_round(value, 3) for value in np.quantile(gas[:, :, -1].max(1), (0, 1))],
+        "reference_error": float(f"{data.attrs['reference_error']:.2g}"),
+        "exact_error": float(f"{data.attrs['exact_error']:.2g}"),
+        "split": {name: int((split == name).sum()) for name in ("train", "validation", "test")},
+    }
+
+
 def lorenz96() -> dict[str, Any]:
     """Facts of the paths of the run `lorenz-filter`."""
     data = Lorenz96Paths().simulate(Stream(SEED).child("dataset"))
@@ -203,6 +222,7 @@ STATS = {
     "mixture": mixture,
     "burgers": burgers,
     "porous_square": porous_square,
+    "chromatograms": chromatograms,
     "lorenz96": lorenz96,
 }
 

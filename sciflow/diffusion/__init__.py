@@ -39,6 +39,7 @@ from sciflow.diffusion.schedule import (
 from sciflow.diffusion.subspace import SubspaceDenoiser, SubspaceMixture
 from sciflow.diffusion.times import Karras, LogSNR, Uniform
 from sciflow.diffusion.two_sided import MixtureTwoSided, RegressedTwoSided, TwoSided, transport, transport_sde
+from sciflow.diffusion.windowed import WindowedDenoiser
 
 SCHEDULES: dict[str, type] = {
     "variance_preserving": VariancePreserving,
@@ -64,6 +65,7 @@ DENOISERS: dict[str, type] = {
     "poisson_flow": PoissonFlowDenoiser,
     "subspace_mixture": SubspaceDenoiser,
     "network": NetworkDenoiser,
+    "windowed": WindowedDenoiser,
 }
 
 __all__ = [
@@ -121,6 +123,7 @@ __all__ = [
     "TwoSided",
     "VarianceExploding",
     "VariancePreserving",
+    "WindowedDenoiser",
     "bits_per_dimension",
     "change_of_variables",
     "data_separation",

@@ -75,7 +75,8 @@ def fared(evidence: Evidence) -> Drawing | None:
     caption = (
         "The effective sample size after each step as a share of the particles, how many distinct ones each resampling "
         "kept, and the evidence so far, with its error at the end: from the genealogy of the run and, where it was "
-        "made in islands, from their spread."
+        "made in islands, from their spread. Where nearly all particles descend from one, the genealogy says ± 1 at "
+        "least, and cannot say more: islands, or more particles, can."
     )
     return _drawn(evidence, True, _weights, caption)
 

@@ -62,7 +62,7 @@ def field_band(
         ax.plot(x, np.asarray(truth, dtype=float), color=style.colour(1), linewidth=1.6, label="truth")
     if sensors is not None:
         places, readings = (np.asarray(part, dtype=float) for part in sensors)
-        ax.plot(places, readings, "o", color=style.INK, markersize=4, label="sensors")
+        ax.plot(places, readings, "o", color=style.INK, markersize=4, label="sensors", clip_on=False)
     style.dress(ax, title, "", names[0], style.label(names[1], unit))
     ax.set_xlim(float(x.min()), float(x.max()))
     return ax

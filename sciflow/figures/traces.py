@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 DASHES = (0, (4, 3))
 BELOW: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 2}
 MOST = 6  # coefficients that a reader can tell apart
+SATURATED = 0.5
+"""Error by genealogy from which on it is a lower bound: with one family left it is 1, whatever the error."""
 
 
 def ensemble_traces(
@@ -39,7 +41,8 @@ def ensemble_traces(
         ess: effective sample size after the start and each step, (step,).
         parents: distinct particles kept at each of them; all of them where nothing was resampled, (step,).
         log_evidence: log Ẑ at each of them, (step,); drawn on an axis of its own.
-        errors: standard errors of the last log Ẑ, from the genealogy and from islands; NaN where unknown.
+        errors: standard errors of the last log Ẑ, from the genealogy and from islands; NaN where unknown. That of the
+            genealogy cannot grow beyond about 1, and is shown as a lower bound from one half on.
         title: heading.
         ax: where to draw; None makes a Figure.
     """
@@ -104,8 +107,10 @@ def diagnostic_traces(
 
 def _ended(log_evidence: ArrayLike | None, errors: tuple[float, float]) -> str:
     """The last log Ẑ with the errors that are known."""
-    known = zip(errors, ("genealogy", "islands"), strict=True)
-    said = [f"± {error:.2g} ({name})" for error, name in known if error >= 0]
+    genealogy, islands = errors
+    least = " at least" if genealogy >= SATURATED else ""
+    known = ((genealogy, f"{least} (genealogy)"), (islands, " (islands)"))
+    said = [f"± {error:.2g}{where}" for error, where in known if error >= 0]
     if log_evidence is None or not said:
         return ""
     return f"\nlog Ẑ = {np.asarray(log_evidence, dtype=float)[-1]:.2f} {', '.join(said)}"

@@ -17,7 +17,7 @@ from sciflow.inverse.operator import LinearOperator
 class Sensors(LinearOperator):
     """Every stride-th grid point along every axis, in the first channels alone.
 
-        y = (x_{c, i})_{c < channels, i ≡ 0 mod stride},   A Aᵀ = I
+        y = (x_{c, i})_{c < channels},   i = first, first + stride, …,   A Aᵀ = I
 
     For fields at several times, stacked as channels, the first channels are the first times.
 
@@ -27,19 +27,24 @@ class Sensors(LinearOperator):
     Args:
         stride: distance of neighbouring sensors, ≥ 1 [grid points].
         channels: how many of the first channels are seen; a vector has none.
+        first: the first sensor along every axis: with 0 it stands at the corner [grid points].
     Raises:
-        InputError: more channels than the events have.
+        InputError: more channels than the events have, or a first sensor beyond their grid.
     Source: definition.
     """
 
     stride: Annotated[int, Field(ge=1)] = 2
     channels: Annotated[int, Field(ge=1)] = 1
+    first: Annotated[int, Field(ge=0)] = 0
 
     def check(self, shape: tuple[int, ...], parameters: Mapping[str, Tensor]) -> None:
         if len(shape) > 1 and self.channels > shape[0]:
             raise InputError(f"sensors in {self.channels} channels do not fit events of shape {shape}. Use fewer.")
+        if self.first >= min(shape[1:] or shape):
+            raise InputError(f"the first sensor, at point {self.first}, is beyond events of shape {shape}. Lower it.")
 
     def forward(self, x: Tensor) -> Tensor:
+        along = slice(self.first, None, self.stride)
         if x.ndim == 2:
-            return x[:, :: self.stride]
-        return x[(slice(None), slice(self.channels), *[slice(None, None, self.stride)] * (x.ndim - 2))].flatten(1)
+            return x[:, along]
+        return x[(slice(None), slice(self.channels), *[along] * (x.ndim - 2))].flatten(1)

@@ -133,7 +133,7 @@ def test_the_file_says_what_is_given_and_how_exact_it_is() -> None:
     [
         ({"waves": 11}, "carry waves below 11"),
         ({"gust_rate": 5.0}, "Raise dataset.kicks"),
-        ({"n_observations": 30}, "6 trajectories are held out"),
+        ({"n_observations": 30}, "6 of 60 trajectories are held out"),
         ({"test": 0.5, "validation": 0.5}, "nothing to train on"),
         ({"n_given": 3}, "of 3 fields none is left to forecast"),
         ({"equation": Burgers(0.01), "gust_width": 0.3}, "resolution error of these fields is"),

@@ -129,7 +129,7 @@ def test_vorticity_on_a_torus_is_a_data_set_like_any_other() -> None:
         ({"varied": {"viscosity": (0.2, 0.1)}}, "needs the lower value first"),
         ({"varied": {"viscosity": (-0.2, 0.1)}}, "Input should be greater than 0. Give another range"),
         ({"waves": 6}, "carry waves below 5"),
-        ({"n_observations": 30}, "4 trajectories are held out"),
+        ({"n_observations": 30}, "4 of 40 trajectories are held out"),
         ({"test": 0.5, "validation": 0.5}, "nothing to train on"),
         ({"observation": sensors(4, channels=3)}, "sensors in 3 channels do not fit"),
         ({"equation": Burgers(0.005), "duration": 3.0}, "does not resolve these fields: twice as many move them by"),

@@ -156,6 +156,8 @@ def test_traces_show_shares_of_the_particles_and_where_parents_were_lost():
     assert len(FIGURES["ensemble_traces"](SIZES, PARENTS).figure.axes) == 1  # no evidence, no second axis
     both = FIGURES["ensemble_traces"](SIZES, PARENTS, -np.arange(6.0), errors=(0.12, 0.34))
     assert any("log Ẑ = -5.00 ± 0.12 (genealogy), ± 0.34 (islands)" in text.get_text() for text in words(both))
+    one = FIGURES["ensemble_traces"](SIZES, PARENTS, -np.arange(6.0), errors=(1.0, np.nan))  # one family is left
+    assert any("log Ẑ = -5.00 ± 1 at least (genealogy)" in text.get_text() for text in words(one))
 
 
 def test_the_largest_coefficients_are_drawn_and_the_others_counted():

@@ -18,6 +18,9 @@ from sciflow.solvers.solve import Solver, solve
 EVENT = ("time", "x")
 """Dims of one event of the domain."""
 
+COARSEST = 0.01
+"""Error of a field, over its root mean square, above which it is no simulation of its equation."""
+
 
 class Evolution(NamedTuple):
     """Fields at the times asked for, and how far halving the steps moves them.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sciflow.domains.ensembles import ENSEMBLES
-from sciflow.domains.pde import forecast_figures, porous_figures
+from sciflow.domains.pde import detector_figures, forecast_figures, porous_figures
 from sciflow.domains.pde.evolve import EVENT
 from sciflow.domains.protocol import Drawing, Evidence, unmarked
 from sciflow.domains.shown import CALIBRATION
@@ -53,12 +53,21 @@ def forecast(evidence: Evidence) -> Drawing | None:
             )
     handles, labels = axes[0].get_legend_handles_labels()  # sensors may have seen the start alone
     style.legend(axes[1], handles=handles, labels=labels, loc="upper left", bbox_to_anchor=(1.01, 1.0))
-    return Drawing(
-        axes[0],
-        "One held-out event. Left the start, of which sensors saw some places; right the end, of which nobody saw "
-        "anything: the forecast. The blue band holds 90 % of the draws at each place, the dashed lines 90 % of the "
-        "exact posterior: a good sampler fills the space between them, no more and no less.",
-    )
+    return Drawing(axes[0], _said(data, float(times[-1])))
+
+
+def _said(data: xr.Dataset, end: float) -> str:
+    """Who saw what of the start and of the end."""
+    if readings(data, end) is None:
+        shown = "Left the start, of which sensors saw some places; right the end, of which nobody saw anything: the "
+        shown += "forecast. "
+    else:
+        shown = "Left the start, right the end; dots are what sensors read at these two times, and they read others. "
+    shown += "The blue band holds 90 % of the draws at each place"
+    if "exact" in data.variables:
+        shown += ", the dashed lines 90 % of the exact posterior: a good sampler fills the space between them, no more "
+        shown += "and no less"
+    return f"One held-out event. {shown}."
 
 
 def verdicts(evidence: Evidence) -> list[str]:
@@ -68,6 +77,7 @@ def verdicts(evidence: Evidence) -> list[str]:
 
 FIGURES: dict[str, Callable[[Evidence], Drawing | None]] = {
     "forecast": forecast,
+    **detector_figures.FIGURES,
     **forecast_figures.FIGURES,
     **porous_figures.FIGURES,
     **CALIBRATION,

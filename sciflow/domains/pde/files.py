@@ -14,7 +14,8 @@ from sciflow.data.arrays import to_xarray
 from sciflow.data.layouts.layout import LAYOUTS, Layout, layout_of
 from sciflow.data.layouts.simulations import OBSERVED, PARAMETER, Simulations
 from sciflow.data.schema import suggestion
-from sciflow.data.split import shares, split
+from sciflow.data.split import shares
+from sciflow.domains.pde.observed import held_out
 from sciflow.errors import InputError
 from sciflow.inverse.likelihood import GaussianNoise
 from sciflow.inverse.observe import Observation
@@ -105,13 +106,7 @@ class SimulationFile:
         named = named.isel(time=slice(None, None, self.every)).isel(time=slice(self.n_times))
         event = tuple(map(str, named["data"].dims[1:]))
         n = named.sizes["sample"]
-        labels = split(np.arange(n), shares(self.test, self.validation), stream.child("split"))
-        chosen = np.flatnonzero(labels == "test")[: self.n_observations]
-        if len(chosen) < self.n_observations:
-            raise InputError(
-                f"dataset.n_observations is {self.n_observations}, but {len(chosen)} of {n} trajectories are held out. "
-                "Lower it, or raise dataset.test."
-            )
+        labels, chosen = held_out(n, self.test, self.validation, self.n_observations, stream.child("split"))
         data = torch.as_tensor(np.ascontiguousarray(named["data"].to_numpy()), dtype=torch.float32)
         records = self.observation.record(data[chosen], stream.child("observe"))
         values = {"data": data, "truth": data[chosen], **records}

@@ -47,10 +47,11 @@ def space_time_gallery(evidence: Evidence) -> Drawing | None:
         )
     return Drawing(
         axes[0],
-        "One held-out trajectory, that with the sharpest change from one field to the next, which is where a gust "
-        "came: time goes up, the lowest row is given. One line of panels for each forecast: truth, mean of the "
-        "members, two members, and standard deviation of the members. No forecast can know when and where a gust "
-        "comes; a member of a good ensemble has gusts as sharp as those of the truth, at other times and places.",
+        "One held-out trajectory, that with the sharpest change from one field to the next: time goes up from the "
+        "first field. One line of panels for each forecast: truth, mean of the members, two members, and standard "
+        "deviation of the members. Where the future is open, as under gusts, no forecast can know when and where such "
+        "a change comes; a member of a good ensemble has changes as sharp as those of the truth, at other times and "
+        "places.",
     )
 
 

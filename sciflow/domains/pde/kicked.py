@@ -13,10 +13,11 @@ from pydantic import Field
 from torch import Tensor
 
 from sciflow.data.arrays import to_xarray
-from sciflow.data.split import shares, split
+from sciflow.data.split import shares
 from sciflow.domains.pde.boxes import Box
 from sciflow.domains.pde.equations import Burgers, PeriodicEquation
-from sciflow.domains.pde.evolve import fields
+from sciflow.domains.pde.evolve import COARSEST, fields
+from sciflow.domains.pde.observed import held_out
 from sciflow.domains.pde.varied import check_varied, drawn, stored, stored_dims, with_own
 from sciflow.errors import InputError
 from sciflow.random import Stream
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
 MOST_GUSTS = 16  # in one kick; with at most one expected, more have probability 1e-15
-COARSEST = 0.01  # error of a field, over its root mean square, above which it is no simulation of its equation
 Kick = Callable[[int], Tensor]
 """k → what is added at time kτ, (n, *grid)."""
 Count = Annotated[int, Field(gt=0)]
@@ -174,14 +174,7 @@ class Kicked:
     def simulate(self, stream: Stream) -> xr.Dataset:
         kicks, n, event = stream.child("kicks"), self.n_samples, ("time", *self.box.axes)
         past = math.ceil(self.spin_up / self.interval)
-        fractions = shares(self.test, self.validation)
-        labels = split(np.arange(n), fractions, stream.child("split"))
-        chosen = np.flatnonzero(labels == "test")[: self.n_observations]
-        if len(chosen) < self.n_observations:
-            raise InputError(
-                f"dataset.n_observations is {self.n_observations}, but {len(chosen)} trajectories are held out. "
-                "Lower it, or raise dataset.test or dataset.n_samples."
-            )
+        labels, chosen = held_out(n, self.test, self.validation, self.n_observations, stream.child("split"))
         rest = torch.zeros(n, *self.box.shape, dtype=torch.float64)
         own = drawn(self.varied, n, stream.child("varied"))
         seen = {name: values[chosen] for name, values in own.items()}

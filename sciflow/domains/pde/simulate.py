@@ -13,12 +13,14 @@ from pydantic import Field
 from torch import Tensor
 
 from sciflow.data.arrays import to_xarray
-from sciflow.data.split import shares, split
+from sciflow.data.split import shares
 from sciflow.domains.pde.boxes import Box
+from sciflow.domains.pde.chromatograms import Chromatograms
 from sciflow.domains.pde.equations import Burgers, PeriodicEquation
-from sciflow.domains.pde.evolve import Evolution, certified, check_step
+from sciflow.domains.pde.evolve import COARSEST, Evolution, certified, check_step
 from sciflow.domains.pde.files import SimulationFile
 from sciflow.domains.pde.kicked import Kicked
+from sciflow.domains.pde.observed import held_out, sensor_places
 from sciflow.domains.pde.porous import PorousSquare
 from sciflow.domains.pde.varied import check_varied, drawn, stored, stored_dims, with_own
 from sciflow.errors import InputError
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
 
 Count = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
-COARSEST = 0.01  # error of a field, over its root mean square, above which it is no simulation of its equation
 
 
 def _sensors() -> Observation:
@@ -141,7 +142,8 @@ class Evolving:
         own = drawn(self.varied, self.n_samples, stream.child("varied"))
         z = stream.child("start").normal(self.n_samples, (self.basis().shape[1],), dtype=torch.float64)
         made = self.evolve(self.start(z), own)
-        labels, chosen = self.shares(stream.child("split"))
+        split = stream.child("split")
+        labels, chosen = held_out(self.n_samples, self.test, self.validation, self.n_observations, split)
         truth = made.fields[chosen]
         records = self.observation.record(truth, stream.child("observe"))
         seen = {name: value[chosen] for name, value in own.items()}
@@ -158,39 +160,21 @@ class Evolving:
         for name, value in records.items():
             dims.setdefault(name, ("observation", *(f"{name}_{axis}" for axis in range(value.ndim - 1))))
         units = {name: "1" for name in ("data", "truth", "measured", "exact")}
-        arrays = to_xarray(values, dims, self.coordinates(labels, event), units)
+        arrays = to_xarray(values, dims, self.coordinates(labels), units)
         return arrays.assign_attrs(reference_error=made.error, resolution_error=blur)
 
-    def shares(self, stream: Stream) -> tuple[np.ndarray, np.ndarray]:
-        """The split of each trajectory, and the held-out ones that are observed.
-
-        Raises:
-            InputError: too few are held out.
-        """
-        fractions = shares(self.test, self.validation)
-        labels = split(np.arange(self.n_samples), fractions, stream)
-        chosen = np.flatnonzero(labels == "test")[: self.n_observations]
-        if len(chosen) < self.n_observations:
-            raise InputError(
-                f"dataset.n_observations is {self.n_observations}, but {len(chosen)} trajectories are held out. "
-                "Lower it, or raise dataset.test or dataset.n_samples."
-            )
-        return labels, chosen
-
-    def coordinates(self, labels: np.ndarray, event: tuple[str, ...]) -> dict[str, Any]:
+    def coordinates(self, labels: np.ndarray) -> dict[str, Any]:
         """Of trajectories, times and places, and of what sensors read."""
-        coords: dict[str, Any] = {
+        places = dict.fromkeys(self.box.axes, self.box.places)
+        return {
             "split": ("sample", labels.astype(str)),
             "unit": ("sample", np.arange(self.n_samples)),
             "time": np.array(self.times),
-            **{axis: self.box.places.numpy() for axis in self.box.axes},
+            **{axis: line.numpy() for axis, line in places.items()},
+            **sensor_places(
+                self.observation.operator, {"time": torch.tensor(self.times, dtype=torch.float64), **places}
+            ),
         }
-        if isinstance(self.observation.operator, Sensors):
-            places = [torch.tensor(self.times, dtype=torch.float64), *[self.box.places] * len(self.box.axes)]
-            where = torch.meshgrid(*places, indexing="ij")
-            read = [self.observation.operator(part[None])[0].numpy() for part in where]
-            coords |= {f"sensor_{name}": ("measurement", part) for name, part in zip(event, read, strict=True)}
-        return coords
 
     def blur(self, z: Tensor, end: Tensor, own: Mapping[str, Tensor]) -> float:
         """How far the last fields of these starts are from those on a grid of twice the points.
@@ -242,5 +226,6 @@ DATASETS: dict[str, type] = {
     "evolving": Evolving,
     "kicked": Kicked,
     "porous_square": PorousSquare,
+    "chromatograms": Chromatograms,
     "simulations": SimulationFile,
 }

@@ -20,7 +20,7 @@ Ranges = Mapping[str, tuple[float, float]]
 """Name of a number of an equation → lowest and highest value."""
 
 
-def check_varied(equation: PeriodicEquation, varied: Ranges) -> None:
+def check_varied(equation: object, varied: Ranges) -> None:
     """Refuse ranges that are none, and numbers that the equation has not or cannot take.
 
     Raises:
