@@ -24,6 +24,7 @@ from sciflow.diffusion.mixture import EmpiricalDenoiser, GaussianDenoiser, Gauss
 from sciflow.diffusion.model import load
 from sciflow.diffusion.nested import KarrasPower
 from sciflow.diffusion.network import NetworkDenoiser
+from sciflow.diffusion.own import OwnDenoiser
 from sciflow.diffusion.paths import Follmer, KineticOptimal, SubVariancePreserving, data_separation
 from sciflow.diffusion.poisson_flow import PoissonFlow, PoissonFlowDenoiser, PoissonFlowPrior
 from sciflow.diffusion.schedule import (
@@ -64,6 +65,7 @@ DENOISERS: dict[str, type] = {
     "poisson_flow": PoissonFlowDenoiser,
     "subspace_mixture": SubspaceDenoiser,
     "network": NetworkDenoiser,
+    "own": OwnDenoiser,
 }
 
 __all__ = [
@@ -101,6 +103,7 @@ __all__ = [
     "MixtureDenoiser",
     "MixtureTwoSided",
     "NetworkDenoiser",
+    "OwnDenoiser",
     "PDERefiner",
     "PathDensity",
     "PoissonFlow",
