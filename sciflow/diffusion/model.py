@@ -117,8 +117,8 @@ def _unpack_forecasts(fields: Mapping[str, Any]) -> Forecasts:
 def _restored(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> nn.Module:
     """The module with stored weights, where they are, ready to be called."""
     module.load_state_dict(weights)
-    place = {weight.device for weight in weights.values()}  # none where it has no weights
-    return module.to(*place).eval().requires_grad_(False)
+    place = next((weight.device for weight in weights.values()), None)  # it may have no weights
+    return module.to(device=place).eval().requires_grad_(False)
 
 
 def pack(denoiser: Denoiser, network: Any = None) -> dict[str, Any]:

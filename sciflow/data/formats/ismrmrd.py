@@ -53,12 +53,12 @@ def read_encoding(path: Path, header: bytes) -> Encoding:
     Source: Inati et al. (2017), ISMRM raw data format; its schema of headers.
     """
     found = _texts(path, header)
-    spaces = [_matrix(path, found, name) for name in ("encodedSpace", "reconSpace")]
+    encoded, shown = (_matrix(path, found, name) for name in ("encodedSpace", "reconSpace"))
     limits = [_number(path, found, f"encodingLimits/kspace_encoding_step_1/{name}") for name in LIMITS]
     told = [limit for limit in limits if limit is not None]
     if told and len(told) < len(LIMITS):
         raise InputError(f"{path}: `ismrmrd_header` has not all of {LIMITS} of kspace_encoding_step_1. Complete it.")
-    encoding = Encoding(*spaces, *limits)
+    encoding = Encoding(encoded, shown, *limits)
     if told:
         first, last, centre = told
         start, stop = encoding.acquired or (0, 0)
