@@ -360,14 +360,17 @@ class OwnNetwork:
     offset: float = 0.0
     scale: Annotated[float, Field(gt=0)] = 1.0
 
-    def learn(self, job: Job, data: xr.Dataset, checkpoint: Path | None) -> Learned:
-        mean, std = moments(rows(data, "train"))
-        held_out = rows(data, "validation")
+    def tried(self, data: xr.Dataset, stream: Stream) -> tuple[OwnDenoiser, dict[str, float]]:
+        """The denoiser, and what it leaves of held-out images; InputError if that is too much."""
+        (mean, std), held_out = moments(rows(data, "train")), rows(data, "validation")
         shape = tuple(held_out.shape[1:])
         conventions = (mean, self.offset, self.scale, self.predicts, self.told)
         module = own.built(self.network, shape, self.path)
         denoiser = OwnDenoiser(module, Scaled(self.schedule, std), shape, *conventions)
-        ratios = own.examined(denoiser, held_out, job.stream.child("examination"))
+        return denoiser, own.examined(denoiser, held_out, stream)
+
+    def learn(self, job: Job, data: xr.Dataset, checkpoint: Path | None) -> Learned:
+        denoiser, ratios = self.tried(data, job.stream.child("examination"))
         return Learned(pack(denoiser, self.network), facts={"denoising": ratios})
 
 

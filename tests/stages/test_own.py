@@ -169,8 +169,22 @@ def test_missing_files_kinds_and_keys_are_said_by_check(ready: Place) -> None:
         outcome = ready.sciflow("check", ready.write(change(MINE, changes)))
         assert outcome.status == 2 and said in outcome.text, outcome.text
     torch.save({}, ready.folder / "weights.safetensors")
-    ready.build(change(SMALL, {"train.path": "weights.safetensors"}), until="dataset")
-    assert "Convert it: torch.save(safetensors.torch.load_file(" in ready.sciflow("train", "run.yaml").text
+    outcome = ready.sciflow("check", ready.write(change(MINE, {"train.path": "weights.safetensors"})))
+    assert outcome.status == 2 and "Convert it: torch.save(safetensors.torch.load_file(" in outcome.text
+
+
+def test_a_check_of_the_data_tries_the_denoiser(ready: Place) -> None:
+    """As `train` will, on the same noise, and without a file."""
+    assert ready.sciflow("check", "--data", ready.write(MINE)).status == 0
+    misread = ready.write(change(MINE, {"train.predicts": "noise"}))
+    outcome = ready.sciflow("check", "--data", misread)
+    assert outcome.status == 2 and outcome.text.startswith(
+        "error: run.yaml: the network's mean squared error on held-out"
+    )
+    assert not ready.results().exists()
+    assert ready.sciflow("dataset", misread).status == 0
+    said = outcome.text.removeprefix("error: run.yaml: ")
+    assert said in ready.sciflow("train", misread).text
 
 
 EXACT = '''
