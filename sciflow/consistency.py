@@ -80,7 +80,7 @@ def _unforecast(run: RunFile) -> Iterator[str]:
     """Rollouts of forecasters that nobody trains; those of a model in a file are not known here."""
     for name, posterior in run.sample.posteriors.items():
         asked, known = getattr(posterior, "forecaster", None), getattr(run.train, "forecasters", {})
-        if not (asked is None or hasattr(run.train, "path") or asked in known or (not asked and len(known) == 1)):
+        if not (asked is None or hasattr(run.train, "denoiser") or asked in known or (not asked and len(known) == 1)):
             hint = did_you_mean(asked, known) if known else " Use `train: {kind: forecast}`."
             yield f"sample.posteriors.{name}.forecaster must be one of {sorted(known)}, got {asked!r}.{hint}"
 

@@ -14,7 +14,8 @@ from sciflow.errors import InputError
 from sciflow.random import Stream
 from sciflow.runs import STAGES, Run, resolve
 from sciflow.stages.artefact import device
-from sciflow.stages.train import FromFile
+from sciflow.stages.train import FromFile, OwnNetwork
+from sciflow.training.own import weights
 
 
 def problems(file: Path, look_inside: bool = False, look_for_devices: bool = False) -> Iterator[str]:
@@ -22,7 +23,8 @@ def problems(file: Path, look_inside: bool = False, look_for_devices: bool = Fal
 
     Args:
         file: the run file; its smoke size and every run of its sweep are checked too, and the headers of their files.
-        look_inside: also read the data, and try the assumed likelihood on the first observation.
+        look_inside: also read the data, and try on them the assumed likelihood and a denoiser that was trained
+            elsewhere.
         look_for_devices: also look for the devices it asks for.
     """
     found: dict[str, None] = {}
@@ -53,6 +55,8 @@ def _of_run(run: Run, file: Path, look_inside: bool, look_for_devices: bool) -> 
         if not missing and isinstance(parsed.train, FromFile):
             schedule = getattr(parsed.train.denoiser(), "schedule", None)
             yield from (f"{file}: {line}" for line in (consistency.unplannable(parsed, schedule) if schedule else ()))
+        if not missing and isinstance(parsed.train, OwnNetwork) and parsed.train.path:
+            weights(parsed.train.path)
         if not missing and hasattr(parsed.dataset, "look"):
             parsed.dataset.look()
         if not missing:
@@ -73,6 +77,8 @@ def _inside(parsed: config.RunFile, file: Path) -> Iterator[str]:
     arrays = parsed.dataset.simulate(Stream(parsed.seed).child("dataset"))
     wrong = [f"{file}: {line}" for line in violations(arrays, DATA)]
     yield from wrong
+    if not wrong and isinstance(parsed.train, OwnNetwork):
+        parsed.train.tried(arrays, Stream(parsed.seed).child("train", "examination"))
     if not wrong and "measured" in arrays.variables:
         shape = tuple(arrays["data"].shape[1:])
         target = question(parsed.domain, "sample")

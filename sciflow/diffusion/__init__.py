@@ -24,6 +24,7 @@ from sciflow.diffusion.mixture import EmpiricalDenoiser, GaussianDenoiser, Gauss
 from sciflow.diffusion.model import load
 from sciflow.diffusion.nested import KarrasPower
 from sciflow.diffusion.network import NetworkDenoiser
+from sciflow.diffusion.own import OwnDenoiser
 from sciflow.diffusion.paths import Follmer, KineticOptimal, SubVariancePreserving, data_separation
 from sciflow.diffusion.poisson_flow import PoissonFlow, PoissonFlowDenoiser, PoissonFlowPrior
 from sciflow.diffusion.schedule import (
@@ -66,6 +67,7 @@ DENOISERS: dict[str, type] = {
     "subspace_mixture": SubspaceDenoiser,
     "network": NetworkDenoiser,
     "windowed": WindowedDenoiser,
+    "own": OwnDenoiser,
 }
 
 __all__ = [
@@ -103,6 +105,7 @@ __all__ = [
     "MixtureDenoiser",
     "MixtureTwoSided",
     "NetworkDenoiser",
+    "OwnDenoiser",
     "PDERefiner",
     "PathDensity",
     "PoissonFlow",

@@ -17,6 +17,7 @@ from sciflow.diffusion.known import KnownDynamics
 from sciflow.diffusion.mixture import EmpiricalDenoiser, GaussianMixture, MixtureDenoiser
 from sciflow.diffusion.network import NetworkDenoiser
 from sciflow.diffusion.one_step import DiffusionModel, ForecastModel, RefinerModel, RegressionModel, Scale
+from sciflow.diffusion.own import OwnDenoiser
 from sciflow.diffusion.schedule import Scaled, Schedule
 from sciflow.diffusion.subspace import SubspaceDenoiser, SubspaceMixture
 from sciflow.errors import InputError
@@ -55,6 +56,7 @@ def _unpack_schedule(fields: Mapping[str, Any]) -> Schedule:
 
 
 NUMBERS = ("std", "noise", "n_substeps", "spin_up")  # of a state space
+CONVENTIONS = ("mean", "offset", "scale", "predicts", "told")  # of a network that was trained elsewhere
 
 
 def _pack_space(space: StateSpace) -> dict[str, Any]:
@@ -115,7 +117,8 @@ def _unpack_forecasts(fields: Mapping[str, Any]) -> Forecasts:
 def _restored(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> nn.Module:
     """The module with stored weights, where they are, ready to be called."""
     module.load_state_dict(weights)
-    return module.to(next(iter(weights.values())).device).eval().requires_grad_(False)
+    place = next((weight.device for weight in weights.values()), None)  # it may have no weights
+    return module.to(device=place).eval().requires_grad_(False)
 
 
 def pack(denoiser: Denoiser, network: Any = None) -> dict[str, Any]:
@@ -123,7 +126,7 @@ def pack(denoiser: Denoiser, network: Any = None) -> dict[str, Any]:
 
     Args:
         denoiser: what to store.
-        network: for a `NetworkDenoiser` or `Forecasts`, the entry of `NETWORKS` that built its module.
+        network: for a `NetworkDenoiser`, `OwnDenoiser` or `Forecasts`, the entry of `NETWORKS` that built its module.
 
     Raises:
         TypeError: a denoiser that has no stored form.
@@ -135,6 +138,10 @@ def pack(denoiser: Denoiser, network: Any = None) -> dict[str, Any]:
         module = denoiser.module.of_positions if isinstance(denoiser.module, CentredModule) else denoiser.module
         own = {"mean": denoiser.mean, "network": spec, "weights": module.state_dict(), "centred": centred}
         return {**common, "kind": "network", **own, "shape": list(event_shape(denoiser))}
+    if isinstance(denoiser, OwnDenoiser):
+        spec = {"kind": _kind("network", network), **asdict(network)}
+        conventions = {name: getattr(denoiser, name) for name in CONVENTIONS}
+        return {**common, "kind": "own", "network": spec, "weights": denoiser.module.state_dict(), **conventions}
     if isinstance(denoiser, MixtureDenoiser):
         mixture = denoiser.mixture
         tensors = {"weights": mixture.weights, "means": mixture.means, "covariances": mixture.covariances}
@@ -176,6 +183,8 @@ def unpack(fields: Mapping[str, Any]) -> Denoiser:
     options = dict(fields["network"])
     module = _restored(_table("network")[options.pop("kind")](**options).build(shape), fields["weights"])
     assert isinstance(schedule, Scaled), "a network's schedule is scaled by the standard deviation of its data"
+    if fields["kind"] == "own":
+        return OwnDenoiser(module, schedule, shape, **{name: fields[name] for name in CONVENTIONS})
     if fields.get("centred", False):
         module, shape = CentredModule(module), (shape[0] - 1, *shape[1:])
     return NetworkDenoiser(module, schedule, shape, fields["mean"])

@@ -33,7 +33,7 @@ class Problem:
 
     Args:
         prior: denoiser.
-        likelihood: linear, Gaussian, bound.
+        likelihood: Gaussian, bound; linear unless the sampler's `bound` says otherwise.
         times: of the levels, increasing.
         rows: states in hand, one tile.
         stream: random numbers of these rows.
@@ -99,6 +99,14 @@ class Descent:
     Draws are independent, equally weighted, and draw k is the same bits for any n at one tile.
     """
 
+    def bound(self, likelihood: Likelihood, shape: tuple[int, ...]) -> GaussianLikelihood:
+        """The likelihood on events of `shape`, as the steps need it.
+
+        Raises:
+            InputError: it is not linear and Gaussian, nor near to that.
+        """
+        return linear_gaussian(likelihood, shape, type(self).__name__)
+
     def begin(self, problem: Problem) -> Tensor:
         """z at the first level; the prior's law of it unless a sampler knows better."""
         return problem.start()
@@ -120,7 +128,7 @@ class Descent:
         stream: Stream,
         on_step: Progress | None = None,
     ) -> Particles:
-        levels, gaussian = self._levels(prior, times, n), linear_gaussian(likelihood, prior.shape, type(self).__name__)
+        levels, gaussian = self._levels(prior, times, n), self.bound(likelihood, tuple(prior.shape))
         watched, draws, tile = Watched(Tiled(prior, stream.tile)), [], stream.tile
         n_steps, n_tiles = len(levels), -(-n // tile)
         with torch.no_grad():

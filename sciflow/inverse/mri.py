@@ -31,9 +31,11 @@ class CartesianMRI(LinearOperator):
     imaginary part; an image of one channel is real. Measurements are ordered (coil, real or imaginary part, y, kept x).
 
     The coils are synthetic, equally spaced on a ring around the image; your own take their place as the parameter
-    `maps`, (coil, 2, y, x), beside an observation.
+    `maps`, (coil, 2, y, x), beside an observation. Its parameter `lines` may have more columns than the image: then
+    k-space is that of a wider field, of which the image is the middle and the rest is empty.
 
-    Exactness: adjoint exact; ‖A‖ ≤ 1; with one coil and complex images A Aᵀ = I, else solves by conjugate gradients.
+    Exactness: adjoint exact; ‖A‖ ≤ 1; with one coil and complex images as wide as the field A Aᵀ = I, else solves by
+        conjugate gradients.
     Cost: one fast Fourier transform per coil.
     Bias: none; that of the pixel grid for objects with edges.
     Args:
@@ -64,10 +66,11 @@ class CartesianMRI(LinearOperator):
                 f"{self.acceleration:g} leaves of {shape[2]}. Lower center_fraction or acceleration."
             )
         lines = parameters.get("lines")
-        if lines is not None and (tuple(lines.shape) != shape[2:] or not bool((lines != 0).any())):
+        fits = lines is None or (lines.ndim == 1 and len(lines) >= shape[2] and bool((lines != 0).any()))
+        if lines is not None and not fits:
             raise InputError(
-                f"cartesian_mri needs `lines` of shape {shape[2:]} (1: measured) that are not all zero, got "
-                f"{tuple(lines.shape)}."
+                f"cartesian_mri needs `lines` of shape {shape[2:]} (1: measured), or more for a wider field, not all "
+                f"zero, got {tuple(lines.shape)}."
             )
         maps, wanted = parameters.get("maps"), (self.n_coils, 2, *shape[1:])
         if maps is not None and tuple(maps.shape) != wanted:
@@ -105,6 +108,12 @@ class CartesianMRI(LinearOperator):
     def _columns(self) -> Tensor:
         return self.parameters()["lines"].nonzero()[:, 0]
 
+    @property
+    def _field(self) -> tuple[int, int]:
+        """Columns of k-space, and those of the field before the first of the image: the middles n // 2 agree."""
+        n = len(self.parameters()["lines"])
+        return n, n // 2 - self.shape[2] // 2
+
     @cached_property
     def maps(self) -> Tensor:
         """S_c, complex128, (coil, y, x)."""
@@ -120,20 +129,24 @@ class CartesianMRI(LinearOperator):
 
     def forward(self, x: Tensor) -> Tensor:
         image = torch.complex(x[:, 0], x[:, 1]) if self.shape[0] == 2 else x[:, 0]
-        space = spectrum(placed(self.maps, x.device, image.dtype.to_complex()) * image[:, None])
+        (n, before), columns = self._field, self.shape[2]
+        seen = placed(self.maps, x.device, image.dtype.to_complex()) * image[:, None]
+        space = spectrum(torch.nn.functional.pad(seen, (before, n - columns - before)) if n > columns else seen)
         return torch.view_as_real(space[..., placed(self._columns, x.device)]).movedim(-1, 2).flatten(1)
 
     def backward(self, y: Tensor) -> Tensor:
         parts = y.reshape(-1, *self.range_shape).movedim(2, -1).contiguous()
         kept = torch.view_as_complex(parts)
-        space = kept.new_zeros((*kept.shape[:-1], self.shape[2]))
-        space = space.index_copy(-1, placed(self._columns, y.device), kept)
-        image = (self.maps.to(space).conj() * image_of(space)).sum(1)
+        n, before = self._field
+        space = kept.new_zeros((*kept.shape[:-1], n)).index_copy(-1, placed(self._columns, y.device), kept)
+        seen = image_of(space)[..., before : before + self.shape[2]]
+        image = (self.maps.to(space).conj() * seen).sum(1)
         return torch.stack([image.real, image.imag][: self.shape[0]], 1)
 
     @property
     def _is_unitary(self) -> bool:
-        return self.n_coils == 1 and self.shape[0] == 2 and "maps" not in self.parameters()
+        is_whole = self._field[0] == self.shape[2]
+        return self.n_coils == 1 and self.shape[0] == 2 and "maps" not in self.parameters() and is_whole
 
     @cached_property
     def gram_spectrum(self) -> Tensor:

@@ -11,16 +11,43 @@ from torch import Tensor
 from sciflow.errors import InputError
 from sciflow.inverse.conjugate_gradient import conjugate_gradient
 from sciflow.inverse.likelihood import GaussianLikelihood
-from sciflow.inverse.tomography import ParallelBeam
+from sciflow.inverse.tomography import FanBeam, ParallelBeam
 
 
-def filtered_back_projection(operator: ParallelBeam, y: Tensor) -> Tensor:
-    """The classical inversion of parallel-beam tomography, with the ramp filter.
+def ramp(n: int, spacing: float) -> Tensor:
+    """The ramp filter, cut off at the highest frequency of equidistant samples.
 
-        x = (arc/n_views) Σ_k (h ∗ y_k)(s),   h_0 = 1/4τ²,   h_j = −1/(π j τ)² for odd j, else 0,   τ the spacing
+        h_0 = 1/4τ²,   h_j = −1/(π j τ)² for odd j, else 0,   τ the spacing
 
-    Exactness: as views and detectors → ∞, for an arc of 180° or 360°
-    Cost: one adjoint
+    Returns:
+        h_{−(n−1)} … h_{n−1}, float64.
+
+    Source: Kak and Slaney (1988), Principles of computerized tomographic imaging, eq. 61 of chapter 3.
+    """
+    j = torch.arange(-(n - 1), n, dtype=torch.float64)
+    kernel = torch.where(j % 2 != 0, -1 / (math.pi * torch.where(j == 0, 1, j) * spacing) ** 2, 0.0)
+    kernel[n - 1] = 1 / (4 * spacing**2)
+    return kernel
+
+
+def _convolved(views: Tensor, kernel: Tensor) -> Tensor:
+    """Views (…, n) with a kernel of −(n − 1) … n − 1, (rows, n)."""
+    n = views.shape[-1]
+    return torch.nn.functional.conv1d(views.reshape(-1, 1, n), kernel.to(views)[None, None], padding=n - 1)[:, 0]
+
+
+def filtered_back_projection(operator: ParallelBeam | FanBeam, y: Tensor) -> Tensor:
+    """The classical inversion of tomography, with the ramp filter.
+
+        parallel   x = (arc/n_views) Σ_k (h ∗ y_k)(s)
+        fan        x = (2π/n_views) Σ_k (g ∗ w y_k)(s)/U_k²
+
+    with h the ramp (`ramp`), arc at most 180°, and, for rays at γ to the central one and the source R from the centre,
+    flat detector (s = R tan γ):   w = cos γ,     g = h/2,                   U = (R − x · source/R)/R
+    arc detector (s = γ):          w = R cos γ,   g_j = (s_j/sin s_j)² h_j/2,   U = distance from the source
+
+    Exactness: as views and detectors → ∞; parallel, for an arc of 180° or 360°; fan, for 360°
+    Cost: one adjoint; fan, one interpolation of each view at each pixel
     Bias: streaks of few views; noise of high frequencies is raised
     Args:
         operator: bound to its images.
@@ -29,16 +56,57 @@ def filtered_back_projection(operator: ParallelBeam, y: Tensor) -> Tensor:
     Returns:
         (batch, *shape).
 
-    Source: Kak and Slaney (1988), Principles of computerized tomographic imaging, eq. 61.
+    Raises:
+        InputError: a fan whose sources do not go all around: its rays would count unequally often.
+
+    Source: Kak and Slaney (1988), Principles of computerized tomographic imaging, sections 3.3 (parallel), 3.4.1 (arc)
+        and 3.4.2 (flat).
     """
+    if isinstance(operator, FanBeam):
+        return _fan(operator, y)
     n, tau = operator.range_shape[2], operator.spacing
-    j = torch.arange(-(n - 1), n, device=y.device)
-    kernel = torch.where(j % 2 != 0, -1 / (math.pi * j.clamp(min=1).where(j > 0, j) * tau) ** 2, 0.0).to(y.dtype)
-    kernel[n - 1] = 1 / (4 * tau**2)
-    views = y.reshape(-1, 1, n) / operator.pixel_size
-    filtered = tau * torch.nn.functional.conv1d(views, kernel[None, None], padding=n - 1)
+    filtered = tau * _convolved(y.reshape(-1, n) / operator.pixel_size, ramp(n, tau))
     step = math.radians(min(operator.arc, 180.0)) / operator.n_views
     return step * tau / operator.pixel_size * operator.adjoint(filtered.reshape(len(y), -1))
+
+
+def _fan(operator: FanBeam, y: Tensor) -> Tensor:
+    if operator.arc != 360:
+        raise InputError(
+            f"filtered back projection of a fan needs sources all around, arc 360, got {operator.arc:g}. Use total "
+            "variation for part of a turn."
+        )
+    (channels, rows, columns), n = operator.shape, operator.range_shape[2]
+    radius, half_angle, is_flat = operator.radius((rows, columns)), operator.half_angle, operator.detector == "flat"
+    spacing = 2 * (radius * math.tan(half_angle) if is_flat else half_angle) / n
+    s = spacing * (torch.arange(n, dtype=torch.float64) - (n - 1) / 2)
+    lag = spacing * torch.arange(-(n - 1), n, dtype=torch.float64)
+    kernel = 0.5 * ramp(n, spacing)
+    if is_flat:
+        weight = radius / torch.hypot(s, torch.tensor(radius, dtype=torch.float64))
+    else:
+        weight, kernel = radius * s.cos(), kernel / torch.sinc(lag / math.pi) ** 2
+    views = y.reshape(-1, n) / operator.pixel_size * weight.to(y)
+    filtered = (spacing * _convolved(views, kernel)).reshape(len(y) * channels, operator.n_views, n)
+    across = torch.arange(columns, dtype=torch.float64) - (columns - 1) / 2
+    down = (torch.arange(rows, dtype=torch.float64) - (rows - 1) / 2)[:, None]
+    total = y.new_zeros(len(filtered), rows * columns)
+    for k, beta in enumerate(operator.turns.tolist()):
+        ahead = radius - (across * math.cos(beta) + down * math.sin(beta))  # along the central ray, from the source
+        aside = across * math.sin(beta) - down * math.cos(beta)  # towards larger γ
+        place = radius * aside / ahead if is_flat else torch.atan2(aside, ahead)
+        size = ahead / radius if is_flat else torch.hypot(ahead, aside)
+        total += _between(filtered[:, k], (place / spacing + (n - 1) / 2).flatten()) / size.flatten().to(y) ** 2
+    return (2 * math.pi / operator.n_views * total).reshape(len(y), *operator.shape)
+
+
+def _between(values: Tensor, place: Tensor) -> Tensor:
+    """Values (batch, n) at places in 0 … n − 1, linear between two, (batch, place); beyond the ends that of the end."""
+    place = place.clamp(0, values.shape[1] - 1)
+    left = place.long().clamp_max(max(values.shape[1] - 2, 0))
+    right = (left + 1).clamp_max(values.shape[1] - 1)
+    share = (place - left).to(values)
+    return (1 - share) * values[:, left] + share * values[:, right]
 
 
 def zero_filled(likelihood: GaussianLikelihood) -> Tensor:

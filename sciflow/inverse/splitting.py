@@ -4,19 +4,42 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 from torch import Tensor
 
 from sciflow.errors import InputError
+from sciflow.inverse.conditioned import check_moves, conditioned_moves
 from sciflow.inverse.descent import Descent, Problem, kept_noise
+from sciflow.inverse.likelihood import GaussianLikelihood, Likelihood, NonlinearGaussianLikelihood
 from sciflow.inverse.moments import conditioned_draw
+from sciflow.particles.kernels import MALA, Kernel
 from sciflow.solvers.exponential import EABM
 from sciflow.solvers.solve import Solver
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
+
+
+class _Conditioned(Descent):
+    """A descent whose belief is given y exactly, or, where the operator is not linear, by moves of a Markov chain."""
+
+    kernel: Kernel
+    n_moves: int
+
+    def bound(self, likelihood: Likelihood, shape: tuple[int, ...]) -> GaussianLikelihood:
+        if isinstance(likelihood, NonlinearGaussianLikelihood):
+            return likelihood.on(shape)  # type: ignore[return-value]  # `given` alone looks at it
+        return super().bound(likelihood, shape)
+
+    def given(self, problem: Problem, centre: Tensor, width: float, drawn: Tensor, k: int, name: str) -> Tensor:
+        """A draw of N(centre, width I) given y, from a draw of it without."""
+        likelihood: Any = problem.likelihood
+        if isinstance(likelihood, GaussianLikelihood):
+            return conditioned_draw(likelihood, drawn, width, problem.measurement_noise(k, name))
+        stream = problem.stream.child(name, k)
+        return conditioned_moves(likelihood, centre, width, drawn, self.kernel, self.n_moves, stream)
 
 
 def _refuse_variance(name: str, variance: float | None) -> None:
@@ -67,25 +90,30 @@ class DiffPIR(Descent):
 
 
 @dataclass(frozen=True)
-class DAPS(Descent):
+class DAPS(_Conditioned):
     """Decoupled annealing: what the state says of the data, a draw of the data given that and y, and noise.
 
         x̂ = D, or the end of the prior's flow from z_k;   x₁ ~ N(x̂, r² I) p(y | x₁);   z_{k+1} = x₁ + s_{k+1} n
 
-    with z = x_t/α, s = σ/α, r² = v s²/(v + s²). The draw is exact. As published: `variance: .inf` (r = s), five steps
-    of the flow, and a draw by Langevin dynamics, which this exact one replaces.
+    with z = x_t/α, s = σ/α, r² = v s²/(v + s²). The draw is exact for linear operators, and by n_moves of a kernel for
+    others (`nonlinear_gaussian`), from a draw of N(x̂, r² I). As published: `variance: .inf` (r = s), five steps of the
+    flow, and for all operators Langevin dynamics.
 
     Target: p(x₁ | y), as far as p(x₁ | x_t) is N(D, r² I)
-    Exactness: for isotropic Gaussian data of variance v and n_flow_steps = 0, at any number of levels.
-    Cost: n_flow_steps + 1 denoiser calls per level, without backward pass, and one operator solve.
+    Exactness: for isotropic Gaussian data of variance v and n_flow_steps = 0, at any number of levels; as n_moves → ∞
+        where the operator is not linear.
+    Cost: n_flow_steps + 1 denoiser calls per level, without backward pass, and one operator solve or the gradients of
+        n_moves.
     Bias: for other priors p(x₁ | x_t) is taken as isotropic. With steps of the flow unmeasured variances are too
         large, twice what is right as levels and steps → ∞: the end of the flow spreads by itself as much as the data.
     Args:
         n_flow_steps: steps of the flow from each level to the last one, equidistant in λ; 0 takes D.
         variance: v [data units²]; null takes the square of the schedule's `std`, which the model was normalised with.
         solver: of the flow.
+        kernel: that moves x₁ for an operator that is not linear; its step is fitted row by row.
+        n_moves: of it at each level.
     Raises:
-        InputError: n < 1, a likelihood that is not linear and Gaussian, or a grid that starts at α = 0.
+        InputError: n < 1, a likelihood that is not Gaussian, or a grid that starts at α = 0.
         NonFiniteError: a draw is NaN or infinite.
     Source: Zhang et al. (2025), Improving diffusion inverse problem solving with decoupled noise annealing,
         algorithm 1.
@@ -94,9 +122,12 @@ class DAPS(Descent):
     n_flow_steps: Annotated[int, Field(ge=0)] = 0
     variance: Positive | None = None
     solver: Solver = field(default_factory=lambda: EABM(order=1))
+    kernel: Kernel = field(default_factory=MALA)
+    n_moves: Annotated[int, Field(ge=2)] = 40
 
     def __post_init__(self) -> None:
         _refuse_variance("DAPS", self.variance)
+        check_moves("DAPS", self.kernel, self.n_moves)
         if self.n_flow_steps < 0:
             raise InputError(f"DAPS needs n_flow_steps ≥ 0, got {self.n_flow_steps}.")
 
@@ -104,30 +135,35 @@ class DAPS(Descent):
         width, after = problem.spread(k, self.variance), problem.ratios[k + 1]
         centre = problem.carried(z, k, self.n_flow_steps, self.solver, "flow")
         believed = centre + math.sqrt(width) * problem.noise(k, "belief")
-        x = conditioned_draw(problem.likelihood, believed, width, problem.measurement_noise(k))
+        x = self.given(problem, centre, width, believed, k, "measurement")
         return x + after * problem.noise(k)
 
 
 @dataclass(frozen=True)
-class PnPDM(Descent):
+class PnPDM(_Conditioned):
     """Split Gibbs sampling: the prior keeps x, the likelihood keeps z, and they hold each other at a distance ρ.
 
         p(x, z) ∝ p(x) p(y | z) N(z; x, ρ²):   x ~ p(x) N(z; x, ρ²) by the reverse SDE from s = ρ,
                                               z ~ p(y | z) N(z; x, ρ²) exactly;   ρ goes down the levels
 
-    The draw is the last x. At fixed ρ the law of x is p(x) N(y; A x, σ_y² I + ρ² A Aᵀ).
+    The draw is the last x. At fixed ρ the law of x is p(x) ∫ p(y | z) N(z; x, ρ² I) dz, for a linear operator
+    p(x) N(y; A x, σ_y² I + ρ² A Aᵀ). For others (`nonlinear_gaussian`) z comes by n_moves of a kernel.
 
     Target: p(x₁ | y) with the noise of y raised to σ_y² I + ρ² A Aᵀ
-    Exactness: as steps of the SDE and sweeps → ∞, at the ρ of the last level.
-    Cost: (n_inner + 1) × n_sweeps denoiser calls per level, without backward pass, and one operator solve.
+    Exactness: as steps of the SDE and sweeps → ∞, at the ρ of the last level; and n_moves → ∞ where the operator is not
+        linear.
+    Cost: (n_inner + 1) × n_sweeps denoiser calls per level, without backward pass, and one operator solve or the
+        gradients of n_moves.
     Bias: too wide where ρ is not far below σ_y/s_i; one sweep moves by ρ at most, so that few sweeps per level leave
         some of what higher levels said.
     Args:
         n_sweeps: sweeps at each level.
         n_inner: steps of the SDE from each level to the last one, equidistant in λ.
         solver: of the SDE, with noise of its own.
+        kernel: that moves z for an operator that is not linear; its step is fitted row by row.
+        n_moves: of it in each sweep.
     Raises:
-        InputError: n < 1, a likelihood that is not linear and Gaussian, or a grid that starts at α = 0.
+        InputError: n < 1, a likelihood that is not Gaussian, or a grid that starts at α = 0.
         NonFiniteError: a draw is NaN or infinite.
     Source: Wu et al. (2024), Principled probabilistic imaging using diffusion models as plug-and-play priors,
         algorithm 1; Vono, Dobigeon and Chainais (2019), Split-and-augmented Gibbs sampler.
@@ -136,8 +172,11 @@ class PnPDM(Descent):
     n_sweeps: Count = 1
     n_inner: Count = 10
     solver: Solver = field(default_factory=lambda: EABM(2, "data", eta=1.0))
+    kernel: Kernel = field(default_factory=MALA)
+    n_moves: Annotated[int, Field(ge=2)] = 40
 
     def __post_init__(self) -> None:
+        check_moves("PnPDM", self.kernel, self.n_moves)
         if self.n_sweeps < 1 or self.n_inner < 1:
             got = f"n_sweeps = {self.n_sweeps}, n_inner = {self.n_inner}"
             raise InputError(f"PnPDM needs n_sweeps ≥ 1 and n_inner ≥ 1, got {got}.")
@@ -150,7 +189,5 @@ class PnPDM(Descent):
             if rho == 0:
                 return x
             spread = x + rho * problem.noise(k, f"step {sweep}")
-            z = conditioned_draw(
-                problem.likelihood, spread, rho**2, problem.measurement_noise(k, f"measurement {sweep}")
-            )
+            z = self.given(problem, x, rho**2, spread, k, f"measurement {sweep}")
         return z

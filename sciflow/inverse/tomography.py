@@ -271,13 +271,27 @@ class FanBeam(_Tomography, LinearOperator):
     def detectors(self, grid: tuple[int, int]) -> int:
         return self.n_detectors or math.ceil(math.hypot(*grid))
 
+    @property
+    def half_angle(self) -> float:
+        """γ of the outermost rays, which touch the circle around the image [radians]."""
+        return math.asin(0.5 / self.source_distance)
+
+    def radius(self, grid: tuple[int, int]) -> float:
+        """R [pixels]."""
+        return self.source_distance * math.hypot(*grid)
+
+    @property
+    def turns(self) -> np.ndarray:
+        """β of each view [radians]."""
+        return np.radians(self.arc) * np.arange(self.n_views) / self.n_views
+
     def rays(self, grid: tuple[int, int]) -> Rays:
         n = self.detectors(grid)
-        widest = math.asin(0.5 / self.source_distance)
+        widest = self.half_angle
         place = (2 * np.arange(n) + 1 - n) / n  # middles of the bins, in (−1, 1)
         gamma = np.arctan(place * math.tan(widest)) if self.detector == "flat" else place * widest
-        beta = np.radians(self.arc) * np.arange(self.n_views)[:, None] / self.n_views
-        source = self.source_distance * math.hypot(*grid) * np.stack([np.cos(beta), np.sin(beta)], -1)
+        beta = self.turns[:, None]
+        source = self.radius(grid) * np.stack([np.cos(beta), np.sin(beta)], -1)
         towards = beta + math.pi + gamma[None]
         points = np.broadcast_to(source, (self.n_views, n, 2))
         return Rays(points, np.stack([np.cos(towards), np.sin(towards)], -1))

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from sciflow.stages.train import ClosedForm, ForecastTraining, FromFile, KnownEquation, MixtureTraining, NetworkTraining
+from sciflow.stages.train import (
+    ClosedForm,
+    ForecastTraining,
+    FromFile,
+    KnownEquation,
+    MixtureTraining,
+    NetworkTraining,
+    OwnNetwork,
+)
 
 TRAININGS: dict[str, type] = {
     "network": NetworkTraining,
@@ -11,4 +19,5 @@ TRAININGS: dict[str, type] = {
     "dynamics": KnownEquation,
     "forecast": ForecastTraining,
     "checkpoint": FromFile,
+    "own": OwnNetwork,
 }

@@ -29,6 +29,7 @@ from sciflow.diffusion.denoiser import Denoiser, Tiled
 from sciflow.diffusion.forecast import Forecasts
 from sciflow.diffusion.model import load
 from sciflow.diffusion.network import NetworkDenoiser
+from sciflow.diffusion.own import OwnDenoiser
 from sciflow.diffusion.times import Karras, Times
 from sciflow.domains.protocol import question
 from sciflow.errors import InputError
@@ -188,7 +189,7 @@ def _prior(job: Job, section: SampleSection) -> Denoiser:
     path = job.inputs["model"]
     job.expect("model", Header.of(read_checkpoint(path, "model")["header"], path).inputs)
     prior = load(path, device(job.device))
-    if isinstance(prior, NetworkDenoiser):
+    if isinstance(prior, NetworkDenoiser | OwnDenoiser):
         prior.module.to(PRECISIONS[section.precision])
     if isinstance(prior, Forecasts):
         prior.to(PRECISIONS[section.precision])

@@ -23,7 +23,8 @@ from sciflow.diffusion.loss import Denoising, Loss
 from sciflow.diffusion.model import load, pack
 from sciflow.diffusion.network import NetworkDenoiser
 from sciflow.diffusion.one_step import ForecastModel, Scale
-from sciflow.diffusion.schedule import Cosine, Scaled, Schedule
+from sciflow.diffusion.own import OwnDenoiser, Predicts, Told
+from sciflow.diffusion.schedule import EDM, Cosine, Scaled, Schedule
 from sciflow.diffusion.subspace import SubspaceDenoiser
 from sciflow.domains.protocol import question
 from sciflow.errors import InputError
@@ -32,6 +33,7 @@ from sciflow.networks.unet import UNet
 from sciflow.random import Stream
 from sciflow.stages.artefact import Job, device
 from sciflow.stages.rows import check_grid, interval, moments, parameters, rows, trajectories
+from sciflow.training import own
 from sciflow.training.checkpoint import Checkpoint, save
 from sciflow.training.checkpoint import load as read_checkpoint
 from sciflow.training.launch import rank_environment, ranks
@@ -326,6 +328,50 @@ class FromFile:
         stored = read_checkpoint(Path(self.path), "model")
         model = {key: value for key, value in stored.items() if key not in ("history", "header")}
         return Learned(model, stored.get("history", {}))
+
+
+@dataclass(frozen=True)
+class OwnNetwork:
+    """Your own denoiser: a network of a plugin that was trained elsewhere, in its own conventions.
+
+    Held-out images at five noise levels try it first; what it leaves of them goes into model.pt as `denoising`.
+
+    Exactness: that of the network
+    Cost: some 70 network calls of 64 rows
+    Bias: that of the network, and of training images that were others than these
+    Args:
+        network: an entry of NETWORKS, most likely of a plugin; `build(shape)` gives a module (x, c) -> like x.
+        path: its weights, as `torch.save(network.state_dict(), path)` writes them; null where `build` gives all.
+        schedule: noise levels that it was trained with, in its own units.
+        predicts: what it answers; `v` is α x₀ − σ x₁, `velocity` the rate of x_t in the time that it is told.
+        told: c, one number for each row: σ/α, its logarithm, t (1 at the data) or s = 1 − t.
+        offset: what it takes for 0 [data units].
+        scale: what it takes for 1 [data units].
+    Raises:
+        InputError: weights of another network, or one that does not denoise the held-out images.
+    Source: sciflow.diffusion.own.
+    """
+
+    network: Network = field(default_factory=UNet)
+    path: str | None = None
+    schedule: Schedule = field(default_factory=EDM)
+    predicts: Predicts = "data"
+    told: Told = "sigma"
+    offset: float = 0.0
+    scale: Annotated[float, Field(gt=0)] = 1.0
+
+    def tried(self, data: xr.Dataset, stream: Stream) -> tuple[OwnDenoiser, dict[str, float]]:
+        """The denoiser, and what it leaves of held-out images; InputError if that is too much."""
+        (mean, std), held_out = moments(rows(data, "train")), rows(data, "validation")
+        shape = tuple(held_out.shape[1:])
+        conventions = (mean, self.offset, self.scale, self.predicts, self.told)
+        module = own.built(self.network, shape, self.path)
+        denoiser = OwnDenoiser(module, Scaled(self.schedule, std), shape, *conventions)
+        return denoiser, own.examined(denoiser, held_out, stream)
+
+    def learn(self, job: Job, data: xr.Dataset, checkpoint: Path | None) -> Learned:
+        denoiser, ratios = self.tried(data, job.stream.child("examination"))
+        return Learned(pack(denoiser, self.network), facts={"denoising": ratios})
 
 
 def run(job: Job, training: Training) -> None:

@@ -194,6 +194,29 @@ def test_the_gradient_of_a_gradient_goes_through_the_sparse_product() -> None:
     assert torch.autograd.gradgradcheck(lambda x: operator(x) ** 2, x)
 
 
+@pytest.mark.parametrize("columns", [8, 9, 11, 12])
+@pytest.mark.parametrize("shape", [(2, 5, 8), (1, 4, 7)], ids=str)
+def test_an_image_in_the_middle_of_a_wider_field(shape: tuple[int, ...], columns: int) -> None:
+    """Columns of k-space beyond those of the image are those of the image with nothing beside it."""
+    lines = torch.tensor([1, 0, 1, 1, 0, 1, 1, 1, 0, 1, 1, 0][:columns], dtype=torch.uint8)
+    operator = CartesianMRI(n_coils=3).bind({"lines": lines}, shape)
+    assert check_adjoint(operator, shape) < 1e-13  # rounding
+    before = columns // 2 - shape[2] // 2
+    wide = torch.zeros(3, *shape[:2], columns, dtype=torch.float64)
+    x = Stream(4).normal(3, shape, dtype=torch.float64)
+    wide[..., before : before + shape[2]] = x
+    maps = torch.zeros(3, 2, shape[1], columns, dtype=torch.float64)
+    maps[..., before : before + shape[2]] = torch.view_as_real(operator.maps).movedim(-1, 1)
+    whole = CartesianMRI(n_coils=3).bind({"lines": lines, "maps": maps}, wide.shape[1:])
+    assert torch.allclose(operator(x), whole(wide), atol=1e-14)
+    single = CartesianMRI().bind({"lines": lines}, shape)
+    v = Stream(5).normal(2, (single.n_measurements,), dtype=torch.float64)
+    gram = matrix(single) @ matrix(single).T
+    exact = torch.linalg.solve(2 * gram + 0.3 * torch.eye(len(gram), dtype=torch.float64), v.T).T
+    assert torch.allclose(single.gram_solve(v, 0.3, 2.0), exact, rtol=1e-6, atol=1e-8)  # conjugate gradients stop there
+    assert torch.allclose(single.gram_spectrum.sort().values, torch.linalg.eigvalsh(gram).clamp_min(0), atol=1e-10)
+
+
 @pytest.mark.parametrize("kind", NONLINEAR_OPERATORS)
 @pytest.mark.parametrize("shape", [(1, 4, 3), (2, 3, 4)], ids=str)
 def test_operators_that_are_not_linear_have_the_right_gradient(kind: str, shape: tuple[int, ...]) -> None:

@@ -121,6 +121,25 @@ def test_every_entry_runs_to_its_end(protocol: type, kind: str, place: Place) ->
             assert made[name].size and bool(np.isfinite(made[name]).all())
 
 
+@pytest.mark.parametrize("kind", NONLINEAR_OPERATORS)
+def test_operators_that_are_not_linear_are_taken_by_samplers_that_move(kind: str, place: Place) -> None:
+    """And refused, before any draw, by one that needs a linear operator."""
+    moved = {
+        name: {"kind": name, "n_moves": 4, "kernel": {"kind": "hmc", "n_leapfrog": 2}} for name in ("daps", "pnp_dm")
+    }
+    changes = {"dataset.n_observations": 1, **assumed(kind), "sample.times.n_steps": 3, "sample.posteriors": moved}
+    results = place.build(change(IMAGING, changes), until="sample")
+    with xr.open_dataset(results / "samples.nc") as drawn:
+        assert list(drawn["posterior"].to_numpy()) == ["daps", "pnp_dm"]
+        assert bool(np.isfinite(drawn["samples"]).all())
+    refused = place.write(change(IMAGING, {**changes, "sample.posteriors": {"a": {"kind": "diffpir"}}}))
+    outcome = place.sciflow("sample", refused)
+    assert outcome.status == 2 and "DiffPIR needs a GaussianLikelihood" in outcome.text
+    unfit = {"sample.posteriors": {"a": {"kind": "daps", "kernel": {"kind": "ula"}}}}
+    outcome = place.sciflow("check", place.write(change(IMAGING, {**changes, **unfit})))
+    assert outcome.status == 2 and "DAPS needs a kernel with a test of its moves, got ULA" in outcome.text
+
+
 def with_solvers(kinds: Iterable[str], noise: Mapping[str, Any]) -> dict[str, Any]:
     entries = {kind: {**GUIDED, **noise.get(kind, {}), "solver": {"kind": kind}} for kind in kinds}
     return change(ANALYTIC, {"dataset.n_problems": 1, **N_STEPS, "sample.posteriors": entries})

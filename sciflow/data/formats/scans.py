@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import math
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sciflow.data.formats.ismrmrd import Encoding, read_encoding
 from sciflow.data.formats.mapping import check_size
 from sciflow.errors import InputError
 
 if TYPE_CHECKING:
     import h5py
 
-LARGEST_HEADER = 10**6  # bytes
 ATTENUATION = 81.35858
 """Of 3071 HU [1/m], by which LoDoPaB-CT divides its images and sinograms."""
 LARGEST_INTEGRAL = math.log(4096 / 0.1)  # of LoDoPaB-CT: 4096 photons are sent, and an empty bin counts as 0.1
-SIZE = r"<{0}>\s*<matrixSize>\s*<x>(\d+)</x>\s*<y>(\d+)</y>\s*<z>(\d+)</z>"
 
 
 def top(path: Path) -> list[str]:
@@ -42,8 +40,11 @@ def read_scan(path: Path, shape: tuple[int, ...], max_gigabytes: float) -> tuple
     """`measured` and the operator's parameters from a fastMRI or a LoDoPaB-CT file, and facts of its header.
 
     fastMRI: `kspace` (slice, [coil,] y, x), complex; columns of k-space are those of `mask`, or those that are not
-    zero; coil maps of your own as `s_maps` (slice, coil, y, x). LoDoPaB-CT: `data` (scan, view, detector), line
-    integrals over 81.35858/m, which are multiplied by it: the logarithm of the share of photons is left, negative.
+    zero, and of these only what `ismrmrd_header` says was acquired; where it shows the middle of a larger grid, the
+    readout y is cropped to it; coil maps of your own as `s_maps` (slice, coil, y, x).
+
+    LoDoPaB-CT: `data` (scan, view, detector), line integrals over 81.35858/m, which are multiplied by it: the logarithm
+    of the share of photons is left, negative.
 
     Args:
         path: the file.
@@ -97,27 +98,29 @@ def _sinograms(path: Path, values: np.ndarray) -> np.ndarray:
 def _kspace(
     path: Path, file: h5py.File, shape: tuple[int, ...], max_gigabytes: float
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    encoding, facts = _header(path, file, max_gigabytes)
     space = _array(path, file, "kspace", max_gigabytes)
     if space.dtype.kind != "c":
         raise InputError(
             f"{path}: `kspace` holds {space.dtype}, needs complex numbers: its phase is lost. Store it so."
         )
-    if space.ndim == 3:
-        space = space[:, None]
-    if space.ndim != 4 or len(shape) != 3 or space.shape[2:] != tuple(shape[1:]):
-        raise InputError(
-            f"{path}: `kspace` has shape {space.shape}, needs (slice, coil, y, x) with the grid of the model, "
-            f"{tuple(shape[1:])}. Crop or pad it in image space."
-        )
+    space = space[:, None] if space.ndim == 3 else space
+    if space.ndim != 4:
+        raise InputError(f"{path}: `kspace` has shape {space.shape}, needs (slice, [coil,] y, x). Name no other axis.")
+    mask = _array(path, file, "mask", max_gigabytes).astype(bool) if "mask" in file else None
+    if mask is not None and mask.shape not in (space.shape[3:], encoding and encoding.encoded[1:2]):
+        raise InputError(f"{path}: `mask` has shape {mask.shape}, needs {space.shape[3:]}, a number for each column.")
+    space, was_acquired = _placed(path, space, encoding)
+    columns = np.abs(space).any((0, 1, 2)) if mask is None else _spread(mask, was_acquired)
+    space = _cropped(path, space, shape, encoding)
     if shape[0] != 2:
         raise InputError(
             f"{path}: k-space is of complex images, but the model has {shape[0]} channel(s). Train one of two "
             "channels, the real and the imaginary part."
         )
-    has_mask = "mask" in file
-    columns = _array(path, file, "mask", max_gigabytes).astype(bool) if has_mask else np.abs(space).any((0, 1, 2))
-    if columns.shape != space.shape[3:] or not columns.any():
-        raise InputError(f"{path}: `mask` has shape {columns.shape}, needs {space.shape[3:]}, not all zero.")
+    columns = columns & was_acquired
+    if not columns.any():
+        raise InputError(f"{path}: no column of `kspace` was measured. Give a `mask` that is not all zero.")
     kept = space[..., columns]
     arrays = {
         "measured": np.stack([kept.real, kept.imag], 2).reshape(len(kept), -1).astype(np.float64),
@@ -125,27 +128,103 @@ def _kspace(
     }
     if "s_maps" in file:
         maps = _array(path, file, "s_maps", max_gigabytes)
-        if maps.shape != space.shape or maps.dtype.kind != "c":
-            raise InputError(f"{path}: `s_maps` is {maps.dtype} {maps.shape}, needs complex numbers {space.shape}.")
-        arrays["operator_maps"] = np.stack([maps.real, maps.imag], 2).astype(np.float64)
-    return arrays, _header(path, file, max_gigabytes)
+        arrays["operator_maps"] = _maps(path, maps, space.shape[:2], shape, encoding)
+    if was_acquired.sum() < len(was_acquired):
+        facts["acquired_columns"] = f"{np.flatnonzero(was_acquired)[0]}-{np.flatnonzero(was_acquired)[-1]}"
+    return arrays, facts
 
 
-def _header(path: Path, file: h5py.File, max_gigabytes: float) -> dict[str, Any]:
-    """Acquisition and matrix sizes, where the file tells them."""
+def _spread(mask: np.ndarray, was_acquired: np.ndarray) -> np.ndarray:
+    """A mask of the stored columns as one of the grid."""
+    if len(mask) == len(was_acquired):
+        return mask
+    whole = np.zeros_like(was_acquired)
+    whole[was_acquired] = mask
+    return whole
+
+
+def _placed(path: Path, space: np.ndarray, encoding: Encoding | None) -> tuple[np.ndarray, np.ndarray]:
+    """k-space with each line in its column of the encoded grid, and which columns were acquired.
+
+    fastMRI stores the whole grid, with zeros where partial or asymmetric scans have no line: those are not measured.
+    Other writers store the acquired lines alone.
+    """
+    stored = space.shape[3]
+    if encoding is None or encoding.acquired is None:
+        return space, np.ones(stored, bool)
+    (start, stop), n = encoding.acquired, encoding.encoded[1]
+    was_acquired = np.zeros(n, bool)
+    was_acquired[start:stop] = True
+    if stored == n:
+        return space, was_acquired
+    if stored != stop - start:
+        raise InputError(
+            f"{path}: `kspace` has {stored} columns, but its header encodes {n} and {stop - start} of them acquired. "
+            "Store one or the other, or mend the header."
+        )
+    whole = np.zeros((*space.shape[:3], n), space.dtype)
+    whole[..., start:stop] = space
+    return whole, was_acquired
+
+
+def _cropped(path: Path, space: np.ndarray, shape: tuple[int, ...], encoding: Encoding | None) -> np.ndarray:
+    """k-space of the middle of the image along y, where that is what the header shows and the model has.
+
+    The readout is measured whole, so that this is exact: the transform back is unitary, and white noise stays white.
+    Columns of a wider grid are left as they are: the operator knows of them.
+    """
+    grid, size = tuple(shape[1:]), space.shape[2:]
+    is_image = len(shape) == 3
+    is_shown = is_image and encoding is not None and encoding.shown[:2] == grid and encoding.encoded[:2] == size
+    if is_shown and size != grid and size[0] >= grid[0] and size[1] >= grid[1]:
+        return _along(np.fft.fft, _along(np.fft.ifft, space)[:, :, _middle(size[0], grid[0])])
+    if not is_image or size != grid:
+        known = (
+            "" if encoding is None else f"; its header encodes {encoding.encoded[:2]} and shows {encoding.shown[:2]}"
+        )
+        raise InputError(
+            f"{path}: `kspace` has the grid {size}{known}. It needs (slice, coil, y, x) with the grid of the model, "
+            f"{grid}, or a header that shows that part of it. Train on images of that grid, or crop it in image space."
+        )
+    return space
+
+
+def _middle(whole: int, part: int) -> slice:
+    """The middle of an axis; index n // 2 of both is the same place."""
+    return slice(whole // 2 - part // 2, whole // 2 - part // 2 + part)
+
+
+def _along(transform: Any, space: np.ndarray) -> np.ndarray:
+    """A centred unitary transform along y."""
+    return np.fft.fftshift(transform(np.fft.ifftshift(space, axes=2), axis=2, norm="ortho"), axes=2)
+
+
+def _maps(
+    path: Path, maps: np.ndarray, stack: tuple[int, ...], shape: tuple[int, ...], encoding: Encoding | None
+) -> np.ndarray:
+    """Coil maps on the grid of the model, (slice, coil, 2, y, x); of the encoded grid, its middle."""
+    if (
+        encoding is not None
+        and maps.ndim == 4
+        and maps.shape[2:] == encoding.encoded[:2]
+        and encoding.shown[:2] == shape[1:]
+    ):
+        maps = maps[:, :, _middle(maps.shape[2], shape[1]), _middle(maps.shape[3], shape[2])]
+    wanted = (*stack, *shape[1:])
+    if maps.shape != wanted or maps.dtype.kind != "c":
+        raise InputError(f"{path}: `s_maps` is {maps.dtype} {maps.shape}, needs complex numbers {wanted}.")
+    return np.stack([maps.real, maps.imag], 2).astype(np.float64)
+
+
+def _header(path: Path, file: h5py.File, max_gigabytes: float) -> tuple[Encoding | None, dict[str, Any]]:
+    """What the header encodes, and acquisition and matrix sizes, where the file tells them."""
     facts = {name: str(file.attrs[name]) for name in ("acquisition", "patient_id") if name in file.attrs}
     if "ismrmrd_header" not in file:
-        return facts
+        return None, facts
     stored: Any = _array(path, file, "ismrmrd_header", max_gigabytes)
-    text = (stored if isinstance(stored, bytes) else str(stored).encode()).decode("utf-8", "replace")
-    if len(text) > LARGEST_HEADER:
-        raise InputError(f"{path}: `ismrmrd_header` has {len(text)} bytes, more than a header has. Write it again.")
-    plain = re.sub(r"<(/?)\w+:", r"<\1", text)
-    for name in ("encodedSpace", "reconSpace"):
-        match = re.search(SIZE.format(name), plain)
-        if match is None:
-            raise InputError(
-                f"{path}: `ismrmrd_header` names no matrix size of {name}. Copy the header of the scanner."
-            )
-        facts[f"matrix_{name}"] = "x".join(match.groups())
-    return facts
+    encoding = read_encoding(path, stored if isinstance(stored, bytes) else str(stored).encode())
+    facts |= {
+        f"matrix_{name}": "x".join(map(str, sizes))
+        for name, sizes in (("encodedSpace", encoding.encoded), ("reconSpace", encoding.shown))
+    }
+    return encoding, facts

@@ -40,7 +40,7 @@ def baselines(model: LikelihoodModel, data: xr.Dataset, truth: Tensor) -> dict[s
         return {}
     gaussian = [linear_gaussian(one, shape, "a baseline") for one in bound]
     found: dict[str, Tensor] = {}
-    if isinstance(operator, ParallelBeam):
+    if isinstance(operator, ParallelBeam) or (isinstance(operator, FanBeam) and operator.arc == 360):
         found["FBP"] = torch.cat([filtered_back_projection(operator, _measured(one)) for one in bound])
     if isinstance(operator, CartesianMRI):
         found["zero-filled"] = torch.stack([zero_filled(one) for one in gaussian])
