@@ -57,10 +57,21 @@ def files(stage):
     return lambda wildcards: run_of(wildcards.run).files(stage)
 
 
-def parts(wildcards):
+def parts(stage):
     """One file per shard."""
-    shards = run_of(wildcards.run).resource("sample", "shards", 1)
-    return [f"<results>/{wildcards.run}/samples.part{shard}of{shards}.nc" for shard in range(1, shards + 1)]
+    file = Path(ARTEFACTS[stage])
+
+    def answer(wildcards):
+        count = run_of(wildcards.run).resource(stage, "shards", 1)
+        return [f"<results>/{wildcards.run}/{file.stem}.part{k}of{count}{file.suffix}" for k in range(1, count + 1)]
+
+    return answer
+
+
+def metric_parts(wildcards):
+    """The shards of `evaluate`; none where one job does it all."""
+    every = parts("evaluate")(wildcards)
+    return every if len(every) > 1 else []
 
 
 def tables(wildcards):
@@ -183,6 +194,13 @@ def write_run(wildcards, output):
     """
     file, content = quote(str(run_yaml(wildcards, output))), plainly(catalogue.stored)(wildcards.run)
     return f"cp {content} {file}.$$ && mv {file}.$$ {file}"
+
+
+def score_or_gather(wildcards, input, output):
+    """What `sciflow evaluate` works on."""
+    if input.parts:
+        return f"--gather {' '.join(map(quote, input.parts))}"
+    return f"--data {quote(input.data)} --samples {quote(input.samples)}"
 
 
 def state(wildcards, output):

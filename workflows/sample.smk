@@ -37,7 +37,7 @@ rule sample_part:
 
 rule sample:
     input:
-        parts=parts,
+        parts=parts("sample"),
     output:
         samples=ensure("<results>/{run}/samples.nc", non_empty=True),
     log:

@@ -37,7 +37,7 @@ EDITS = {
         [
             (RUN, "{solver: {kind: heun}, n_samples: 2}", "{n_samples: 2, solver: {kind: heun}}"),
             (RUN, "seed: 0", "seed: 0   # zero"),
-            (RUN, "{shards: 2}", "{shards: 2, mem_mb: 9000}"),
+            (RUN, "{shards: 2}", "{shards: 3, mem_mb: 9000}, evaluate: {shards: 2}"),
             ("sciflow/solvers/heun.py", '"""Heun."""', '"""Heun, well."""  # yes'),
             ("sciflow/solvers/euler.py", "ORDER = 1", "ORDER = 3"),  # a solver that the run does not use
         ],
@@ -165,6 +165,28 @@ def test_a_stage_that_stops_for_time_is_tried_again(project: Project) -> None:
     result = project.snakemake("results/toy/samples.nc", FAKE_FAILS_ONCE="sample")
     assert result.status == 0, result.text
     assert result.text.count("mem_mb=8000,") == 1, "one of the two failed, and was found killed"
+
+
+def test_the_metrics_of_a_run_are_scattered_and_gathered(changed: Callable[[], Project]) -> None:
+    """A shard that fails is tried again alone; what is built is built for one job, and nothing is to be done."""
+    project = changed()
+    project.edit(RUN, "{shards: 2}", "{shards: 2}, evaluate: {shards: 3}")
+    project.edit(RUN, "metrics: [score]", "metrics: [score, other]")
+    before, called = len(project.calls()), []
+    result = project.snakemake("--cores", "1", FAKE_FAILS_ONCE="evaluate")
+    assert result.status == 0, result.text
+    assert result.jobs == {"evaluate_part": 3, "evaluate": 1, "report": 1, "index": 1, "all": 1}
+    for stage, options in project.calls()[before:]:
+        called += options.get("--shard") or [stage]
+    assert sorted(called[:4]) in [sorted(["1/3", "2/3", "3/3", twice]) for twice in ("1/3", "2/3", "3/3")]
+    assert called[4:] == ["evaluate", "report", "index"]
+    joined = project.calls()[before + 4][1]
+    assert joined["--gather"] == [f"results/toy/metrics.part{k}of3.csv" for k in (1, 2, 3)]
+    assert joined["--out"] == ["results/toy/metrics.csv"] and "--data" not in joined
+    assert not list((project.folder / "results/toy").glob("*part*"))
+    assert project.snakemake("--dry-run").jobs == {}
+    project.edit(RUN, "evaluate: {shards: 3}", "evaluate: {shards: 1}")
+    assert project.snakemake("--dry-run").jobs == {}
 
 
 RETRIED = {"dataset": "data.nc", "evaluate": "metrics.csv", "sample --gather": "samples.nc"}

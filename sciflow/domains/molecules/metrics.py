@@ -170,8 +170,9 @@ METRICS: dict[str, Callable] = {
 
 
 def evaluate(
-    names: Sequence[str], data: xr.Dataset, samples: xr.Dataset, likelihood: LikelihoodModel, stream: Stream
-) -> Findings:
+    names: Sequence[str], data: xr.Dataset, samples: xr.Dataset, likelihood: LikelihoodModel, stream: Stream,
+    shown: Sequence[str] | None = None,
+) -> Findings:  # fmt: skip
     """Distances of every sampler from the law, their floor and z, and the potential of mean force with its error."""
     law = Law.of(data, stream.child("law"))
     dims = ("observation", "member", *event_dims(law.potential))
@@ -190,6 +191,8 @@ def evaluate(
             rows += OF_TORSIONS[name](torsions) if torsions else []
         else:
             rows += _distances(law, name, drawn)
+    if not (names if shown is None else shown):
+        return Findings(rows, to_xarray({}, {}))
     arrays = _arrays(law, drawn)
     return Findings(rows, arrays.merge(torsions.arrays(), combine_attrs="no_conflicts") if torsions else arrays)
 
