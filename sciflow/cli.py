@@ -188,8 +188,8 @@ def train(run: RunArgument, data: Data = None, out: Out = None, state: State = N
 @app.command()
 def sample(
     run: RunArgument,
-    parts: Parts = None, data: Data = None, model: Model = None, out: Out = None, state: State = None, time_limit: Limit = None,
-    source: Source = "", smoke: Smoke = False,
+    parts: Parts = None, data: Data = None, model: Model = None, out: Out = None, state: State = None,
+    time_limit: Limit = None, source: Source = "", smoke: Smoke = False,
     shard: Annotated[str, typer.Option(help="Which part of the observations: 1/4 is the first of four.")] = "1/1",
     gather: Gather = False,
 ) -> None:  # fmt: skip

@@ -80,7 +80,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Findings:
-    """What `evaluate` found: rows of a table, and the arrays behind the figures; without variables if none were asked."""
+    """What `evaluate` found: rows of a table, and the arrays behind the figures, empty where none were asked for."""
 
     rows: Sequence[Row]
     arrays: xr.Dataset
