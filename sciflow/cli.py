@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,7 @@ import typer
 
 from sciflow.errors import InputError, NonFiniteError, OutOfTime
 from sciflow.runs import ARTEFACTS, STAGES, Run, read
+from sciflow.starting import importing
 
 if TYPE_CHECKING:
     from sciflow.config import RunFile
@@ -162,7 +164,8 @@ def _maker(name: str) -> str:
 def dataset(run: RunArgument, out: Out = None, state: State = None, time_limit: Limit = None, source: Source = "",
             smoke: Smoke = False) -> None:  # fmt: skip
     """Make the data: data.nc."""
-    from sciflow.stages import dataset as stage
+    with importing():
+        from sciflow.stages import dataset as stage
 
     _, parsed, job = _prepare(run, "dataset", {}, out, state, time_limit, source, smoke)
     _record(job)
@@ -173,10 +176,10 @@ def dataset(run: RunArgument, out: Out = None, state: State = None, time_limit: 
 def train(run: RunArgument, data: Data = None, out: Out = None, state: State = None, time_limit: Limit = None,
           source: Source = "", smoke: Smoke = False) -> None:  # fmt: skip
     """Train the prior: model.pt."""
-    from dataclasses import replace
-
     from sciflow.data import scratch
-    from sciflow.stages import train as stage
+
+    with importing():
+        from sciflow.stages import train as stage
 
     on_node = scratch.folder(os.environ)
     described, parsed, job = _prepare(run, "train", {"data": data}, out, state, time_limit, source, smoke)
@@ -194,9 +197,8 @@ def sample(
     gather: Gather = False,
 ) -> None:  # fmt: skip
     """Sample the posteriors: samples.nc."""
-    from dataclasses import replace
-
-    from sciflow.stages import sample as stage
+    with importing():
+        from sciflow.stages import sample as stage
 
     part = _part("sample", shard, gather, parts)
     inputs = {} if gather else {"data": data, "model": model}
@@ -219,9 +221,8 @@ def evaluate(
     gather: Gather = False,
 ) -> None:  # fmt: skip
     """Score the samples: metrics.csv and metrics.nc."""
-    from dataclasses import replace
-
-    from sciflow.stages import evaluate as stage
+    with importing():
+        from sciflow.stages import evaluate as stage
 
     part = _part("evaluate", shard, gather, parts)
     inputs = {} if gather else {"data": data, "samples": samples}
@@ -238,7 +239,8 @@ def evaluate(
 def report(run: RunArgument, data: Data = None, model: Model = None, samples: Samples = None, metrics: Metrics = None,
            out: Out = None, source: Source = "", smoke: Smoke = False) -> None:  # fmt: skip
     """Write the page: report.html."""
-    from sciflow.stages import report as stage
+    with importing():
+        from sciflow.stages import report as stage
 
     inputs = {"data": data, "model": model, "samples": samples, "metrics": metrics}
     described, parsed, job = _prepare(run, "report", inputs, out, None, None, source, smoke)
@@ -292,7 +294,8 @@ def check(
     device: Annotated[bool, typer.Option("--device", help="Also look for the devices.")] = False,
 ) -> None:
     """Say everything that is wrong with run files, before any work."""
-    from sciflow import preflight
+    with importing():
+        from sciflow import preflight
 
     problems = [problem for run in runs for problem in preflight.problems(run, data, device)]
     if problems:
@@ -351,7 +354,8 @@ def apply(
     out: Out = None, data: Data = None, model: Model = None, source: Source = "",
 ) -> None:  # fmt: skip
     """Use a trained prior on a measurement of your own; no ground truth is needed."""
-    from sciflow.stages import sample as stage
+    with importing():
+        from sciflow.stages import sample as stage
 
     inputs = {"data": data, "model": model}
     _, parsed, job = _prepare(run, "sample", inputs, out or Path(f"{observation.stem}-samples.nc"), None, None, source)

@@ -1,4 +1,4 @@
-"""evaluate: what is good? Writes metrics.csv, and metrics.nc with the arrays behind the figures; at once or in shards."""
+"""evaluate: what is good? Writes metrics.csv, and metrics.nc, the arrays behind the figures; at once or in shards."""
 
 from __future__ import annotations
 
