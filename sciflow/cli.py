@@ -21,7 +21,7 @@ import typer
 
 from sciflow.errors import InputError, NonFiniteError, OutOfTime
 from sciflow.runs import ARTEFACTS, STAGES, Run, read
-from sciflow.starting import importing
+from sciflow.starting import check_clock, importing
 
 if TYPE_CHECKING:
     from sciflow.config import RunFile
@@ -93,6 +93,7 @@ def _prepare(file: Path, stage: str, given: dict[str, Path | None], out: Path | 
         if not Path(name).exists():
             raise InputError(f"{file}: {stage} names the file {name!r}, which is not there. Check the path.")
         inputs[f"file {name}"] = Path(name)
+    check_clock(inputs.values())
     out = out or RESULTS / run.owner(stage) / ARTEFACTS[stage]
     deadline = None if limit is None else time.monotonic() + 60 * limit * (1 - MARGIN)
     n_devices = 0 if is_light else int(run.resource(stage, "gpu"))

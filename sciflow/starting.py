@@ -1,10 +1,16 @@
-"""How a command starts: what it imports lives as long as it does, and is looked at by nobody meanwhile."""
+"""How a command starts: its imports, which nobody need look at again, and the clocks of those who made its inputs."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from sciflow.errors import InputError
+
+AHEAD = 60  # seconds: a job that ends before its inputs began is tried again meanwhile
 
 
 @contextlib.contextmanager
@@ -23,3 +29,19 @@ def importing() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+def check_clock(files: Iterable[Path]) -> None:
+    """Refuse what was written in the future, before any work: what is made of it would be older.
+
+    Raises:
+        InputError: a file is more than a minute ahead of the clock of this machine.
+    """
+    now = time.time()
+    for path in files:
+        ahead = path.stat().st_mtime - now
+        if ahead > AHEAD:
+            raise InputError(
+                f"{path} was changed {ahead / 60:.0f} min ahead of the clock of this machine. What is made of it would "
+                f"be older, and Snakemake would delete it. Set the clocks of the machines, then `touch {path}`."
+            )

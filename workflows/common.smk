@@ -2,6 +2,8 @@
 import os
 import shutil
 import sys
+from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from shlex import quote
 
@@ -10,7 +12,7 @@ from snakemake.exceptions import WorkflowError
 from sciflow.catalogue import Catalogue
 from sciflow.errors import InputError
 from sciflow.memory import megabytes
-from sciflow.runs import ARTEFACTS
+from sciflow.runs import ARTEFACTS, STAGES
 from sciflow.source import digest
 
 
@@ -174,6 +176,24 @@ def source(stage):
     return lambda wildcards: plainly(catalogue.digest)(
         wildcards.run, stage, Path(RESULTS, wildcards.run, ARTEFACTS[stage])
     )
+
+
+@cache
+def made_of(name, stage):
+    """Digest of all that a stage of this run depends on in the run file and in the source."""
+    code = plainly(catalogue.digest)(name, stage, Path(RESULTS, name, ARTEFACTS[stage]))
+    return sha256(f"{run_of(name).identity(stage)} {code}".encode()).hexdigest()[:16]
+
+
+def before(stage):
+    """What the stages before this one depend on.
+
+    A change reruns them and what follows. Where one of them then fails, Snakemake deletes its artefact, and would not
+    miss it in the next call: what follows is newer than what is left.
+    """
+    return lambda wildcards: [
+        made_of(run_of(wildcards.run).owner(earlier), earlier) for earlier in STAGES[: STAGES.index(stage)]
+    ]
 
 
 def page_source(wildcards):

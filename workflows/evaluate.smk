@@ -24,6 +24,7 @@ rule evaluate_part:
     params:
         section=section("evaluate"),
         source=source("evaluate"),
+        before=before("evaluate"),
         write=write_run,
         yaml=run_yaml,
         state=state,
@@ -60,6 +61,7 @@ rule evaluate:
     params:
         section=section("evaluate"),
         source=source("evaluate"),
+        before=before("evaluate"),
         write=write_run,
         yaml=run_yaml,
         state=state,

@@ -26,6 +26,7 @@ rule report:
     params:
         section=section("report"),
         source=source("report"),
+        before=before("report"),
         write=write_run,
         yaml=run_yaml,
     shell:
@@ -59,6 +60,7 @@ rule compare:
     params:
         section=section("report"),
         source=source("report"),
+        before=before("report"),
         write=write_run,
         yaml=run_yaml,
         runs=lambda wildcards, input: [Path(table).parent for table in input.tables],

@@ -22,6 +22,7 @@ rule sample_part:
     params:
         section=section("sample"),
         source=source("sample"),
+        before=before("sample"),
         write=write_run,
         yaml=run_yaml,
         state=state,
@@ -54,6 +55,7 @@ rule sample:
     params:
         section=section("sample"),
         source=source("sample"),
+        before=before("sample"),
         write=write_run,
         yaml=run_yaml,
     shell:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.conftest import ROOT, TIME_LIMIT, Project
+from tests.pipeline.conftest import ROOT, TIME_LIMIT, Project, make_project
 
 REPORT = {"report", "index", "all"}
 EVALUATE = {"evaluate", *REPORT}
@@ -120,6 +120,54 @@ def test_only_the_report_is_rebuilt_and_the_run_file_renewed(changed: Callable[[
     written = (project.folder / "results/toy/run.yaml").read_text()
     assert "figures: [mean]" in written and "mem_mb: 9000" in written
     assert project.snakemake("--dry-run").jobs == {}
+
+
+LARGE = 2_000_000  # bytes: Snakemake by itself looks at the times of such files alone
+CLOCKS = {
+    "all an hour ahead": dict.fromkeys(("data.nc", "model.pt", "samples.nc", "metrics.csv", "metrics.nc"), 3600),
+    "data ahead": {"data.nc": 3600},
+    "what was made of them behind": {"model.pt": -3600, "samples.nc": -3600, "report.html": -3600},
+    "tables a year ahead, model a year behind": {"metrics.csv": 3e7, "metrics.nc": 3e7, "model.pt": -3e7},
+}
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A run whose artefacts are large, built."""
+    built = make_project(tmp_path_factory.mktemp("large") / "project")
+    built.edit("bin/sciflow", 'file.write(f"{arguments}\\n")', f'file.write(f"{{arguments}}\\n" + "." * {LARGE})')
+    result = built.snakemake()
+    assert result.status == 0 and (built.folder / "results/toy/data.nc").stat().st_size > LARGE, result.text
+    return built
+
+
+@pytest.mark.parametrize("what", CLOCKS)
+def test_clocks_that_differ_rerun_nothing(what: str, large: Project, tmp_path: Path) -> None:
+    """Artefacts of other times, with the same content; another content is seen, and named as the reason."""
+    project = large.copy(tmp_path / "project")
+    for name, seconds in CLOCKS[what].items():
+        file = project.folder / "results/toy" / name
+        moment = file.stat().st_mtime + seconds
+        os.utime(file, (moment, moment))
+    assert project.snakemake("--dry-run").jobs == {}
+    data = project.folder / "results/toy/data.nc"
+    data.write_text("other" + data.read_text())
+    if what == "data ahead":
+        result = project.snakemake("--dry-run")
+        assert set(result.jobs) == TRAIN and "Updated input files: results/toy/data.nc" in result.text, result.text
+
+
+def test_a_stage_that_fails_after_a_change_is_not_forgotten(changed: Callable[[], Project]) -> None:
+    """Snakemake deletes the artefact of a failed job; what was made of it before the change is not up to date."""
+    project = changed()
+    command = (project.folder / "bin/sciflow").read_text()
+    project.edit(RUN, "n_steps: 5", "n_steps: 6")
+    project.write("bin/sciflow", "#!/bin/sh\nexit 2\n")
+    assert project.snakemake("--retries", "0").status == 1
+    assert not (project.folder / "results/toy/model.pt").exists()
+    project.write("bin/sciflow", command)
+    result = project.snakemake("--dry-run")
+    assert set(result.jobs) == TRAIN, result.text
 
 
 def test_an_edited_plugin_reruns_and_an_edited_input_file_reruns(project: Project) -> None:
