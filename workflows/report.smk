@@ -63,6 +63,7 @@ rule compare:
         before=before("report"),
         write=write_run,
         yaml=run_yaml,
+        compared=tables,
         runs=lambda wildcards, input: [Path(table).parent for table in input.tables],
     shell:
         heard("{params.write} && sciflow compare {params.runs:q} --out {output.page:q}")
@@ -86,6 +87,7 @@ rule index:
         runtime=5,
     params:
         source=page_source,
+        linked=asked_pages,
         results=lambda wildcards, output: Path(output[0]).parent,
     shell:
         heard("sciflow index {params.results:q} --out {output.page:q}")
