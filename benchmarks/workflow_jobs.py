@@ -55,6 +55,7 @@ def timed(call: list[str], folder: Path, status: int = 0, package: Path = ROOT, 
     """
     path = os.pathsep.join(filter(None, [commands, os.environ["PATH"]]))
     variables = {**os.environ, "PATH": path, "PYTHONPATH": str(package)}
+    variables.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package is not compiled at every start
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(call, cwd=folder, env=variables, check=False, stdout=-1, stderr=-2, text=True)
     wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)

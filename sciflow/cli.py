@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,7 @@ import typer
 
 from sciflow.errors import InputError, NonFiniteError, OutOfTime
 from sciflow.runs import ARTEFACTS, STAGES, Run, read
+from sciflow.starting import check_clock, importing
 
 if TYPE_CHECKING:
     from sciflow.config import RunFile
@@ -41,6 +43,8 @@ Metrics = Annotated[Path | None, typer.Option(help="metrics.csv to read.")]
 State = Annotated[Path | None, typer.Option(help="Folder of resumable state [.state beside the artefact].")]
 Limit = Annotated[float | None, typer.Option(help="Save and stop with exit status 75 after so many minutes.")]
 Source = Annotated[str, typer.Option(help="Digest of the source, if it is already known.", hidden=True)]
+Parts = Annotated[list[Path] | None, typer.Argument(help="Shards to join, with --gather.")]
+Gather = Annotated[bool, typer.Option("--gather", help="Join shards instead of working.")]
 Smoke = Annotated[bool, typer.Option(help="The smoke size of the run file: seconds.")]
 RESULTS = Path("results")
 MARGIN = 0.05  # share of the time limit that is kept for saving
@@ -89,6 +93,7 @@ def _prepare(file: Path, stage: str, given: dict[str, Path | None], out: Path | 
         if not Path(name).exists():
             raise InputError(f"{file}: {stage} names the file {name!r}, which is not there. Check the path.")
         inputs[f"file {name}"] = Path(name)
+    check_clock(inputs.values())
     out = out or RESULTS / run.owner(stage) / ARTEFACTS[stage]
     deadline = None if limit is None else time.monotonic() + 60 * limit * (1 - MARGIN)
     n_devices = 0 if is_light else int(run.resource(stage, "gpu"))
@@ -137,6 +142,20 @@ def _start_ranks(run: Run, stage: str) -> None:
         raise SystemExit(relaunch(n_ranks, ["-m", "sciflow.cli", *sys.argv[1:]]))
 
 
+def _part(stage: str, shard: str, gather: bool, parts: list[Path] | None) -> tuple[int, int]:
+    """Which of how many shards; the whole, where they are joined.
+
+    Raises:
+        InputError: no such shard, or shards to join without --gather.
+    """
+    if gather != bool(parts):
+        raise InputError(f"--gather and the shards to join go together: sciflow {stage} RUN.yaml --gather A B")
+    index, _, count = shard.partition("/")
+    if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+        raise InputError(f"--shard must be i/n with 1 ≤ i ≤ n, got {shard!r}.")
+    return (1, 1) if gather else (int(index), int(count))
+
+
 def _maker(name: str) -> str:
     """The stage that writes an input."""
     return {"data": "dataset", "model": "train", "samples": "sample", "metrics": "evaluate"}[name]
@@ -146,7 +165,8 @@ def _maker(name: str) -> str:
 def dataset(run: RunArgument, out: Out = None, state: State = None, time_limit: Limit = None, source: Source = "",
             smoke: Smoke = False) -> None:  # fmt: skip
     """Make the data: data.nc."""
-    from sciflow.stages import dataset as stage
+    with importing():
+        from sciflow.stages import dataset as stage
 
     _, parsed, job = _prepare(run, "dataset", {}, out, state, time_limit, source, smoke)
     _record(job)
@@ -157,10 +177,10 @@ def dataset(run: RunArgument, out: Out = None, state: State = None, time_limit: 
 def train(run: RunArgument, data: Data = None, out: Out = None, state: State = None, time_limit: Limit = None,
           source: Source = "", smoke: Smoke = False) -> None:  # fmt: skip
     """Train the prior: model.pt."""
-    from dataclasses import replace
-
     from sciflow.data import scratch
-    from sciflow.stages import train as stage
+
+    with importing():
+        from sciflow.stages import train as stage
 
     on_node = scratch.folder(os.environ)
     described, parsed, job = _prepare(run, "train", {"data": data}, out, state, time_limit, source, smoke)
@@ -172,51 +192,56 @@ def train(run: RunArgument, data: Data = None, out: Out = None, state: State = N
 @app.command()
 def sample(
     run: RunArgument,
-    parts: Annotated[list[Path] | None, typer.Argument(help="Shards to join, with --gather.")] = None,
-    data: Data = None, model: Model = None, out: Out = None, state: State = None, time_limit: Limit = None,
-    source: Source = "", smoke: Smoke = False,
+    parts: Parts = None, data: Data = None, model: Model = None, out: Out = None, state: State = None,
+    time_limit: Limit = None, source: Source = "", smoke: Smoke = False,
     shard: Annotated[str, typer.Option(help="Which part of the observations: 1/4 is the first of four.")] = "1/1",
-    gather: Annotated[bool, typer.Option("--gather", help="Join shards instead of sampling.")] = False,
+    gather: Gather = False,
 ) -> None:  # fmt: skip
     """Sample the posteriors: samples.nc."""
-    from dataclasses import replace
+    with importing():
+        from sciflow.stages import sample as stage
 
-    from sciflow.stages import sample as stage
-
-    if gather != bool(parts):
-        raise InputError("--gather and the shards to join go together: sciflow sample RUN.yaml --gather A.nc B.nc")
+    part = _part("sample", shard, gather, parts)
     inputs = {} if gather else {"data": data, "model": model}
     described, parsed, job = _prepare(run, "sample", inputs, out, state, time_limit, source, smoke, is_light=gather)
     if gather and parts:
         _record(job)
         stage.gather(job, parts)
         return
-    index, _, count = shard.partition("/")
-    if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
-        raise InputError(f"--shard must be i/n with 1 ≤ i ≤ n, got {shard!r}.")
-    job = replace(job, part=(int(index), int(count)))
+    job = replace(job, part=part)
     _start_ranks(described, "sample")
     _record(job)
     stage.run(job, parsed.sample)
 
 
 @app.command()
-def evaluate(run: RunArgument, data: Data = None, samples: Samples = None, out: Out = None, state: State = None,
-             time_limit: Limit = None, source: Source = "", smoke: Smoke = False) -> None:  # fmt: skip
+def evaluate(
+    run: RunArgument, parts: Parts = None, data: Data = None, samples: Samples = None, out: Out = None,
+    state: State = None, time_limit: Limit = None, source: Source = "", smoke: Smoke = False,
+    shard: Annotated[str, typer.Option(help="Which part of the metrics: 1/4 is the first of four.")] = "1/1",
+    gather: Gather = False,
+) -> None:  # fmt: skip
     """Score the samples: metrics.csv and metrics.nc."""
-    from sciflow.stages import evaluate as stage
+    with importing():
+        from sciflow.stages import evaluate as stage
 
-    inputs = {"data": data, "samples": samples}
-    _, parsed, job = _prepare(run, "evaluate", inputs, out, state, time_limit, source, smoke)
+    part = _part("evaluate", shard, gather, parts)
+    inputs = {} if gather else {"data": data, "samples": samples}
+    _, parsed, job = _prepare(run, "evaluate", inputs, out, state, time_limit, source, smoke, is_light=gather)
+    job = replace(job, part=part)
     _record(job)
-    stage.run(job, parsed.evaluate, parsed.sample.likelihood)
+    if gather and parts:
+        stage.gather(job, parts)
+    else:
+        stage.run(job, parsed.evaluate, parsed.sample.likelihood)
 
 
 @app.command()
 def report(run: RunArgument, data: Data = None, model: Model = None, samples: Samples = None, metrics: Metrics = None,
            out: Out = None, source: Source = "", smoke: Smoke = False) -> None:  # fmt: skip
     """Write the page: report.html."""
-    from sciflow.stages import report as stage
+    with importing():
+        from sciflow.stages import report as stage
 
     inputs = {"data": data, "model": model, "samples": samples, "metrics": metrics}
     described, parsed, job = _prepare(run, "report", inputs, out, None, None, source, smoke)
@@ -270,7 +295,8 @@ def check(
     device: Annotated[bool, typer.Option("--device", help="Also look for the devices.")] = False,
 ) -> None:
     """Say everything that is wrong with run files, before any work."""
-    from sciflow import preflight
+    with importing():
+        from sciflow import preflight
 
     problems = [problem for run in runs for problem in preflight.problems(run, data, device)]
     if problems:
@@ -329,7 +355,8 @@ def apply(
     out: Out = None, data: Data = None, model: Model = None, source: Source = "",
 ) -> None:  # fmt: skip
     """Use a trained prior on a measurement of your own; no ground truth is needed."""
-    from sciflow.stages import sample as stage
+    with importing():
+        from sciflow.stages import sample as stage
 
     inputs = {"data": data, "model": model}
     _, parsed, job = _prepare(run, "sample", inputs, out or Path(f"{observation.stem}-samples.nc"), None, None, source)

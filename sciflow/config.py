@@ -173,22 +173,22 @@ def fields(cls: type) -> Iterator[tuple[str, Any, dataclasses.Field]]:
             yield field.name, hints[field.name], field
 
 
-def _slot(hint: Any) -> Any:
+def _slot(hint: Any, named: frozenset[str] | None) -> Any:
     """The type that pydantic validates in place of `hint`: protocols become unions over their table."""
     if hint in SLOTS:
-        return _union(hint)
+        return _union(hint, named)
     if hint in (int, float):
         return Annotated[hint, BeforeValidator(_number)]
     if typing.get_origin(hint) is Annotated and typing.get_args(hint)[0] in (int, float):
         return Annotated[(*typing.get_args(hint), BeforeValidator(_number))]
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        return model(hint)
+        return model(hint, named=named)
     arguments = typing.get_args(hint)
     if not arguments or typing.get_origin(hint) is Literal:
         return hint
     if typing.get_origin(hint) is Annotated:
-        return Annotated[(_slot(arguments[0]), *arguments[1:])]
-    arguments = tuple(_slot(part) for part in arguments)
+        return Annotated[(_slot(arguments[0], named), *arguments[1:])]
+    arguments = tuple(_slot(part, named) for part in arguments)
     if isinstance(hint, types.UnionType):
         return Union[arguments]  # noqa: UP007
     return typing.get_origin(hint)[arguments]
@@ -198,10 +198,15 @@ _unfinished: set[type] = set()
 
 
 @functools.cache
-def _finished(protocol: type) -> Any:
-    """The union over a protocol's table; entries that hold others of the same table refer to it by name."""
+def _finished(protocol: type, named: frozenset[str] | None) -> Any:
+    """The union over a protocol's table; entries that hold others of the same table refer to it by name.
+
+    Of the named kinds alone, where some are given; of one at least, which refuses what names none of the table.
+    """
     _unfinished.add(protocol)
-    entries = [model(cls, kind) for kind, cls in SLOTS[protocol].items()]
+    table = SLOTS[protocol]
+    kinds = list(table) if named is None else [kind for kind in table if kind in named] or list(table)[:1]
+    entries = [model(table[kind], kind, named) for kind in kinds]
     _unfinished.discard(protocol)
     several = len(entries) > 1
     union = Annotated[Union[tuple(entries)], Field(discriminator="kind")] if several else entries[0]  # noqa: UP007
@@ -215,13 +220,20 @@ def _later(protocol: type) -> str:
     return f"{protocol.__name__}_entry"
 
 
-def _union(protocol: type) -> Any:
-    return typing.ForwardRef(_later(protocol)) if protocol in _unfinished else _finished(protocol)
+def _union(protocol: type, named: frozenset[str] | None) -> Any:
+    return typing.ForwardRef(_later(protocol)) if protocol in _unfinished else _finished(protocol, named)
 
 
 @functools.cache
-def model(cls: type, kind: str = "") -> type[pydantic.BaseModel]:
-    """The pydantic model with the fields of `cls`, and its kind as a literal where it stands in a table."""
+def model(cls: type, kind: str = "", named: frozenset[str] | None = None) -> type[pydantic.BaseModel]:
+    """The pydantic model with the fields of `cls`, and its kind as a literal where it stands in a table.
+
+    Args:
+        cls: a dataclass.
+        kind: its name in a table.
+        named: the kinds that a run file names: models of all others are not made, which takes a fifth of a second; None
+            makes them all.
+    """
     members: dict[str, Any] = {"kind": (Literal[kind], ...)} if kind else {}
     for name, hint, field in fields(cls):
         if field.default is not dataclasses.MISSING:
@@ -230,7 +242,7 @@ def model(cls: type, kind: str = "") -> type[pydantic.BaseModel]:
             default = Field(default_factory=field.default_factory)
         else:
             default = Field()
-        members[name] = (_slot(hint), default)
+        members[name] = (_slot(hint, named), default)
     config = ConfigDict(**STRICT, json_schema_extra={"x-module": cls.__module__})
     created = pydantic.create_model(
         f"{cls.__name__}", __config__=config, __doc__=(cls.__doc__ or "").split("\n")[0], **members
@@ -284,7 +296,7 @@ def parse(values: Mapping[str, Any], where: str | Path) -> RunFile:
     load_plugins(values.get("plugins") or ())
     foreign = _foreign_dataset(values)
     try:
-        checked = model(RunFile).model_validate(dict(values))
+        checked = _checked(dict(values))
     except pydantic.ValidationError as error:
         lines = list(messages(error, values, model(RunFile), settled="dataset" if foreign else ""))
         raise InputError("\n".join(f"{where}: {line}" for line in ([foreign] if foreign else []) + lines)) from None
@@ -298,6 +310,25 @@ def parse(values: Mapping[str, Any], where: str | Path) -> RunFile:
     if problems:
         raise InputError("\n".join(f"{where}: {problem}" for problem in problems))
     return run
+
+
+def _checked(values: dict[str, Any]) -> pydantic.BaseModel:
+    """The run file against the kinds that it names; against all of them, if that fails, for the messages."""
+    try:
+        return model(RunFile, named=frozenset(_named(values))).model_validate(values)
+    except pydantic.ValidationError:
+        return model(RunFile).model_validate(values)
+
+
+def _named(value: Any) -> Iterator[str]:
+    """Every kind that is named anywhere."""
+    if isinstance(value, Mapping):
+        if isinstance(kind := value.get("kind"), str):
+            yield kind
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for entry in value:
+            yield from _named(entry)
 
 
 def check_run(values: Mapping[str, Any], where: str | Path) -> None:

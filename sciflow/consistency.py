@@ -106,11 +106,17 @@ def _unshared(run: RunFile) -> Iterator[str]:
                 "and `sample` share their work."
             )
     for place, taken in run.resources.items():
-        if place != "sample" and taken.shards > 1:
+        if place not in ("sample", "evaluate") and taken.shards > 1:
             yield (
-                f"resources.{place} asks for {taken.shards} shards, but only `sample` is cut into shards. Leave them "
-                "out; a sweep, e.g. over `seed`, makes a job of every stage for each child."
+                f"resources.{place} asks for {taken.shards} shards, but only `sample` and `evaluate` are cut into "
+                "shards. Leave them out; a sweep, e.g. over `seed`, makes a job of every stage for each child."
             )
+    n_metrics = len(run.evaluate.names(run.domain))
+    if (wanted := run.resources.get("evaluate")) and wanted.shards > n_metrics + 1:
+        yield (
+            f"resources.evaluate asks for {wanted.shards} shards of {n_metrics} metrics and the arrays behind the "
+            f"figures. Take {n_metrics + 1} at most."
+        )
     asked = run.resources.get("sample")
     if asked is None or asked.n_ranks == 1:
         return

@@ -17,7 +17,7 @@ class Resources:
         gpu: devices, on each node.
         mem_mb: memory [MB], on each node.
         runtime: time limit [minutes].
-        shards: parts that `sample` is cut into.
+        shards: parts that `sample` (observations) or `evaluate` (metrics) is cut into.
         ranks: processes of `train` or `sample` on each node; 0 takes one for each device, and one where there is none.
         nodes: nodes of a SLURM cluster that `train` or `sample` is spread over.
     """

@@ -50,11 +50,12 @@ FLOORS = [
         "devices",
         "resources",
         "status",
+        "starting",
     },
 ]
 HELPERS = (  # no stages themselves
     "stages.artefact", "stages.page", "stages.draws", "stages.drawing", "stages.shares", "stages.notebook",
-    "stages.rows",
+    "stages.rows", "stages.shards",
 )  # fmt: skip
 FREE_WITHIN = ({"inverse", "steering"}, FLOORS[0], FLOORS[-1])  # on one floor, and yet these may import one another
 

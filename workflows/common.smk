@@ -2,6 +2,8 @@
 import os
 import shutil
 import sys
+from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from shlex import quote
 
@@ -10,7 +12,7 @@ from snakemake.exceptions import WorkflowError
 from sciflow.catalogue import Catalogue
 from sciflow.errors import InputError
 from sciflow.memory import megabytes
-from sciflow.runs import ARTEFACTS
+from sciflow.runs import ARTEFACTS, STAGES
 from sciflow.source import digest
 
 
@@ -57,10 +59,21 @@ def files(stage):
     return lambda wildcards: run_of(wildcards.run).files(stage)
 
 
-def parts(wildcards):
+def parts(stage):
     """One file per shard."""
-    shards = run_of(wildcards.run).resource("sample", "shards", 1)
-    return [f"<results>/{wildcards.run}/samples.part{shard}of{shards}.nc" for shard in range(1, shards + 1)]
+    file = Path(ARTEFACTS[stage])
+
+    def answer(wildcards):
+        count = run_of(wildcards.run).resource(stage, "shards", 1)
+        return [f"<results>/{wildcards.run}/{file.stem}.part{k}of{count}{file.suffix}" for k in range(1, count + 1)]
+
+    return answer
+
+
+def metric_parts(wildcards):
+    """The shards of `evaluate`; none where one job does it all."""
+    every = parts("evaluate")(wildcards)
+    return every if len(every) > 1 else []
 
 
 def tables(wildcards):
@@ -165,6 +178,24 @@ def source(stage):
     )
 
 
+@cache
+def made_of(name, stage):
+    """Digest of all that a stage of this run depends on in the run file and in the source."""
+    code = plainly(catalogue.digest)(name, stage, Path(RESULTS, name, ARTEFACTS[stage]))
+    return sha256(f"{run_of(name).identity(stage)} {code}".encode()).hexdigest()[:16]
+
+
+def before(stage):
+    """What the stages before this one depend on.
+
+    A change reruns them and what follows. Where one of them then fails, Snakemake deletes its artefact, and would not
+    miss it in the next call: what follows is newer than what is left.
+    """
+    return lambda wildcards: [
+        made_of(run_of(wildcards.run).owner(earlier), earlier) for earlier in STAGES[: STAGES.index(stage)]
+    ]
+
+
 def page_source(wildcards):
     """Digest of what writes pages, whatever the run."""
     return digest("report", {}, catalogue.kinds)
@@ -183,6 +214,13 @@ def write_run(wildcards, output):
     """
     file, content = quote(str(run_yaml(wildcards, output))), plainly(catalogue.stored)(wildcards.run)
     return f"cp {content} {file}.$$ && mv {file}.$$ {file}"
+
+
+def score_or_gather(wildcards, input, output):
+    """What `sciflow evaluate` works on."""
+    if input.parts:
+        return f"--gather {' '.join(map(quote, input.parts))}"
+    return f"--data {quote(input.data)} --samples {quote(input.samples)}"
 
 
 def state(wildcards, output):

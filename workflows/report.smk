@@ -26,6 +26,7 @@ rule report:
     params:
         section=section("report"),
         source=source("report"),
+        before=before("report"),
         write=write_run,
         yaml=run_yaml,
     shell:
@@ -59,8 +60,10 @@ rule compare:
     params:
         section=section("report"),
         source=source("report"),
+        before=before("report"),
         write=write_run,
         yaml=run_yaml,
+        compared=tables,
         runs=lambda wildcards, input: [Path(table).parent for table in input.tables],
     shell:
         heard("{params.write} && sciflow compare {params.runs:q} --out {output.page:q}")
@@ -84,6 +87,7 @@ rule index:
         runtime=5,
     params:
         source=page_source,
+        linked=asked_pages,
         results=lambda wildcards, output: Path(output[0]).parent,
     shell:
         heard("sciflow index {params.results:q} --out {output.page:q}")

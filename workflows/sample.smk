@@ -22,6 +22,7 @@ rule sample_part:
     params:
         section=section("sample"),
         source=source("sample"),
+        before=before("sample"),
         write=write_run,
         yaml=run_yaml,
         state=state,
@@ -37,7 +38,7 @@ rule sample_part:
 
 rule sample:
     input:
-        parts=parts,
+        parts=parts("sample"),
     output:
         samples=ensure("<results>/{run}/samples.nc", non_empty=True),
     log:
@@ -54,6 +55,7 @@ rule sample:
     params:
         section=section("sample"),
         source=source("sample"),
+        before=before("sample"),
         write=write_run,
         yaml=run_yaml,
     shell:

@@ -20,6 +20,7 @@ rule train:
     params:
         section=section("train"),
         source=source("train"),
+        before=before("train"),
         write=write_run,
         yaml=run_yaml,
         state=state,

@@ -80,7 +80,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Findings:
-    """What `evaluate` found: rows of a table, and the arrays behind the figures."""
+    """What `evaluate` found: rows of a table, and the arrays behind the figures, empty where none were asked for."""
 
     rows: Sequence[Row]
     arrays: xr.Dataset
@@ -99,8 +99,14 @@ class Metrics(Protocol):
         samples: xr.Dataset,
         likelihood: LikelihoodModel,
         stream: Stream,
+        shown: Sequence[str] | None = None,
     ) -> Findings:
-        """Rows and arrays; `likelihood` is what the samples assumed."""
+        """Rows and arrays; `likelihood` is what the samples assumed.
+
+        The rows of `names` come metric by metric and do not depend on one another, so that the shards of `evaluate`
+        can share the metrics. What belongs to no metric alone is made once for all metrics of the run, `shown`: the
+        arrays, and the rows that come with them, which stand last. None takes `names`; nothing of it is made for none.
+        """
         ...
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -57,20 +58,11 @@ class Metrics(Mapping[str, Callable[..., Any]]):
         return sum(1 for _ in self)
 
 
-def score(
-    names: Sequence[str],
-    truth: Tensor,
-    draws: Mapping[str, Tensor],
-    mask: Tensor,
-    stream: Stream,
-    unit: str = "1",
-    levels: Tensor | None = None,
-    fit: Callable[[Tensor], Tensor] | None = None,
-) -> Findings:
-    """Rows of every posterior against the truth, and the arrays behind the calibration figures.
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Draws of every posterior against the truth: rows metric by metric, and the arrays behind the calibration figures.
 
     Args:
-        names: of METRICS.
         truth: (observation, *event).
         draws: posterior → (observation, member, *event).
         mask: what had to be inferred, bool, (observation, *event).
@@ -79,22 +71,44 @@ def score(
         levels: the values that the data take, if they are few: draws are rounded to them before ranking.
         fit: a quantity that looks at the data, (observation, k, *event) → (observation, k), e.g. the log-likelihood.
     """
-    rows, arrays = [], {}
-    n_bins = min(MOST_BINS, *(drawn.shape[1] + 1 for drawn in draws.values()))  # one histogram for all
-    for name, drawn in draws.items():
-        ranked = drawn if levels is None else snap(drawn, levels)
-        for metric in names:
-            given = ranked if metric in RANKED else drawn
-            scores = METRICS[metric](
-                truth, given, mask=None if metric in WHOLE else mask, stream=stream.child(metric), unit=unit
-            )
+
+    truth: Tensor
+    draws: Mapping[str, Tensor]
+    mask: Tensor
+    stream: Stream
+    unit: str = "1"
+    levels: Tensor | None = None
+    fit: Callable[[Tensor], Tensor] | None = None
+
+    @functools.cached_property
+    def ranked(self) -> Mapping[str, Tensor]:
+        """The draws as they are ranked."""
+        levels = self.levels
+        return self.draws if levels is None else {name: snap(drawn, levels) for name, drawn in self.draws.items()}
+
+    def rows(self, metric: str) -> list[Row]:
+        """One of METRICS, of every posterior."""
+        rows = []
+        for name, drawn in (self.ranked if metric in RANKED else self.draws).items():
+            mask, stream = None if metric in WHOLE else self.mask, self.stream.child(metric)
+            scores = METRICS[metric](self.truth, drawn, mask=mask, stream=stream, unit=self.unit)
             rows += [Row(str(name), key, value) for key, value in scores.items()]
-        more = {} if fit is None else {FIT: (fit(truth[:, None])[:, 0], fit(ranked))}
-        arrays[str(name)] = _curves(truth, ranked, mask, stream, n_bins)
-        arrays[str(name)] |= function_arrays(truth, ranked, mask, stream, more)
-        if more and "sbc" in names:
-            rows.append(fit_row(str(name), arrays[str(name)], len(truth)))
-    return Findings(rows, _named(arrays, [*QUANTITIES, *more, DISTANCE]))
+        return rows
+
+    def calibration(self, shown: Sequence[str]) -> Findings:
+        """The arrays, and the rows that are made of them; nothing where no metric is shown."""
+        if not shown:
+            return Findings((), to_xarray({}, {}))
+        rows, arrays = [], {}
+        n_bins = min(MOST_BINS, *(drawn.shape[1] + 1 for drawn in self.draws.values()))  # one histogram for all
+        for name, ranked in self.ranked.items():
+            more = {} if self.fit is None else {FIT: (self.fit(self.truth[:, None])[:, 0], self.fit(ranked))}
+            arrays[str(name)] = _curves(self.truth, ranked, self.mask, self.stream, n_bins)
+            arrays[str(name)] |= function_arrays(self.truth, ranked, self.mask, self.stream, more)
+            if more and "sbc" in shown:
+                rows.append(fit_row(str(name), arrays[str(name)], len(self.truth)))
+        quantities = [*QUANTITIES, *(() if self.fit is None else (FIT,)), DISTANCE]
+        return Findings(rows, _named(arrays, quantities))
 
 
 def function_arrays(

@@ -1,17 +1,33 @@
-"""evaluate: what is good? Writes metrics.csv, and metrics.nc with the arrays behind the figures."""
+"""evaluate: what is good? Writes metrics.csv, and metrics.nc, the arrays behind the figures; at once or in shards."""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from sciflow.data.schema import SAMPLES, check
-from sciflow.data.store import atomic_path, open_dataset, read_header, sha256, write_dataset
+from sciflow.data.store import (
+    Header,
+    atomic_path,
+    checked_sha256,
+    open_dataset,
+    provenance_path,
+    read_header,
+    read_provenance,
+    sha256,
+    write_dataset,
+)
 from sciflow.domains.protocol import Row, question
 from sciflow.errors import InputError
 from sciflow.inverse.likelihood import LikelihoodModel
 from sciflow.stages.artefact import Job
+from sciflow.stages.shards import check_each_once, common_header, share, total
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 COLUMNS = ("run", "posterior", "metric", "value", "stderr", "n", "unit", "note")
 
@@ -26,9 +42,13 @@ class EvaluateSection:
 
     metrics: tuple[str, ...] = ()
 
+    def names(self, domain: str) -> tuple[str, ...]:
+        """The metrics that are asked for."""
+        return self.metrics or tuple(question(domain, "evaluate").METRICS)
+
 
 def run(job: Job, section: EvaluateSection, likelihood: LikelihoodModel) -> None:
-    """Score the samples of a run.
+    """Score the samples of a run by the metrics of this shard; the last shard makes the arrays, too.
 
     Args:
         job: what to read and write.
@@ -47,21 +67,59 @@ def run(job: Job, section: EvaluateSection, likelihood: LikelihoodModel) -> None
             "sciflow sample RUN.yaml --gather …"
         )
     job.expect("samples", read_header(job.inputs["samples"]).inputs)
-    domain = question(job.domain, "evaluate")
-    names = section.metrics or tuple(domain.METRICS)
+    names = section.names(job.domain)
+    mine = share(len(names) + 1, job.part)  # the piece after the last metric is all that belongs to none
+    own, shown = [names[k] for k in mine if k < len(names)], names if len(names) in mine else ()
     with job.remembered():
-        findings = domain.evaluate(names, data, samples, likelihood, job.stream)
-        write_dataset(arrays_path(job.out), findings.arrays, job.header())
-        with atomic_path(job.out) as path, path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            writer.writerows(_line(job.run, row) for row in findings.rows)
-        job.sign(rows=len(findings.rows), arrays_sha256=sha256(arrays_path(job.out)))
+        found = question(job.domain, "evaluate").evaluate(own, data, samples, likelihood, job.stream, shown)
+        index, count = job.part
+        arrays = found.arrays if count == 1 else found.arrays.assign_attrs(shard=f"{index}/{count}")
+        _write(job, job.header(), [_line(job.run, row) for row in found.rows], arrays)
+
+
+def gather(job: Job, parts: Sequence[Path]) -> None:
+    """Join the tables of the shards of one run, and take the arrays from the last.
+
+    Args:
+        job: what to write.
+        parts: tables, each beside its arrays.
+
+    Raises:
+        InputError: shards of different runs or settings, missing, repeated or damaged ones.
+    """
+    header = common_header(job.run, [arrays_path(part) for part in parts], "evaluate")
+    found = {}
+    for part in parts:
+        checked_sha256(part)
+        checked_sha256(arrays_path(part), part, "arrays_sha256")
+        found[part] = open_dataset(arrays_path(part), stage="evaluate")
+    shards = {part: str(arrays.attrs.pop("shard", "1/1")) for part, arrays in found.items()}
+    check_each_once([*shards.values()])
+    ordered = sorted(parts, key=lambda part: int(shards[part].partition("/")[0]))
+    with job.alone():
+        facts = total([read_provenance(part) for part in parts])
+        _write(job, header, [line for part in ordered for line in _lines(part)], found[ordered[-1]], **facts)
+        for part in parts:
+            provenance_path(part).unlink(missing_ok=True)  # its facts are in the sum now
+
+
+def _write(job: Job, header: Header, lines: Sequence[Iterable[Any]], arrays: xr.Dataset, **facts: Any) -> None:
+    """The arrays, then the table, which is signed for both."""
+    write_dataset(arrays_path(job.out), arrays, header)
+    with atomic_path(job.out) as path, path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([COLUMNS, *lines])
+    job.sign(rows=len(lines), arrays_sha256=sha256(arrays_path(job.out)), **facts)
 
 
 def _line(run: str, row: Row) -> tuple:
     score = row.score
     return run, row.posterior, row.metric, repr(score.value), repr(score.stderr), score.n, score.unit, score.note
+
+
+def _lines(table: Path) -> list[list[str]]:
+    """The rows of a table as they were written, to the last digit."""
+    with table.open(newline="", encoding="utf-8") as file:
+        return [*csv.reader(file)][1:]
 
 
 def arrays_path(table: Path) -> Path:

@@ -13,6 +13,7 @@ from sciflow.data.store import Header, checked_sha256, open_dataset, provenance_
 from sciflow.data.table import read_rows
 from sciflow.diffusion.model import unpack
 from sciflow.domains.protocol import Evidence, question
+from sciflow.errors import InputError
 from sciflow.stages.artefact import Job
 from sciflow.stages.notebook import executed
 from sciflow.stages.page import embedded, templates, write
@@ -86,10 +87,16 @@ def evidence(job: Job) -> Evidence:
     """
     model = read_checkpoint(job.inputs["model"], "model")
     check_lineage(job, model)
+    arrays = open_dataset(job.inputs["metrics"].with_suffix(".nc"), stage="evaluate")
+    if "shard" in arrays.attrs:
+        raise InputError(
+            f"{job.inputs['metrics']} is shard {arrays.attrs['shard']} of the metrics. Join all shards first: "
+            "sciflow evaluate RUN.yaml --gather …"
+        )
     return Evidence(
         data=job.open_data(),
         samples=open_dataset(job.inputs["samples"], stage="sample"),
-        arrays=open_dataset(job.inputs["metrics"].with_suffix(".nc"), stage="evaluate"),
+        arrays=arrays,
         rows=read_rows(job.inputs["metrics"]),
         history=model.get("history", {}),
         prior=unpack(model),

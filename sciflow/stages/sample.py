@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -21,7 +21,6 @@ from sciflow.data.store import (
     checked_sha256,
     open_dataset,
     provenance_path,
-    read_header,
     read_provenance,
     write_dataset,
 )
@@ -42,6 +41,7 @@ from sciflow.solvers.scheduled import Scheduled
 from sciflow.stages.artefact import Job, device
 from sciflow.stages.drawing import Task, place, recall
 from sciflow.stages.draws import Draw, assembled
+from sciflow.stages.shards import check_each_once, common_header, share, total
 from sciflow.stages.shares import held, numbers, of_first, rounds
 from sciflow.training.checkpoint import load as read_checkpoint
 from sciflow.training.launch import ranks
@@ -118,7 +118,10 @@ def _given(prior: Denoiser) -> list[float]:
 def _sample(
     job: Job, section: SampleSection, data: xr.Dataset, prior: Denoiser, together: Ranks, header: Header | None = None
 ) -> None:
-    mine = _share(int(data.sizes.get("observation", 0)), job.part)
+    n_observations = int(data.sizes.get("observation", 0))
+    if n_observations == 0:
+        raise InputError("data.nc holds no observation to sample for. Give `dataset.observation`.")
+    mine = share(n_observations, job.part)
     likelihoods, priors = _likelihoods(job, section, data, prior, mine), _priors(data, prior, mine)
     work = [(name, i) for name in section.posteriors for i in mine]
     dims = _event_dims(data, prior)
@@ -170,14 +173,6 @@ def _cost_of_ranks(together: Ranks) -> dict[str, Any]:
     """How many ranks there were, and the CPU seconds of all; nothing of one."""
     spent = numbers(together, time.process_time())
     return {} if together.size == 1 else {"ranks": together.size, "cpu_seconds": round(sum(spent), 3)}
-
-
-def _share(n_observations: int, part: tuple[int, int]) -> range:
-    """The observations of one shard: contiguous, so that gathering keeps their order."""
-    index, count = part
-    if n_observations == 0:
-        raise InputError("data.nc holds no observation to sample for. Give `dataset.observation`.")
-    return range((index - 1) * n_observations // count, index * n_observations // count)
 
 
 def _prior(job: Job, section: SampleSection) -> Denoiser:
@@ -266,45 +261,15 @@ def gather(job: Job, parts: Sequence[Path]) -> None:
     Raises:
         InputError: shards of different runs or settings, missing or overlapping observations.
     """
-    headers = [read_header(path) for path in parts]
-    for header, path in zip(headers, parts, strict=True):
-        if header != headers[0] or header.run != job.run:
-            raise InputError(
-                f"{path} belongs to another run, section or input than {parts[0]}. Delete both and sample again."
-            )
+    header = common_header(job.run, parts, "sample")
+    for path in parts:
         checked_sha256(path)
     opened = [open_dataset(path, stage="sample") for path in parts]
-    shards = sorted(str(part.attrs.pop("shard", "1/1")) for part in opened)
-    if shards != sorted(f"{k}/{len(parts)}" for k in range(1, len(parts) + 1)):
-        raise InputError(f"the files hold the shards {shards}, not each of {len(parts)} once. Name every shard once.")
+    check_each_once([str(part.attrs.pop("shard", "1/1")) for part in opened])
     joined = concatenate(evened(opened, "smc_step"), "observation")
     check(joined, SAMPLES, str(job.out))
     with job.alone():
-        write_dataset(job.out, joined, headers[0])
-        job.sign(**_sum([read_provenance(path) for path in parts]))
+        write_dataset(job.out, joined, header)
+        job.sign(**total([read_provenance(path) for path in parts]))
         for path in parts:
             provenance_path(path).unlink(missing_ok=True)  # its facts are in the sum now
-
-
-def _sum(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Costs of the shards: seconds of processors and devices added up, of the rest the largest: they run side by side.
-
-    What a shard does not say counts as nothing; of devices and ranks nothing is said if no shard does.
-    """
-
-    def total(key: str) -> Iterator[tuple[str, float]]:
-        names = [name for fact in facts for name in fact.get(key, {})]
-        for name in dict.fromkeys(names):
-            yield name, round(sum(fact.get(key, {}).get(name, 0) for fact in facts), 3)
-
-    def known(key: str) -> list[Any]:
-        return [fact[key] for fact in facts if key in fact]
-
-    found: dict[str, Any] = {"shards": len(facts), "cpu_seconds": round(sum(known("cpu_seconds")), 3)}
-    found |= {key: max(known(key), default=0) for key in ("seconds", "peak_memory_mb")}
-    found |= {key: max(known(key)) for key in ("peak_gpu_memory_mb", "ranks") if known(key)}
-    if known("gpu_seconds"):
-        found["gpu_seconds"] = round(sum(known("gpu_seconds")), 3)
-    if known("device"):
-        found["device"] = ", ".join(dict.fromkeys(map(str, known("device"))))
-    return found | {key: dict(total(key)) for key in ("posterior_seconds", "posterior_rows")}

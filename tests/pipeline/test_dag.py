@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.conftest import ROOT, TIME_LIMIT, Project
+from tests.pipeline.conftest import ROOT, TIME_LIMIT, Project, make_project
 
 REPORT = {"report", "index", "all"}
 EVALUATE = {"evaluate", *REPORT}
@@ -37,7 +37,7 @@ EDITS = {
         [
             (RUN, "{solver: {kind: heun}, n_samples: 2}", "{n_samples: 2, solver: {kind: heun}}"),
             (RUN, "seed: 0", "seed: 0   # zero"),
-            (RUN, "{shards: 2}", "{shards: 2, mem_mb: 9000}"),
+            (RUN, "{shards: 2}", "{shards: 3, mem_mb: 9000}, evaluate: {shards: 2}"),
             ("sciflow/solvers/heun.py", '"""Heun."""', '"""Heun, well."""  # yes'),
             ("sciflow/solvers/euler.py", "ORDER = 1", "ORDER = 3"),  # a solver that the run does not use
         ],
@@ -122,6 +122,54 @@ def test_only_the_report_is_rebuilt_and_the_run_file_renewed(changed: Callable[[
     assert project.snakemake("--dry-run").jobs == {}
 
 
+LARGE = 2_000_000  # bytes: Snakemake by itself looks at the times of such files alone
+CLOCKS = {
+    "all an hour ahead": dict.fromkeys(("data.nc", "model.pt", "samples.nc", "metrics.csv", "metrics.nc"), 3600),
+    "data ahead": {"data.nc": 3600},
+    "what was made of them behind": {"model.pt": -3600, "samples.nc": -3600, "report.html": -3600},
+    "tables a year ahead, model a year behind": {"metrics.csv": 3e7, "metrics.nc": 3e7, "model.pt": -3e7},
+}
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A run whose artefacts are large, built."""
+    built = make_project(tmp_path_factory.mktemp("large") / "project")
+    built.edit("bin/sciflow", 'file.write(f"{arguments}\\n")', f'file.write(f"{{arguments}}\\n" + "." * {LARGE})')
+    result = built.snakemake()
+    assert result.status == 0 and (built.folder / "results/toy/data.nc").stat().st_size > LARGE, result.text
+    return built
+
+
+@pytest.mark.parametrize("what", CLOCKS)
+def test_clocks_that_differ_rerun_nothing(what: str, large: Project, tmp_path: Path) -> None:
+    """Artefacts of other times, with the same content; another content is seen, and named as the reason."""
+    project = large.copy(tmp_path / "project")
+    for name, seconds in CLOCKS[what].items():
+        file = project.folder / "results/toy" / name
+        moment = file.stat().st_mtime + seconds
+        os.utime(file, (moment, moment))
+    assert project.snakemake("--dry-run").jobs == {}
+    data = project.folder / "results/toy/data.nc"
+    data.write_text("other" + data.read_text())
+    if what == "data ahead":
+        result = project.snakemake("--dry-run")
+        assert set(result.jobs) == TRAIN and "Updated input files: results/toy/data.nc" in result.text, result.text
+
+
+def test_a_stage_that_fails_after_a_change_is_not_forgotten(changed: Callable[[], Project]) -> None:
+    """Snakemake deletes the artefact of a failed job; what was made of it before the change is not up to date."""
+    project = changed()
+    command = (project.folder / "bin/sciflow").read_text()
+    project.edit(RUN, "n_steps: 5", "n_steps: 6")
+    project.write("bin/sciflow", "#!/bin/sh\nexit 2\n")
+    assert project.snakemake("--retries", "0").status == 1
+    assert not (project.folder / "results/toy/model.pt").exists()
+    project.write("bin/sciflow", command)
+    result = project.snakemake("--dry-run")
+    assert set(result.jobs) == TRAIN, result.text
+
+
 def test_an_edited_plugin_reruns_and_an_edited_input_file_reruns(project: Project) -> None:
     project.write("plugin.py", "A = 1\n")
     project.write("scan.nc", "scan")
@@ -165,6 +213,28 @@ def test_a_stage_that_stops_for_time_is_tried_again(project: Project) -> None:
     result = project.snakemake("results/toy/samples.nc", FAKE_FAILS_ONCE="sample")
     assert result.status == 0, result.text
     assert result.text.count("mem_mb=8000,") == 1, "one of the two failed, and was found killed"
+
+
+def test_the_metrics_of_a_run_are_scattered_and_gathered(changed: Callable[[], Project]) -> None:
+    """A shard that fails is tried again alone; what is built is built for one job, and nothing is to be done."""
+    project = changed()
+    project.edit(RUN, "{shards: 2}", "{shards: 2}, evaluate: {shards: 3}")
+    project.edit(RUN, "metrics: [score]", "metrics: [score, other]")
+    before, called = len(project.calls()), []
+    result = project.snakemake("--cores", "1", FAKE_FAILS_ONCE="evaluate")
+    assert result.status == 0, result.text
+    assert result.jobs == {"evaluate_part": 3, "evaluate": 1, "report": 1, "index": 1, "all": 1}
+    for stage, options in project.calls()[before:]:
+        called += options.get("--shard") or [stage]
+    assert sorted(called[:4]) in [sorted(["1/3", "2/3", "3/3", twice]) for twice in ("1/3", "2/3", "3/3")]
+    assert called[4:] == ["evaluate", "report", "index"]
+    joined = project.calls()[before + 4][1]
+    assert joined["--gather"] == [f"results/toy/metrics.part{k}of3.csv" for k in (1, 2, 3)]
+    assert joined["--out"] == ["results/toy/metrics.csv"] and "--data" not in joined
+    assert not list((project.folder / "results/toy").glob("*part*"))
+    assert project.snakemake("--dry-run").jobs == {}
+    project.edit(RUN, "evaluate: {shards: 3}", "evaluate: {shards: 1}")
+    assert project.snakemake("--dry-run").jobs == {}
 
 
 RETRIED = {"dataset": "data.nc", "evaluate": "metrics.csv", "sample --gather": "samples.nc"}

@@ -115,11 +115,14 @@ import sys
 from sciflow.cli import _run
 base, *children = sys.argv[1:]
 for child in children:
-    files = ["--data", f"{base}/data.nc", "--model", f"{base}/model.pt", "--out", f"{child}/by-hand.nc"]
+    files = ["--data", f"{base}/data.nc", "--model", f"{base}/model.pt", "--out", f"{child}/drawn.nc"]
     assert _run(["sample", f"{child}/run.yaml", *files]) == (0, "")
+    files = ["--data", f"{base}/data.nc", "--samples", f"{child}/samples.nc", "--out", f"{child}/scored.csv"]
+    assert _run(["evaluate", f"{child}/run.yaml", *files]) == (0, "")
 """
 TITLE = 'An overlay\'s $(touch broken) `touch broken` "{x}" %s; touch broken\\n\nand a second line'
-SWEPT = {**ANALYTIC, "sweep": {"sample.times.n_steps": [5, 10]}, "resources": {"sample": {"shards": 2}}}
+SHARDS = {stage: {"shards": 2} for stage in ("sample", "evaluate")}
+SWEPT = {**ANALYTIC, "sweep": {"sample.times.n_steps": [5, 10]}, "resources": SHARDS}
 
 
 @pytest.mark.slow
@@ -161,8 +164,9 @@ def test_snakemake_builds_a_sweep_with_one_training(tmp_path: Path) -> None:
         assert (settled["seed"], settled["title"]) == (5, TITLE)
     python("-c", BY_HAND, base, *children)
     for child in children:
-        made, by_hand = (child / "samples.nc").read_bytes(), (child / "by-hand.nc").read_bytes()
-        assert by_hand == made, "two shards are not one process, or the source digests differ"
+        for artefact, alone in (("samples.nc", "drawn.nc"), ("metrics.csv", "scored.csv"), ("metrics.nc", "scored.nc")):
+            same = (child / artefact).read_bytes() == (child / alone).read_bytes()
+            assert same, f"{artefact}: two shards are not one process, or the source digests differ"
     dry = snakemake("--dry-run")
     assert "Nothing to be done" in dry, dry
     page = (base / "comparison.html").read_text()

@@ -1,6 +1,7 @@
-"""A plugin whose loss waits: from its third step on, while the file `hold` is in the working directory.
+"""Losses that wait: `held` from its third step on, while the file `hold` is in the working directory, and `paced` a
+second in every step, while the file `slow` is.
 
-The file `trace` notes the process of every step.
+The files `trace` and `paced` note the process of every step.
 """
 
 from __future__ import annotations
@@ -34,4 +35,16 @@ class HeldLoss(Denoising):
         return super().__call__(*arguments, **options)
 
 
-LOSSES["held"] = HeldLoss
+@dataclass(frozen=True)
+class PacedLoss(Denoising):
+    """Denoising that takes its time."""
+
+    def __call__(self, *arguments, **options) -> Tensor:
+        with Path("paced").open("a") as trace:
+            trace.write(f"{os.getpid()}\n")
+        if Path("slow").exists():
+            time.sleep(1)
+        return super().__call__(*arguments, **options)
+
+
+LOSSES |= {"held": HeldLoss, "paced": PacedLoss}

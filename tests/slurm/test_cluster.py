@@ -44,6 +44,20 @@ RUN = {
         stage: {"mem_mb": MEGABYTES, "runtime": 10, **({"shards": 1} if stage == "sample" else {})} for stage in STAGES
     },
 }
+LONG = 100  # steps of a second: more than there are in a minute
+LIMITED = {
+    **change(
+        IMAGING,
+        {
+            "train.loss": {"kind": "paced"},
+            "train.optimisation.n_steps": LONG,
+            "train.optimisation.validate_every": LONG,
+            "train.optimisation.checkpoint_every": 0,
+        },
+    ),
+    "plugins": ["held.py"],
+    "resources": {"dataset": {"runtime": 10}, "train": {"mem_mb": MEGABYTES, "runtime": 1}},
+}
 CHILDREN = [f"swept~sample.times.n_steps={n}" for n in (2, 3)]
 # what a test cannot wait for: the plugin looks first after 40 s, and a network file system may need 60; `exec`, since
 # without cgroups SLURM would end the shell alone
@@ -106,9 +120,9 @@ class Submitted:
         self.wait("the end", lambda: not queue("--noheader", "--jobs", job), job, out, 3 * TIME_LIMIT)
         assert " ExitCode=0:0" in self.call("scontrol", "show", "job", job), out.read_text()
 
-    def steps(self) -> Counter[int]:
+    def steps(self, name: str = "trace") -> Counter[int]:
         """How many steps each process took, in the order of their starts."""
-        trace = self.folder / "trace"
+        trace = self.folder / name
         return Counter(map(int, trace.read_text().split())) if trace.is_file() else Counter()
 
     def results(self, name: str) -> bytes:
@@ -117,10 +131,11 @@ class Submitted:
 
 @pytest.fixture
 def submitted(tmp_path: Path) -> Submitted:
-    """The run of this module, not yet built."""
+    """The runs of this module, not yet built."""
     variables = copy_repository(tmp_path / "copy")
     shutil.copy(Path(__file__).with_name("held.py"), tmp_path / "copy")
     Place(tmp_path / "copy").write(RUN, "swept")
+    Place(tmp_path / "copy" / "workflows" / "runs").write(LIMITED, "limited")
     return Submitted(tmp_path / "copy", variables)
 
 
@@ -141,11 +156,30 @@ SPREAD = {
 STRAIGHT = "import sys; from sciflow.cli import _run; sys.exit(max(_run([s, 'swept.yaml'])[0] for s in sys.argv[1:]))"
 
 
+def cancel_and_limit(submitted: Submitted, controller: str, out: Path) -> None:
+    """Cancel a training that runs, and let the next attempt meet its time limit; the third may be fast.
+
+    Both save their state and say so.
+    """
+    submitted.wait("a training", lambda: sum(submitted.steps("paced").values()) >= 3, controller, out)
+    jobs = [line.split() for line in queue("--noheader", "--format", "%i %k").splitlines()]
+    (job,) = [number for number, comment in jobs if comment == "rule_train_wildcards_limited"]
+    submitted.call("scancel", job)
+    log = submitted.folder / "results/limited/.state/train/log"
+    submitted.wait("its end", lambda: log.is_file() and "OutOfTime" in log.read_text(), controller, out)
+    submitted.wait("the limit", lambda: log.read_text().count("OutOfTime") == 2, controller, out)
+    (submitted.folder / "slow").unlink()
+
+
 def test_a_sweep_survives_the_loss_of_a_job_and_of_its_controller(cluster: None, submitted: Submitted) -> None:
-    """A killed job is tried again from its state; a cancelled controller leaves an orphan, its duplicate is refused."""
+    """A killed job is tried again from its state; a cancelled controller leaves an orphan, its duplicate is refused.
+
+    Beside it, one after another: a job that is cancelled, and one that meets its time limit.
+    """
     script = CONTROLLER.format(python=sys.executable, run="swept.yaml", targets="")
     hold = submitted.folder / "hold"
     hold.touch()
+    (submitted.folder / "slow").touch()
     controller, out = submitted.sbatch(script)
     submitted.wait("the first training", lambda: sum(submitted.steps().values()) == 3, controller, out)
     (first,) = submitted.steps()
@@ -157,12 +191,17 @@ def test_a_sweep_survives_the_loss_of_a_job_and_of_its_controller(cluster: None,
     os.kill(orphan, 0)  # it works on
     assert f"mem_mb={2 * MEGABYTES}," in out.read_text(), "the first was killed, as for want of memory"
     submitted.call(sys.executable, "-m", "snakemake", "--unlock", "--config", "runs=[swept.yaml]")
+    targets = "all results/limited/model.pt"
+    script = CONTROLLER.format(python=sys.executable, run="swept.yaml", targets=targets)
     controller, out = submitted.sbatch(script)
     refusal = f".state/train is in use by process {orphan} on "
     submitted.wait("the refusal of the duplicate", lambda: refusal in out.read_text(), controller, out)
     hold.unlink()
+    cancel_and_limit(submitted, controller, out)
     submitted.finish(controller, out)
-    assert out.read_text().count("Trying to restart job") <= 3, (
+    log = (submitted.folder / "results/limited/.state/train/log").read_text()
+    assert "was killed" not in log, "both had time to save, and neither asks for more memory"
+    assert out.read_text().count("Trying to restart job") - 2 <= 3, (
         "the Snakemake inside the job must not try again by itself"
     )
 
@@ -175,6 +214,14 @@ def test_a_sweep_survives_the_loss_of_a_job_and_of_its_controller(cluster: None,
     shutil.rmtree(submitted.folder / "results/swept")
     submitted.call(sys.executable, "-c", STRAIGHT, "dataset", "train")
     assert {name: submitted.results(f"swept/{name}") for name in there} == there
+    interrupted = submitted.results("limited/model.pt")
+    shutil.rmtree(submitted.folder / "results/limited")
+    straight = STRAIGHT.replace("swept", "workflows/runs/limited")
+    submitted.call(sys.executable, "-c", straight, "dataset", "train")
+    assert submitted.results("limited/model.pt") == interrupted
+    cancelled, limited, last, at_once = submitted.steps("paced").values()
+    assert cancelled + limited + last == at_once, "each went on where the one before had stopped"
+    assert limited < 90, "a minute, and half of one in which SLURM may not look"
 
 
 def test_two_nodes_train_and_sample_as_one_process(cluster: None, submitted: Submitted) -> None:

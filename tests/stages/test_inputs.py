@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import xarray as xr
 from sciflow.data.state import RETRY_VARIABLE
 from sciflow.data.store import read_header, read_provenance, sha256
 from sciflow.errors import InputError
+from sciflow.starting import AHEAD
 from tests.tiny import IMAGING, Place, change
 
 RESULTS = "results/imaging"
@@ -166,6 +169,21 @@ def test_one_changed_bit_behind_the_figures_is_noticed(copied: Place) -> None:
     assert outcome.status == 2
     assert "metrics.nc is not the file that its stage wrote: its SHA-256 is" in outcome.text
     assert "metrics.csv.provenance.json says" in outcome.text
+
+
+@pytest.mark.parametrize(("stage", "name"), [("train", "data.nc"), ("evaluate", "samples.nc"), ("report", "model.pt")])
+def test_an_input_from_the_future_is_refused_before_any_work(stage: str, name: str, copied: Place) -> None:
+    """As by the clock of another machine: after the work, Snakemake would take the result for older and delete it."""
+    file, before = copied.results("imaging") / name, copied.files()
+    for ahead in (3600, 30):
+        os.utime(file, (time.time() + ahead, time.time() + ahead))
+        outcome = copied.sciflow(stage, "imaging.yaml")
+        if ahead > AHEAD:
+            assert outcome.status == 2
+            assert f"results/imaging/{name} was changed 60 min ahead of the clock of this machine." in outcome.text
+            assert copied.files() == before
+        else:
+            assert outcome.status == 0, outcome.text
 
 
 @pytest.mark.parametrize("stage", ["dataset", "evaluate"])

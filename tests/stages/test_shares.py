@@ -109,7 +109,8 @@ def test_ranks_write_the_bytes_of_one_process(place: Place) -> None:
         ({"sample.posteriors": {"MM": {"kind": "guided"}}}, {"sample": {"ranks": 2, "shards": 4}},
          "resources.sample asks for 2 ranks in each of 4 shards, but no posterior has an ensemble"),
         ({}, {"evaluate": {"ranks": 2}}, "resources.evaluate asks for ranks or nodes, but evaluate runs in one"),
-        ({}, {"evaluate": {"shards": 3}}, "resources.evaluate asks for 3 shards, but only `sample` is cut into shards"),
+        ({}, {"train": {"shards": 3}},
+         "resources.train asks for 3 shards, but only `sample` and `evaluate` are cut into shards"),
     ],
 )  # fmt: skip
 def test_ranks_without_work_are_refused(

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 EXACT, REFERENCE = "exact draws", "reference"
+DIMS = ("observation", "member", "dimension")
 LEAST_MEMBERS = 1
 NUMBERS = ("log_evidence", "log_evidence_stderr", "log_evidence_stderr_islands", "ess")
 GRID = 121  # points of the plotted density along each axis
@@ -201,39 +202,57 @@ METRICS: dict[str, Callable] = {**MIXTURE, **paths.METRICS}
 
 
 def evaluate(
-    names: Sequence[str], data: xr.Dataset, samples: xr.Dataset, likelihood: LikelihoodModel, stream: Stream
-) -> Findings:
+    names: Sequence[str], data: xr.Dataset, samples: xr.Dataset, likelihood: LikelihoodModel, stream: Stream,
+    shown: Sequence[str] | None = None,
+) -> Findings:  # fmt: skip
     """How far every sampler is from the exact posterior, beside exact draws; of paths, how far from the truth."""
+    shown = names if shown is None else shown
     if "equation" in data.attrs:
-        return paths.evaluate(names, data, samples, stream)
+        return paths.evaluate(names, data, samples, stream, shown)
     known = answers(data, likelihood, int(samples.sizes["member"]), stream)
-    rows: list[Row] = []
-    floors: dict[str, Row] = {}
-    ranked: dict[str, dict[str, Tensor]] = {}
-    names_given = samples["posterior"].to_numpy().tolist()
-    dims = ("observation", "member", "dimension")
-    reference = from_xarray(samples["samples"].sel(posterior=REFERENCE), dims) if REFERENCE in names_given else None
-    for name in names_given:
-        chosen = samples.sel(posterior=name)
-        x = from_xarray(chosen["samples"], dims)
-        numbers = {key: from_xarray(chosen[key]) for key in NUMBERS if key in chosen}
-        if reference is not None and name != REFERENCE:
-            numbers["reference"] = reference
-        if target(data) is None and "truth" in data.variables and x.shape[1] > 1:
-            numbers["truth"] = from_xarray(data["truth"], ("observation", "dimension"))
-            ranked[str(name)] = _functions(data, likelihood, numbers["truth"], x, known)
-            if "sbc" in names:
-                rows.append(fit_row(str(name), ranked[str(name)], len(x)))
-        for metric in (metric for metric in names if metric in MIXTURE):
-            for key, score in MIXTURE[metric](known, x, numbers).items():
-                if key.endswith("_floor"):
-                    floors[key] = Row(EXACT, key.removesuffix("_floor"), score)
-                else:
-                    rows.append(Row(str(name), key, score))
-    arrays = _density(data, samples, known, rows)
+    names_given = [str(name) for name in samples["posterior"].to_numpy()]
+    drawn = {name: from_xarray(samples["samples"].sel(posterior=name), DIMS) for name in names_given}
+    numbers = {name: _numbers(data, samples, drawn, name) for name in drawn}
+    rows = [row for metric in names if metric in MIXTURE for row in _rows(metric, known, drawn, numbers)]
+    if not shown:
+        return Findings(rows, to_xarray({}, {}))
+    ranked = {
+        name: _functions(data, likelihood, numbers[name]["truth"], x, known)
+        for name, x in drawn.items()
+        if "truth" in numbers[name]
+    }
+    if "sbc" in shown:
+        rows += [fit_row(name, arrays, len(known.posteriors)) for name, arrays in ranked.items()]
+    arrays = _density(data, samples, known)
     if ranked:
         arrays = arrays.merge(together(ranked, FUNCTION_DIMS, {"quantity": [*QUANTITIES, FIT, DISTANCE]}))
-    return Findings([*rows, *floors.values()], arrays)
+    return Findings(rows, arrays)
+
+
+def _numbers(data: xr.Dataset, samples: xr.Dataset, drawn: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """What metrics may ask for besides the draws of a sampler."""
+    chosen = samples.sel(posterior=name)
+    numbers = {key: from_xarray(chosen[key]) for key in NUMBERS if key in chosen}
+    if name != REFERENCE and REFERENCE in drawn:
+        numbers["reference"] = drawn[REFERENCE]
+    if target(data) is None and "truth" in data.variables and drawn[name].shape[1] > 1:
+        numbers["truth"] = from_xarray(data["truth"], ("observation", "dimension"))
+    return numbers
+
+
+def _rows(
+    metric: str, known: Answers, drawn: Mapping[str, Tensor], numbers: Mapping[str, Mapping[str, Tensor]]
+) -> list[Row]:
+    """Rows of one metric for every sampler, then those of exact draws."""
+    rows: list[Row] = []
+    floors: dict[str, Row] = {}
+    for name, x in drawn.items():
+        for key, score in MIXTURE[metric](known, x, numbers[name]).items():
+            if key.endswith("_floor"):
+                floors[key] = Row(EXACT, key.removesuffix("_floor"), score)
+            else:
+                rows.append(Row(name, key, score))
+    return [*rows, *floors.values()]
 
 
 def _functions(data: xr.Dataset, model: LikelihoodModel, truth: Tensor, x: Tensor, known: Answers) -> dict[str, Tensor]:
@@ -242,7 +261,7 @@ def _functions(data: xr.Dataset, model: LikelihoodModel, truth: Tensor, x: Tenso
     return function_arrays(truth, x, None, known.stream, {FIT: fits})
 
 
-def _density(data: xr.Dataset, samples: xr.Dataset, known: Answers, rows: Sequence[Row]) -> xr.Dataset:
+def _density(data: xr.Dataset, samples: xr.Dataset, known: Answers) -> xr.Dataset:
     """The exact density of the first two coordinates on a grid, for the observation with the most even modes."""
     spread = torch.stack([-(p.weights * p.weights.clamp_min(1e-300).log()).sum() for p in known.posteriors])
     index = int(spread.argmax())

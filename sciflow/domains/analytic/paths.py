@@ -128,7 +128,9 @@ METRICS: dict[str, Callable[[Paths, Tensor, Mapping[str, Tensor]], dict[str, Sco
 }
 
 
-def evaluate(names: Sequence[str], data: xr.Dataset, samples: xr.Dataset, stream: Stream) -> Findings:
+def evaluate(
+    names: Sequence[str], data: xr.Dataset, samples: xr.Dataset, stream: Stream, shown: Sequence[str]
+) -> Findings:
     """How far every filter is from the truth, beside free paths of the model, which know no measurement."""
     truth = from_xarray(data["truth"], ("observation", *EVENT))
     seen = from_xarray(data["operator_mask"], ("observation", *EVENT)) if "operator_mask" in data else torch.ones(())
@@ -144,12 +146,12 @@ def evaluate(names: Sequence[str], data: xr.Dataset, samples: xr.Dataset, stream
     drawn[FREE], numbers[FREE] = free.expand(len(truth), *free.shape), {"log_evidence": nothing, "ess_min": nothing}
     rows = [
         Row(name, key, score)
-        for name, x in drawn.items()
         for metric in names
         if metric in METRICS
+        for name, x in drawn.items()
         for key, score in METRICS[metric](known, x, numbers[name]).items()
     ]
-    return Findings(rows, _arrays(known, drawn, data))
+    return Findings(rows, _arrays(known, drawn, data) if shown else to_xarray({}, {}))
 
 
 def _numbers(samples: xr.Dataset, name: str) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from sciflow.data.arrays import from_xarray, to_xarray
 from sciflow.domains.imaging.baselines import baselines
 from sciflow.domains.protocol import Findings, Row
 from sciflow.domains.recorded import log_likelihoods
-from sciflow.domains.scored import LEAST_MEMBERS, WHOLE, Metrics, score
+from sciflow.domains.scored import LEAST_MEMBERS, WHOLE, Metrics, Scores
 from sciflow.errors import InputError
 from sciflow.inverse.likelihood import LikelihoodModel
 from sciflow.metrics.particle import log_evidence
@@ -53,8 +53,9 @@ def grey_levels(data: xr.Dataset) -> Tensor | None:
 
 
 def evaluate(
-    names: Sequence[str], data: xr.Dataset, samples: xr.Dataset, likelihood: LikelihoodModel, stream: Stream
-) -> Findings:
+    names: Sequence[str], data: xr.Dataset, samples: xr.Dataset, likelihood: LikelihoodModel, stream: Stream,
+    shown: Sequence[str] | None = None,
+) -> Findings:  # fmt: skip
     """Scores of every posterior against the truth, beside classical reconstructions where the operator has some.
 
     Raises:
@@ -67,14 +68,16 @@ def evaluate(
     dims = ("observation", "member", *EVENT)
     draws = {name: from_xarray(samples["samples"].sel(posterior=name), dims) for name in names_drawn}
     unit = data["truth"].attrs.get("units", "1")
-    of_draws = [name for name in names if name != "log_evidence"]
+    shown = names if shown is None else shown
     mask = inferred(data)
     fit = partial(log_likelihoods, likelihood, data)
-    found = score(of_draws, truth, draws, mask, stream, unit, grey_levels(data), fit)
-    classics = baselines(likelihood, data, truth)
-    rows = [*found.rows, *(_evidence(samples) if "log_evidence" in names else ())]
+    scores = Scores(truth, draws, mask, stream, unit, grey_levels(data), fit)
+    rows = [row for n in names for row in (_evidence(samples) if n == "log_evidence" else scores.rows(n))]
+    found = scores.calibration(shown)
+    classics = baselines(likelihood, data, truth) if shown else {}
+    rows += found.rows
     for name, images in classics.items():
-        rows += _of_one_image(name, [n for n in of_draws if n in POINT], truth, images.to(truth.dtype), mask, unit)
+        rows += _of_one_image(name, [n for n in shown if n in POINT], truth, images.to(truth.dtype), mask, unit)
     return Findings(rows, found.arrays.merge(_named(classics)) if classics else found.arrays)
 
 

@@ -173,8 +173,9 @@ METRICS: dict[str, Callable] = {
 
 
 def evaluate(
-    names: Sequence[str], data: xr.Dataset, samples: xr.Dataset, likelihood: LikelihoodModel, stream: Stream
-) -> Findings:
+    names: Sequence[str], data: xr.Dataset, samples: xr.Dataset, likelihood: LikelihoodModel, stream: Stream,
+    shown: Sequence[str] | None = None,
+) -> Findings:  # fmt: skip
     """Distances of every sampler from the law, their floor and z, and the potential of mean force with its error."""
     law = Law.of(data, stream.child("law"))
     dims = ("observation", "member", *event_dims(law.potential))
@@ -193,6 +194,8 @@ def evaluate(
             rows += OF_CONFORMATIONS[name](conformations) if conformations else []
         else:
             rows += _distances(law, name, drawn)
+    if not (names if shown is None else shown):
+        return Findings(rows, to_xarray({}, {}))
     arrays = _arrays(law, drawn)
     if conformations:
         arrays = arrays.merge(conformations.arrays(), combine_attrs="no_conflicts")

@@ -12,7 +12,7 @@ from torch import Tensor
 from sciflow.data.arrays import from_xarray, to_xarray
 from sciflow.domains.pde.porous import EVENT, is_porous, log_permeability
 from sciflow.domains.protocol import Findings, Row
-from sciflow.domains.scored import LEAST_MEMBERS, Metrics, score
+from sciflow.domains.scored import LEAST_MEMBERS, Metrics, Scores
 from sciflow.errors import InputError
 from sciflow.inverse.likelihood import LikelihoodModel
 from sciflow.metrics.ensemble import crps, spread_skill
@@ -34,8 +34,9 @@ METRICS = Metrics(own=TRAJECTORY, without=("psnr", "ssim"))  # without what is m
 
 
 def evaluate(
-    names: Sequence[str], data: xr.Dataset, samples: xr.Dataset, likelihood: LikelihoodModel, stream: Stream
-) -> Findings:
+    names: Sequence[str], data: xr.Dataset, samples: xr.Dataset, likelihood: LikelihoodModel, stream: Stream,
+    shown: Sequence[str] | None = None,
+) -> Findings:  # fmt: skip
     """Scores of the fields after those that were given, for every posterior and for draws of the exact law.
 
     The exact draws are those of the true likelihood, whatever the samples assumed. With several later fields, the
@@ -46,8 +47,9 @@ def evaluate(
     """
     if "truth" not in data.variables:
         raise InputError("data.nc holds no `truth`: nothing can be scored. Leave `evaluate` out for measured data.")
+    shown = names if shown is None else shown
     if is_porous(data):
-        return _permeabilities(names, data, samples, stream)
+        return _permeabilities(names, data, samples, stream, shown)
     event = tuple(map(str, data["truth"].dims[1:]))
     dims = ("observation", "member", *event)
     found = samples["samples"]
@@ -60,29 +62,32 @@ def evaluate(
     later = {name: drawn[:, :, given:] for name, drawn in draws.items()}
     mask = torch.ones_like(truth[:, given:], dtype=torch.bool)
     unit = data["truth"].attrs.get("units", "1")
-    pointwise = [name for name in names if name not in TRAJECTORY]
-    findings = score(pointwise, truth[:, given:], later, mask, stream, unit)
+    scores = Scores(truth[:, given:], later, mask, stream, unit)
     clock = data["time"].to_numpy().astype(float)
-    rows = [*findings.rows, *_of_trajectories(names, truth, draws, given, clock, stream)]
-    if truth.shape[1] - given < 2:
+    rows = []
+    for name in names:
+        is_whole = name in TRAJECTORY
+        rows += _of_trajectories(name, truth, draws, given, clock, stream) if is_whole else scores.rows(name)
+    findings = scores.calibration(shown)
+    rows += findings.rows
+    if truth.shape[1] - given < 2 or not shown:
         return Findings(rows, findings.arrays)
     return Findings(rows, findings.arrays.merge(curves(truth[:, given:], later, clock[given:] - clock[given - 1])))
 
 
 def _of_trajectories(
-    names: Sequence[str], truth: Tensor, draws: Mapping[str, Tensor], given: int, clock: np.ndarray, stream: Stream
+    metric: str, truth: Tensor, draws: Mapping[str, Tensor], given: int, clock: np.ndarray, stream: Stream
 ) -> list[Row]:
-    """Rows of the metrics that look at whole trajectories, from the last given field on."""
+    """Rows of a metric that looks at whole trajectories, from the last given field on."""
     rows = []
     for name, drawn in draws.items():
-        if "correlation_time" in names:
+        if metric == "correlation_time":
             times = (clock[given - 1 :] - clock[given - 1]).tolist()
             pair = truth[:, given - 1 :], drawn[:, :, given - 1 :]
             found = correlation_time(*pair, times=times, stream=stream.child("correlation_time"))
-            rows += [Row(name, key, value) for key, value in found.items()]
-        if "spectrum_error" in names:
+        else:
             found = spectrum_error(truth[:, given:], drawn[:, :, given:], n_axes=truth.ndim - 2)
-            rows += [Row(name, key, value) for key, value in found.items()]
+        rows += [Row(name, key, value) for key, value in found.items()]
     return rows
 
 
@@ -123,12 +128,16 @@ def curves(truth: Tensor, draws: Mapping[str, Tensor], lead: np.ndarray) -> xr.D
     )
 
 
-def _permeabilities(names: Sequence[str], data: xr.Dataset, samples: xr.Dataset, stream: Stream) -> Findings:
+def _permeabilities(
+    names: Sequence[str], data: xr.Dataset, samples: xr.Dataset, stream: Stream, shown: Sequence[str]
+) -> Findings:
     """Scores of the log-permeability at every place."""
     truth = log_permeability(data, from_xarray(data["truth"], ("observation", *EVENT)).double())
     draws = {}
     for name in samples["posterior"].to_numpy().tolist():
         drawn = from_xarray(samples["samples"].sel(posterior=name), ("observation", "member", *EVENT))
         draws[str(name)] = log_permeability(data, drawn.double())
-    pointwise = [name for name in names if name not in TRAJECTORY]
-    return score(pointwise, truth, draws, torch.ones_like(truth, dtype=torch.bool), stream)
+    scores = Scores(truth, draws, torch.ones_like(truth, dtype=torch.bool), stream)
+    found = scores.calibration(shown)
+    rows = [row for name in names if name not in TRAJECTORY for row in scores.rows(name)]
+    return Findings([*rows, *found.rows], found.arrays)
