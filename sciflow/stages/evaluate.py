@@ -88,17 +88,16 @@ def gather(job: Job, parts: Sequence[Path]) -> None:
         InputError: shards of different runs or settings, missing, repeated or damaged ones.
     """
     header = common_header(job.run, [arrays_path(part) for part in parts], "evaluate")
-    found = {}
     for part in parts:
         checked_sha256(part)
         checked_sha256(arrays_path(part), part, "arrays_sha256")
-        found[part] = open_dataset(arrays_path(part), stage="evaluate")
-    shards = {part: str(arrays.attrs.pop("shard", "1/1")) for part, arrays in found.items()}
-    check_each_once([*shards.values()])
-    ordered = sorted(parts, key=lambda part: int(shards[part].partition("/")[0]))
+    arrays = [open_dataset(arrays_path(part), stage="evaluate") for part in parts]
+    shards = [str(one.attrs.pop("shard", "1/1")) for one in arrays]
+    check_each_once(shards)
+    order = sorted(range(len(parts)), key=lambda k: int(shards[k].partition("/")[0]))
     with job.alone():
         facts = total([read_provenance(part) for part in parts])
-        _write(job, header, [line for part in ordered for line in _lines(part)], found[ordered[-1]], **facts)
+        _write(job, header, [line for k in order for line in _lines(parts[k])], arrays[order[-1]], **facts)
         for part in parts:
             provenance_path(part).unlink(missing_ok=True)  # its facts are in the sum now
 

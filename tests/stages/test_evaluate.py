@@ -75,11 +75,11 @@ def shards(place: Place, name: str, count: int) -> list[str]:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_shards_give_the_bytes_of_one_process(name: str, place: Place) -> None:
-    """All metrics, from the last to the first; a shard for each piece, and a shard more, which is empty."""
+    """All metrics, from the last to the first; once a shard more than there are pieces, which is empty."""
     metrics = [*question(RUNS[name]["domain"], "evaluate").METRICS][::-1]
     results = place.build(change(RUNS[name], {"evaluate.metrics": metrics}), name, until="evaluate")
     made = whole(results)
-    for count in (1, 2, 3, len(metrics) + 2):
+    for count in (1, 2, 3, len(metrics) + 2) if name == "digits" else (2, 3):
         parts = shards(place, name, count)
         for file in made:
             (results / file).unlink()
