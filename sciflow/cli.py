@@ -21,7 +21,7 @@ import typer
 
 from sciflow.errors import InputError, NonFiniteError, OutOfTime
 from sciflow.runs import ARTEFACTS, STAGES, Run, read
-from sciflow.starting import check_clock, importing
+from sciflow.starting import check_clock, importing, part_of, start_ranks
 
 if TYPE_CHECKING:
     from sciflow.config import RunFile
@@ -129,33 +129,6 @@ def _record(job: Job) -> None:
         held.enter_context(journal.recorded(job.folder() / journal.FILE, **facts))
 
 
-def _start_ranks(run: Run, stage: str) -> None:
-    """Start the ranks of this node and end with their exit status, unless this process is one of them or all there is.
-
-    Raises:
-        SystemExit: the ranks have done the work.
-    """
-    from sciflow.training.launch import rank_environment, relaunch
-
-    n_ranks = int(run.resource(stage, "ranks") or run.resource(stage, "gpu"))
-    if n_ranks > 1 and not rank_environment(os.environ):
-        raise SystemExit(relaunch(n_ranks, ["-m", "sciflow.cli", *sys.argv[1:]]))
-
-
-def _part(stage: str, shard: str, gather: bool, parts: list[Path] | None) -> tuple[int, int]:
-    """Which of how many shards; the whole, where they are joined.
-
-    Raises:
-        InputError: no such shard, or shards to join without --gather.
-    """
-    if gather != bool(parts):
-        raise InputError(f"--gather and the shards to join go together: sciflow {stage} RUN.yaml --gather A B")
-    index, _, count = shard.partition("/")
-    if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
-        raise InputError(f"--shard must be i/n with 1 ≤ i ≤ n, got {shard!r}.")
-    return (1, 1) if gather else (int(index), int(count))
-
-
 def _maker(name: str) -> str:
     """The stage that writes an input."""
     return {"data": "dataset", "model": "train", "samples": "sample", "metrics": "evaluate"}[name]
@@ -184,7 +157,7 @@ def train(run: RunArgument, data: Data = None, out: Out = None, state: State = N
 
     on_node = scratch.folder(os.environ)
     described, parsed, job = _prepare(run, "train", {"data": data}, out, state, time_limit, source, smoke)
-    _start_ranks(described, "train")
+    start_ranks(described, "train")
     _record(job)
     stage.run(replace(job, scratch=on_node), parsed.train)
 
@@ -201,7 +174,7 @@ def sample(
     with importing():
         from sciflow.stages import sample as stage
 
-    part = _part("sample", shard, gather, parts)
+    part = part_of("sample", shard, gather, parts)
     inputs = {} if gather else {"data": data, "model": model}
     described, parsed, job = _prepare(run, "sample", inputs, out, state, time_limit, source, smoke, is_light=gather)
     if gather and parts:
@@ -209,7 +182,7 @@ def sample(
         stage.gather(job, parts)
         return
     job = replace(job, part=part)
-    _start_ranks(described, "sample")
+    start_ranks(described, "sample")
     _record(job)
     stage.run(job, parsed.sample)
 
@@ -225,7 +198,7 @@ def evaluate(
     with importing():
         from sciflow.stages import evaluate as stage
 
-    part = _part("evaluate", shard, gather, parts)
+    part = part_of("evaluate", shard, gather, parts)
     inputs = {} if gather else {"data": data, "samples": samples}
     _, parsed, job = _prepare(run, "evaluate", inputs, out, state, time_limit, source, smoke, is_light=gather)
     job = replace(job, part=part)

@@ -1,14 +1,17 @@
-"""How a command starts: its imports, which nobody need look at again, and the clocks of those who made its inputs."""
+"""How a command starts: its imports, the clocks of those who made its inputs, its part of the work, its ranks."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import os
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from sciflow.errors import InputError
+from sciflow.runs import Run
 
 AHEAD = 60  # seconds: a job that ends before its inputs began is tried again meanwhile
 
@@ -45,3 +48,30 @@ def check_clock(files: Iterable[Path]) -> None:
                 f"{path} was changed {ahead / 60:.0f} min ahead of the clock of this machine. What is made of it would "
                 f"be older, and Snakemake would delete it. Set the clocks of the machines, then `touch {path}`."
             )
+
+
+def start_ranks(run: Run, stage: str) -> None:
+    """Start the ranks of this node and end with their exit status, unless this process is one of them or all there is.
+
+    Raises:
+        SystemExit: the ranks have done the work.
+    """
+    from sciflow.training.launch import rank_environment, relaunch
+
+    n_ranks = int(run.resource(stage, "ranks") or run.resource(stage, "gpu"))
+    if n_ranks > 1 and not rank_environment(os.environ):
+        raise SystemExit(relaunch(n_ranks, ["-m", "sciflow.cli", *sys.argv[1:]]))
+
+
+def part_of(stage: str, shard: str, gather: bool, parts: list[Path] | None) -> tuple[int, int]:
+    """Which of how many shards; the whole, where they are joined.
+
+    Raises:
+        InputError: no such shard, or shards to join without --gather.
+    """
+    if gather != bool(parts):
+        raise InputError(f"--gather and the shards to join go together: sciflow {stage} RUN.yaml --gather A B")
+    index, _, count = shard.partition("/")
+    if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+        raise InputError(f"--shard must be i/n with 1 ≤ i ≤ n, got {shard!r}.")
+    return (1, 1) if gather else (int(index), int(count))

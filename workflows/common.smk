@@ -70,10 +70,14 @@ def parts(stage):
     return answer
 
 
-def metric_parts(wildcards):
-    """The shards of `evaluate`; none where one job does it all."""
-    every = parts("evaluate")(wildcards)
-    return every if len(every) > 1 else []
+def metric_parts(suffix):
+    """The files of this kind of the shards of `evaluate`; none where one job does it all."""
+
+    def answer(wildcards):
+        every = parts("evaluate")(wildcards)
+        return [str(Path(part).with_suffix(suffix)) for part in every] if len(every) > 1 else []
+
+    return answer
 
 
 def tables(wildcards):

@@ -40,13 +40,16 @@ def filtered_back_projection(operator: ParallelBeam | FanBeam, y: Tensor) -> Ten
     """The classical inversion of tomography, with the ramp filter.
 
         parallel   x = (arc/n_views) Σ_k (h ∗ y_k)(s)
-        fan        x = (2π/n_views) Σ_k (g ∗ w y_k)(s)/U_k²
+        fan        x = (arc/n_views) Σ_k (g ∗ w c_k y_k)(s)/U_k²
 
     with h the ramp (`ramp`), arc at most 180°, and, for rays at γ to the central one and the source R from the centre,
     flat detector (s = R tan γ):   w = cos γ,     g = h/2,                   U = (R − x · source/R)/R
     arc detector (s = γ):          w = R cos γ,   g_j = (s_j/sin s_j)² h_j/2,   U = distance from the source
+    c_k(γ) = 1 all around; for part of a turn twice the weight of a short scan, smooth in (β, γ), which sums to one over
+    the two sightings of a line.
 
-    Exactness: as views and detectors → ∞; parallel, for an arc of 180° or 360°; fan, for 360°
+    Exactness: as views and detectors → ∞; parallel, for an arc of 180° or 360°; fan, for 180° and the width of the fan,
+        or more
     Cost: one adjoint; fan, one interpolation of each view at each pixel
     Bias: streaks of few views; noise of high frequencies is raised
     Args:
@@ -57,10 +60,10 @@ def filtered_back_projection(operator: ParallelBeam | FanBeam, y: Tensor) -> Ten
         (batch, *shape).
 
     Raises:
-        InputError: a fan whose sources do not go all around: its rays would count unequally often.
+        InputError: a fan whose sources go less far around, so that lines are not seen at all.
 
     Source: Kak and Slaney (1988), Principles of computerized tomographic imaging, sections 3.3 (parallel), 3.4.1 (arc)
-        and 3.4.2 (flat).
+        and 3.4.2 (flat); Parker (1982), Optimal short scan convolution reconstruction for fanbeam CT.
     """
     if isinstance(operator, FanBeam):
         return _fan(operator, y)
@@ -71,10 +74,11 @@ def filtered_back_projection(operator: ParallelBeam | FanBeam, y: Tensor) -> Ten
 
 
 def _fan(operator: FanBeam, y: Tensor) -> Tensor:
-    if operator.arc != 360:
+    if not sees_all(operator):
+        least = 180 + 2 * math.degrees(operator.half_angle)
         raise InputError(
-            f"filtered back projection of a fan needs sources all around, arc 360, got {operator.arc:g}. Use total "
-            "variation for part of a turn."
+            f"filtered back projection of this fan needs sources over {least:.4g} degrees at least, got arc = "
+            f"{operator.arc:g}: it does not see all lines. Use total variation."
         )
     (channels, rows, columns), n = operator.shape, operator.range_shape[2]
     radius, half_angle, is_flat = operator.radius((rows, columns)), operator.half_angle, operator.detector == "flat"
@@ -86,7 +90,10 @@ def _fan(operator: FanBeam, y: Tensor) -> Tensor:
         weight = radius / torch.hypot(s, torch.tensor(radius, dtype=torch.float64))
     else:
         weight, kernel = radius * s.cos(), kernel / torch.sinc(lag / math.pi) ** 2
-    views = y.reshape(-1, n) / operator.pixel_size * weight.to(y)
+    if operator.arc < 360:
+        turns = torch.as_tensor(operator.turns)[:, None]
+        weight = weight * short_scan(math.radians(operator.arc), turns, torch.atan(s / radius) if is_flat else s)
+    views = (y.reshape(-1, operator.n_views, n) / operator.pixel_size * weight.to(y)).reshape(-1, n)
     filtered = (spacing * _convolved(views, kernel)).reshape(len(y) * channels, operator.n_views, n)
     across = torch.arange(columns, dtype=torch.float64) - (columns - 1) / 2
     down = (torch.arange(rows, dtype=torch.float64) - (rows - 1) / 2)[:, None]
@@ -97,7 +104,27 @@ def _fan(operator: FanBeam, y: Tensor) -> Tensor:
         place = radius * aside / ahead if is_flat else torch.atan2(aside, ahead)
         size = ahead / radius if is_flat else torch.hypot(ahead, aside)
         total += _between(filtered[:, k], (place / spacing + (n - 1) / 2).flatten()) / size.flatten().to(y) ** 2
-    return (2 * math.pi / operator.n_views * total).reshape(len(y), *operator.shape)
+    return (math.radians(operator.arc) / operator.n_views * total).reshape(len(y), *operator.shape)
+
+
+def sees_all(operator: FanBeam) -> bool:
+    """Whether the sources go around far enough to see every line through the image: 180° and the width of the fan."""
+    return math.radians(operator.arc) >= math.pi + 2 * operator.half_angle - 1e-9
+
+
+def short_scan(arc: float, beta: Tensor, gamma: Tensor) -> Tensor:
+    """How often the ray γ of the source at β counts, of sources from 0 to arc [radians]; 0 outside.
+
+        2 sin²(π β/4(δ − γ)) rising to 2, and falling as 2 sin²(π (arc − β)/4(δ + γ)),   δ = (arc − π)/2 ≥ |γ|
+
+    A line is ray γ of the source at β and ray −γ of that at β + π + 2γ; both together count twice.
+
+    Source: Parker (1982), Optimal short scan convolution reconstruction for fanbeam CT, whose weights sum to one.
+    """
+    half, quarter = 0.5 * (arc - math.pi), 0.25 * math.pi
+    up = (quarter * beta / (half - gamma)).clamp(0, 2 * quarter)
+    down = (quarter * (arc - beta) / (half + gamma)).clamp(0, 2 * quarter)
+    return 2 * torch.minimum(up.sin(), down.sin()) ** 2
 
 
 def _between(values: Tensor, place: Tensor) -> Tensor:

@@ -98,6 +98,7 @@ def apply(job: Job, section: SampleSection, observation: Path) -> None:
     """Sample for measurements of the user's own, in a file; errors as `run`.
 
     Recorded measurements give the draws of `run`. Nothing is resumed, and no other stage takes the result for its own.
+    What the file tells of itself, such as the size of a pixel, becomes attributes of the result.
     """
     data = job.open_data()
     scaling: Literal["full", "stored"] = "stored" if data["data"].attrs.get("scaling") == "stored" else "full"
@@ -105,7 +106,8 @@ def apply(job: Job, section: SampleSection, observation: Path) -> None:
     measured = read_measured(observation, tuple(data["data"].shape[1:]), scaling, _given(prior))
     job = replace(job, state=None, inputs={**job.inputs, "observation": observation})
     header = replace(job.header(), stage="apply")
-    _sample(job, section, data.drop_dims("observation", errors="ignore").merge(measured), prior, Alone(), header)
+    merged = data.drop_dims("observation", errors="ignore").merge(measured)
+    _sample(job, section, merged, prior, Alone(), header, measured.attrs)
 
 
 def _given(prior: Denoiser) -> list[float]:
@@ -116,8 +118,9 @@ def _given(prior: Denoiser) -> list[float]:
 
 
 def _sample(
-    job: Job, section: SampleSection, data: xr.Dataset, prior: Denoiser, together: Ranks, header: Header | None = None
-) -> None:
+    job: Job, section: SampleSection, data: xr.Dataset, prior: Denoiser, together: Ranks, header: Header | None = None,
+    told: Mapping[str, Any] | None = None,
+) -> None:  # fmt: skip
     n_observations = int(data.sizes.get("observation", 0))
     if n_observations == 0:
         raise InputError("data.nc holds no observation to sample for. Give `dataset.observation`.")
@@ -144,8 +147,8 @@ def _sample(
                     state.save(place(*item), draw.pack())
         facts = _cost(section, draws) | _cost_of_ranks(together)
         if together.rank == 0:
-            _write(job, section, found, assembled(list(section.posteriors), mine, draws, dims, data, _like(section)),
-                   header, facts)  # fmt: skip
+            made = assembled(list(section.posteriors), mine, draws, dims, data, _like(section))
+            _write(job, section, found, made.assign_attrs(told or {}), header, facts)
         if state:
             state.clear()
 

@@ -102,17 +102,31 @@ def test_a_read_only_folder_is_named_and_nothing_is_lost(stage: str, read_only: 
     assert read_only.files() == before
 
 
-@pytest.mark.parametrize("skew", [-DAY, DAY])
-def test_clocks_that_disagree_change_no_result(skew: float, copied: Place) -> None:
-    """Files of another node's clock, from yesterday or tomorrow: stages go by content, never by time."""
+def skewed(copied: Place, skew: float) -> dict[str, bytes]:
+    """The finished artefacts, whose times are set to those of another clock."""
     results = copied.results("imaging")
     before = {name: (results / name).read_bytes() for name in ("model.pt", "samples.nc", "metrics.csv")}
     for file in results.rglob("*"):
         os.utime(file, (time.time() + skew, time.time() + skew))
-    for stage in ("train", "sample", "evaluate"):
-        outcome = copied.sciflow(stage, "imaging.yaml")
-        assert outcome.status == 0, outcome.text
-    assert {name: (results / name).read_bytes() for name in before} == before
+    return before
+
+
+@pytest.mark.parametrize("stage", ["train", "sample", "evaluate"])
+def test_a_clock_that_is_late_changes_no_result(stage: str, copied: Place) -> None:
+    """Files of a node whose clock is of yesterday: stages go by content, never by time."""
+    before = skewed(copied, -DAY)
+    outcome = copied.sciflow(stage, "imaging.yaml")
+    assert outcome.status == 0, outcome.text
+    assert {name: (copied.results("imaging") / name).read_bytes() for name in before} == before
+
+
+@pytest.mark.parametrize("stage", ["train", "sample", "evaluate"])
+def test_a_clock_that_is_ahead_is_named_and_nothing_is_lost(stage: str, copied: Place) -> None:
+    """What is made of files of tomorrow would be older than they, and Snakemake would delete it."""
+    before = skewed(copied, DAY)
+    outcome = copied.sciflow(stage, "imaging.yaml")
+    assert outcome.status == 2 and "1440 min ahead of the clock of this machine" in outcome.text, outcome.text
+    assert {name: (copied.results("imaging") / name).read_bytes() for name in before} == before
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from tests.tiny import ANALYTIC, Place, change, restored_tables
 
 PAGE = captioned(ROOT / "docs" / "imaging.md")
 MINE: dict[str, Any] = yaml.safe_load(PAGE["mine.yaml"])
-SMALL = {**MINE, "sample": {**MINE["sample"], "times": {"kind": "karras", "n_steps": 12}, "n_samples": 8}}
+SMALL = change(MINE, {"sample.times.n_steps": 12, "sample.n_samples": 8, "dataset.n_observations": 4})
 N_STEPS, BATCH = 200, 128
 
 
@@ -71,7 +71,7 @@ def test_the_run_of_the_page_goes_through_all_stages(ready: Place) -> None:
     assert set(facts["denoising"]) == {"0.1", "0.3", "1", "3", "10"}
     assert facts["denoising"]["1"] < 0.7, "after 200 steps it should know more of digits than their mean"
     with xr.open_dataset(results / "samples.nc") as drawn:
-        assert drawn["samples"].shape == (1, 8, 8, 1, 8, 8) and bool(np.isfinite(drawn["samples"]).all())
+        assert drawn["samples"].shape == (1, 4, 8, 1, 8, 8) and bool(np.isfinite(drawn["samples"]).all())
     with xr.open_dataset(results / "data.nc") as data, xr.open_dataset(results / "samples.nc") as drawn:
         error = float(np.sqrt(((drawn["samples"].mean("member") - data["truth"]) ** 2).mean()))
         spread = float(data["data"].std())

@@ -11,7 +11,13 @@ from sciflow.domains.recorded import likelihood as recorded_likelihood
 from sciflow.inverse.likelihood import GaussianLikelihood, Likelihood, LikelihoodModel
 from sciflow.inverse.moments import linear_gaussian
 from sciflow.inverse.mri import CartesianMRI
-from sciflow.inverse.reconstruction import filtered_back_projection, least_squares, total_variation, zero_filled
+from sciflow.inverse.reconstruction import (
+    filtered_back_projection,
+    least_squares,
+    sees_all,
+    total_variation,
+    zero_filled,
+)
 from sciflow.inverse.tomography import FanBeam, ParallelBeam
 
 if TYPE_CHECKING:
@@ -40,7 +46,7 @@ def baselines(model: LikelihoodModel, data: xr.Dataset, truth: Tensor) -> dict[s
         return {}
     gaussian = [linear_gaussian(one, shape, "a baseline") for one in bound]
     found: dict[str, Tensor] = {}
-    if isinstance(operator, ParallelBeam) or (isinstance(operator, FanBeam) and operator.arc == 360):
+    if isinstance(operator, ParallelBeam) or (isinstance(operator, FanBeam) and sees_all(operator)):
         found["FBP"] = torch.cat([filtered_back_projection(operator, _measured(one)) for one in bound])
     if isinstance(operator, CartesianMRI):
         found["zero-filled"] = torch.stack([zero_filled(one) for one in gaussian])
