@@ -97,7 +97,8 @@ def distance_bars(
         ax.annotate(f"{value:.3g}", (value, index), (6, 8), textcoords="offset points", fontsize=8.5, va="center")
     ax.set_yticks(range(len(values)), list(values))
     ends = [value + style.ERRORS * np.nan_to_num(stderr) for value, stderr in values.values()]
-    ax.set(ylim=(len(values) - 0.4, -0.6), xlim=(0, 1.12 * max(mean + style.ERRORS * std, *ends)))
+    longest = max(mean + style.ERRORS * std, *ends) or 1.0  # where all distances are 0
+    ax.set(ylim=(len(values) - 0.4, -0.6), xlim=(0, 1.12 * longest))
     note = f"dashed: perfect samples; grey: ± {style.ERRORS} of their standard deviations"
     style.dress(ax, title, note, style.label(quantity, unit), "samples")
     return ax

@@ -257,7 +257,13 @@ def test_distances_of_your_own_molecule_reach_the_report(dimer: OpenMMSystem, pl
     text = (results / "metrics.csv").read_text()
     assert "free_energy_long" in text and "collective_js_z" in text
     report = (results / "report.html").read_text()
-    assert "free energy of long above short" in report
+    assert "free energy of long above short" in report and "No held-out frame" not in report
+    collective["ranges"] = {"bond": [1.0, 2.0]}  # nm for Å, say: it is told, and the other figures are there
+    results = place.build(change(MOLECULES, {"dataset": dataset}), "elsewhere")
+    report = (results / "report.html").read_text()
+    assert "No held-out frame has bond between 1 and 2 nm: they lie between 0." in report
+    with xr.open_dataset(results / "metrics.nc") as arrays:
+        assert bool(np.isinf(arrays["collective_pmf"].sel(variable="bond")).all()) and np.isinf(arrays["surface"]).all()
     for wrong, message in (
         ({"distances": {"bond": ["PAR1-A1", "PAR1-A3"]}}, "there is no atom 'PAR1-A3'"),
         ({"distances": {"bond": [0, 2]}}, "there is no atom 2, the molecule has atoms 0 to 1"),

@@ -179,6 +179,11 @@ def test_a_bar_is_as_long_as_its_distance_and_the_band_is_the_floor():
     assert band.get_extents().transformed(ax.transData.inverted()).xmin == pytest.approx(0.08 - 2 * 0.01)
 
 
+def test_distances_that_are_all_zero_have_an_axis():
+    ax = FIGURES["distance_bars"]({"flow": (0.0, 0.0)}, (0.0, 0.0))
+    assert ax.get_xlim()[0] == 0 and ax.get_xlim()[1] > 0
+
+
 def test_a_basin_that_leads_through_the_end_of_the_circle_has_two_boxes():
     ax = CALLS["ramachandran"]()
     boxes = sorted((patch.get_x(), patch.get_y(), patch.get_width(), patch.get_height()) for patch in ax.patches)

@@ -102,10 +102,25 @@ def overlaps(evidence: Evidence) -> Drawing | None:
                    "produced. A gap in the band beside the diagonal would cut the ladder in two.")  # fmt: skip
 
 
+def unseen(evidence: Evidence) -> list[str]:
+    """Variables whose range in the run file holds no frame at all."""
+    if "held_out_collective" not in evidence.arrays:
+        return []
+    found = []
+    for axis in collective_of(evidence.data).axes:
+        values = evidence.arrays["held_out_collective"].sel(variable=axis.name).to_numpy()
+        if not (axis.is_circle or ((values >= axis.low) & (values < axis.high)).any()):
+            found.append(
+                f"No held-out frame has {axis.name} between {axis.low:g} and {axis.high:g} {axis.unit}: they lie "
+                f"between {values.min():.3g} and {values.max():.3g}. Change dataset.collective.ranges."
+            )
+    return found
+
+
 def sentences(evidence: Evidence) -> list[str]:
     """Free energies of the basins and whether MBAR can be believed, in words."""
     table = {(row["posterior"], row["metric"]): row for row in evidence.rows}
-    names, found = list(collective_of(evidence.data).basins), []
+    names, found = list(collective_of(evidence.data).basins), unseen(evidence)
     for (posterior, metric), row in table.items():
         basin = metric.removeprefix("free_energy_")
         if basin not in names or metric == basin or posterior == HOTTEST:

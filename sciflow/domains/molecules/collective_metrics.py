@@ -222,9 +222,7 @@ class Conformations:
 
     def _force(self, shares: Tensor, stderr: Tensor) -> tuple[Tensor, Tensor]:
         """−kT log p above its least value, infinite where nothing fell, and kT δp/p."""
-        pmf = -self.temperature * shares.log()
-        least = pmf.amin(-1, keepdim=True)
-        return torch.where(least.isfinite(), pmf - least, pmf), self.temperature * stderr / shares
+        return above_least(-self.temperature * shares.log(), -1), self.temperature * stderr / shares
 
     def _surface(self) -> Tensor:
         """−kT log p on cells of the first two variables above its least value, by MBAR where there are replicas."""
@@ -236,8 +234,13 @@ class Conformations:
         size = N_SURFACE + 1  # the last row and column hold what lies beyond the ends of a line
         first, second = (axis.cells(values[:, k], N_SURFACE) for k, axis in enumerate(self.collective.axes[:2]))
         shares = torch.zeros(size**2, dtype=torch.float64).index_add(0, first * size + second, log_weights.exp())
-        surface = -self.temperature * shares.reshape(size, size)[:-1, :-1].log()
-        return surface - surface.min()
+        return above_least(-self.temperature * shares.reshape(size, size)[:-1, :-1].log(), (0, 1))
+
+
+def above_least(energies: Tensor, dim: int | tuple[int, ...]) -> Tensor:
+    """Energies above their least along some axes; infinite ones stay so where nothing was found at all."""
+    least = energies.amin(dim, keepdim=True)
+    return torch.where(least.isfinite(), energies - least, energies)
 
 
 def side(basins: Tensor, k: int) -> Tensor:
