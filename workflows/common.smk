@@ -59,9 +59,10 @@ def files(stage):
     return lambda wildcards: run_of(wildcards.run).files(stage)
 
 
-def parts(stage):
+def parts(stage, suffix=None):
     """One file per shard."""
     file = Path(ARTEFACTS[stage])
+    file = file.with_suffix(suffix or file.suffix)
 
     def answer(wildcards):
         count = run_of(wildcards.run).resource(stage, "shards", 1)
@@ -70,10 +71,14 @@ def parts(stage):
     return answer
 
 
-def metric_parts(wildcards):
+def metric_parts(suffix):
     """The shards of `evaluate`; none where one job does it all."""
-    every = parts("evaluate")(wildcards)
-    return every if len(every) > 1 else []
+
+    def answer(wildcards):
+        every = parts("evaluate", suffix)(wildcards)
+        return every if len(every) > 1 else []
+
+    return answer
 
 
 def tables(wildcards):

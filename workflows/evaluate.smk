@@ -41,7 +41,8 @@ rule evaluate:
         data=artefact("dataset"),
         samples=artefact("sample"),
         files=files("evaluate"),
-        parts=metric_parts,
+        parts=metric_parts(".csv"),
+        part_arrays=metric_parts(".nc"),
     output:
         table=ensure("<results>/{run}/metrics.csv", non_empty=True),
         arrays=ensure("<results>/{run}/metrics.nc", non_empty=True),
