@@ -59,9 +59,10 @@ def files(stage):
     return lambda wildcards: run_of(wildcards.run).files(stage)
 
 
-def parts(stage):
+def parts(stage, suffix=None):
     """One file per shard."""
     file = Path(ARTEFACTS[stage])
+    file = file.with_suffix(suffix or file.suffix)
 
     def answer(wildcards):
         count = run_of(wildcards.run).resource(stage, "shards", 1)
@@ -71,11 +72,11 @@ def parts(stage):
 
 
 def metric_parts(suffix):
-    """The files of this kind of the shards of `evaluate`; none where one job does it all."""
+    """The shards of `evaluate`; none where one job does it all."""
 
     def answer(wildcards):
-        every = parts("evaluate")(wildcards)
-        return [str(Path(part).with_suffix(suffix)) for part in every] if len(every) > 1 else []
+        every = parts("evaluate", suffix)(wildcards)
+        return every if len(every) > 1 else []
 
     return answer
 

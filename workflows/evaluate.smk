@@ -42,7 +42,7 @@ rule evaluate:
         samples=artefact("sample"),
         files=files("evaluate"),
         parts=metric_parts(".csv"),
-        arrays=metric_parts(".nc"),
+        part_arrays=metric_parts(".nc"),
     output:
         table=ensure("<results>/{run}/metrics.csv", non_empty=True),
         arrays=ensure("<results>/{run}/metrics.nc", non_empty=True),
