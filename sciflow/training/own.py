@@ -177,12 +177,14 @@ def _noisy(denoiser: OwnDenoiser, rows: Tensor, noise: Tensor, level: float) -> 
     return float(schedule.alpha(t)) * rows + float(schedule.sigma(t)) * noise, t
 
 
-def _behaves(denoiser: OwnDenoiser, x: Tensor, t: float) -> None:
-    """What samplers take for granted: one answer for one row, whatever stands beside it, with a gradient."""
-    std = denoiser.schedule.std
+def _asked(denoiser: OwnDenoiser, x: Tensor, t: float) -> tuple[Tensor, Tensor, Tensor]:
+    """`OwnDenoiser.ask`; whatever the network raises is said in words, as it is somebody else's code.
+
+    Raises:
+        InputError: it raised something, or answers in another shape or precision.
+    """
     try:
-        with torch.no_grad():
-            answers = [denoiser(x, t), denoiser(x, t), torch.cat([denoiser(row, t) for row in x.split(1)])]
+        return denoiser.ask(x, t)
     except InputError:
         raise
     except Exception as error:
@@ -190,6 +192,14 @@ def _behaves(denoiser: OwnDenoiser, x: Tensor, t: float) -> None:
             f"the network raised {type(error).__name__}: {error}. It is called with {tuple(x.shape)} float32 and one "
             f"number for each row, told: {denoiser.told}."
         ) from error
+
+
+def _behaves(denoiser: OwnDenoiser, x: Tensor, t: float) -> None:
+    """What samplers take for granted: one answer for one row, whatever stands beside it, with a gradient."""
+    std = denoiser.schedule.std
+    with torch.no_grad():
+        answers = [denoiser.estimate(*_asked(denoiser, x, t)) for _ in range(2)]
+        answers.append(torch.cat([denoiser.estimate(*_asked(denoiser, row, t)) for row in x.split(1)]))
     gaps = [float((other - answers[0]).abs().max()) / std for other in answers[1:]]
     if gaps[0] > SAME:
         raise InputError(
@@ -215,17 +225,22 @@ def _behaves(denoiser: OwnDenoiser, x: Tensor, t: float) -> None:
 
 @torch.no_grad()
 def _table(denoiser: OwnDenoiser, rows: Tensor, noise: Mapping[float, Tensor]) -> dict[Convention, dict[float, float]]:
-    """The measure of `examined` in every convention; those that the network cannot be told are left out."""
+    """The measure of `examined` in every convention; those that the network cannot be told are left out, and said.
+
+    Raises:
+        InputError: the network fails in its own convention.
+    """
     mean, std, found = denoiser.mean, denoiser.schedule.std, {}
     shrunk = {level: mean + (rows + level * std * one - mean) / (1 + level**2) for level, one in noise.items()}
     least = {level: float((guess - rows).double().square().mean()) for level, guess in shrunk.items()}
     for told in get_args(Told):
         other = replace(denoiser, told=told)
         try:
-            answers = {level: other.ask(*_noisy(denoiser, rows, one, level)) for level, one in noise.items()}
-        except Exception:
+            answers = {level: _asked(other, *_noisy(denoiser, rows, one, level)) for level, one in noise.items()}
+        except InputError as error:
             if told == denoiser.told:
                 raise
+            logger.info("told: %s is not tried as another reading: %s", told, error)
             continue
         for predicts in get_args(Predicts):
             guess = replace(other, predicts=predicts).estimate

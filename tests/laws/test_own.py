@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from typing import get_args
@@ -144,6 +145,36 @@ def test_other_units_are_refused(changes: dict[str, float]) -> None:
     network, rows = Exact(law, *STATED), law.sample(64, Stream(5), torch.float32)
     with pytest.raises(InputError, match=r"No other `predicts` and `told` would do better. Check train.schedule"):
         examined(own(law, *STATED, module=network, **changes), rows, Stream(6))
+
+
+class Narrow(nn.Module):
+    """x/2 where it is told a number up to a largest one; beyond, it fails."""
+
+    def __init__(self, most: float) -> None:
+        super().__init__()
+        self.most = most
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        if float(c.max()) > self.most:
+            raise KeyError("no such level")
+        return 0.5 * x
+
+
+def test_a_reading_that_the_network_cannot_be_told_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    """A network for times from 0 to 1 fails when it is told σ = 10: that is one reading less, and no silence."""
+    law = GaussianMixture(torch.ones(1), torch.zeros(1, 4), torch.eye(4)[None])
+    network, rows = Narrow(1.0), law.sample(64, Stream(7), torch.float32)
+    with caplog.at_level(logging.INFO), pytest.raises(InputError, match="no denoiser of these data"):
+        examined(own(law, VariancePreserving(), "data", "t", module=network), rows, Stream(8))
+    assert "told: sigma is not tried as another reading: the network raised KeyError: 'no such level'" in caplog.text
+    assert "told: s is" not in caplog.text
+
+
+def test_a_network_that_fails_at_one_level_of_its_own_is_refused() -> None:
+    law = GaussianMixture(torch.ones(1), torch.zeros(1, 4), torch.eye(4)[None])
+    rows = law.sample(64, Stream(7), torch.float32)
+    with pytest.raises(InputError, match=r"the network raised KeyError: 'no such level'.* told: sigma"):
+        examined(own(law, EDM(), "data", "sigma", module=Narrow(2.0)), rows, Stream(8))
 
 
 class Broken(nn.Module):
