@@ -54,9 +54,7 @@ class _Autonomous:
         Raises:
             ValueError: another frame.
         """
-        if frame != "time":
-            raise ValueError(f"{type(self).__name__} has the frame 'time' only, got {frame!r}.")
-        return TrivialSplit(self.drift)
+        return TrivialSplit.within(frame, self.drift, type(self).__name__)
 
 
 @dataclass(frozen=True)

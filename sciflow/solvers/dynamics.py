@@ -159,6 +159,17 @@ class TrivialSplit:
 
     drift: Callable[[float, Tensor], Tensor]
 
+    @classmethod
+    def within(cls, frame: str, drift: Callable[[float, Tensor], Tensor], what: str) -> TrivialSplit:
+        """The split of dynamics that know the frame "time" alone.
+
+        Raises:
+            ValueError: another frame; says whose.
+        """
+        if frame != "time":
+            raise ValueError(f"{what} has the frame 'time' only, got {frame!r}.")
+        return cls(drift)
+
     def propagator(self, a: float, b: float) -> float:
         return 1.0
 

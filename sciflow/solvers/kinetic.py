@@ -77,9 +77,7 @@ class Kinetic:
         Raises:
             ValueError: another frame.
         """
-        if frame != "time":
-            raise ValueError(f"Langevin dynamics has the frame 'time' only, got {frame!r}.")
-        return TrivialSplit(self.drift)
+        return TrivialSplit.within(frame, self.drift, "Kinetic")
 
     def rest(self, x: Tensor) -> Tensor:
         """The state at rest at x, (batch, 2, *event)."""

@@ -77,9 +77,7 @@ class Overdamped:
         Raises:
             ValueError: another frame.
         """
-        if frame != "time":
-            raise ValueError(f"dynamics without inertia have the frame 'time' only, got {frame!r}.")
-        return TrivialSplit(self.drift)
+        return TrivialSplit.within(frame, self.drift, "Overdamped")
 
 
 class Tried(NamedTuple):
