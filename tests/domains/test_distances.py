@@ -27,9 +27,11 @@ from sciflow.domains.molecules.dynamics import Langevin
 from sciflow.domains.molecules.law import N_CELLS, Law
 from sciflow.domains.molecules.molecule import BOLTZMANN, Atom
 from sciflow.domains.molecules.systems import OpenMMSystem
+from sciflow.domains.protocol import Row
 from sciflow.errors import InputError
 from sciflow.metrics.boltzmann import js_divergence
 from sciflow.random import Stream
+from tests.domains.free_energies import check_errors
 from tests.tiny import MOLECULES, Place, change
 
 KT = 2.5
@@ -158,14 +160,13 @@ def test_the_free_energy_between_basins_of_a_distance_is_exact_within_its_error(
     """Frames that repeat ten times: an error that did not know of it would be √10 too small."""
     near = float(maxwell.cdf(0.25, scale=WIDTH * math.sqrt(2)))
     exact = -KT * math.log((1 - near) / near)
-    z = []
-    for seed in range(60):
+
+    def row_of(seed: int) -> Row:
         (row,) = asked(pairs(32, 100, 10, seed), seed).basin_rows()
         assert row.metric == "free_energy_far" and row.score.unit == "kJ/mol" and "above near" in row.score.note
-        z.append((row.score.value - exact) / row.score.stderr)
-    assert max(map(abs, z)) < 5  # of sixty: 32 blocks are Student's t with some thirty degrees, 1e-3
-    assert abs(np.mean(z)) < 4 / math.sqrt(60)
-    assert abs(np.var(z) - 1) < 4 * math.sqrt(2 / 59) + 2 / 31  # χ² of 59, and the bootstrap's 31/32
+        return row
+
+    check_errors(row_of, exact)
 
 
 def test_the_divergence_of_distances_is_that_of_the_exact_laws() -> None:

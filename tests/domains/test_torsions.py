@@ -26,12 +26,14 @@ from sciflow.domains.molecules.reweighting import Replicas, mbar
 from sciflow.domains.molecules.systems import AlanineDipeptide
 from sciflow.domains.molecules.target import Colder
 from sciflow.domains.molecules.wells import DoubleWell
+from sciflow.domains.protocol import Row
 from sciflow.errors import InputError
 from sciflow.inverse.tempered import Tempered
 from sciflow.metrics.convergence import pareto_shape
 from sciflow.particles.kernels import HMC
 from sciflow.particles.tempering import Cooling
 from sciflow.random import Stream
+from tests.domains.free_energies import check_errors
 
 PHI = ("ACE1-C", "ALA2-N", "ALA2-CA", "ALA2-C")
 PSI = ("ALA2-N", "ALA2-CA", "ALA2-C", "NME3-N")
@@ -125,14 +127,13 @@ def test_the_free_energy_of_two_wells_is_exact_within_its_error() -> None:
     """Frames that repeat ten times: an error that did not know of it would be √10 too small."""
     left = share(-90, 90)
     exact = -KT * math.log((1 - left) / left)
-    z = []
-    for seed in range(60):
+
+    def row_of(seed: int) -> Row:
         (row,) = asked(two_wells(32, 100, 10, seed), seed).basin_rows()
         assert row.metric == "free_energy_right" and row.score.unit == "kJ/mol" and "95 % interval" in row.score.note
-        z.append((row.score.value - exact) / row.score.stderr)
-    assert max(map(abs, z)) < 5  # of sixty: 32 blocks are Student's t with some thirty degrees, 1e-3
-    assert abs(np.mean(z)) < 4 / math.sqrt(60)
-    assert abs(np.var(z) - 1) < 4 * math.sqrt(2 / 59) + 2 / 31  # χ² of 59, and the bootstrap's 31/32
+        return row
+
+    check_errors(row_of, exact)
 
 
 def test_a_basin_that_nothing_entered_is_said_and_not_guessed() -> None:
