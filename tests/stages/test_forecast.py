@@ -50,6 +50,7 @@ def test_the_report_compares_forecasts_with_the_exact_draws(forecast: Place) -> 
             start = np.broadcast_to(data["truth"].to_numpy()[None, :, None, 0], (*drawn["samples"].shape[:3], 16))
         np.testing.assert_array_equal(drawn["samples"].isel(time=0), start.astype(np.float32))
     page = (results / "report.html").read_text()
+    assert "How far the exact draws are from 1 is what chance does" in page
     assert "from the exact draws; spread–skill" in page and page.count("data:image/png") >= 6
 
 

@@ -87,9 +87,10 @@ def spread_skill_by_lead(evidence: Evidence) -> Drawing | None:
     _by_lead(evidence, "spread_skill", ax, quantity="spread over error", title=title, note=note, goal=GOAL)
     caption = (
         "Spread of the ensemble over the error of its mean. At 1 the ensemble knows how wrong it is, below it is "
-        "over-confident; a single field has no spread at all. How far the exact draws are from 1 is what chance does "
-        "with so many trajectories."
+        "over-confident; a single field has no spread at all."
     )
+    if "lead_crps_excess" in evidence.arrays.variables:
+        caption += " How far the exact draws are from 1 is what chance does with so many trajectories."
     return Drawing(ax, caption)
 
 
