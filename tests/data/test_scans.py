@@ -42,7 +42,7 @@ def fastmri(path: Path, **changes: Any) -> Path:
         for name, value in {**entries, **changes}.items():
             if value is not None:
                 file[name] = value
-        file.attrs.update({"acquisition": "CORPD_FBK", "patient_id": "0", "max": 1.0, "norm": 1.0, "acceleration": 2})
+        file.attrs.update({"acquisition": "CORPD_FBK", "patient_id": "Doe", "max": 1.0, "norm": 1.0, "acceleration": 2})
     return path
 
 
@@ -55,6 +55,7 @@ def test_k_space_of_fastmri_is_what_the_operator_measures(tmp_path: Path, mask: 
     assert np.array_equal(read["operator_lines"].to_numpy()[1], OPERATOR.parameters()["lines"].numpy())
     assert read.attrs["matrix_encodedSpace"] == "12x10x1" and read.attrs["matrix_reconSpace"] == "8x8x1"
     assert read.attrs["acquisition"] == "CORPD_FBK"
+    assert "Doe" not in str(read.attrs)  # results are passed on
     parameters = {"operator_lines": torch.as_tensor(read["operator_lines"].to_numpy()[0].copy())}
     y = torch.as_tensor(read["measured"].to_numpy()[0])
     model = lambda observation: GaussianLikelihood(observation, CartesianMRI(2.0, n_coils=4), 0.1)  # noqa: E731

@@ -218,7 +218,7 @@ def _maps(
 
 def _header(path: Path, file: h5py.File, max_gigabytes: float) -> tuple[Encoding | None, dict[str, Any]]:
     """What the header encodes, and acquisition and matrix sizes, where the file tells them."""
-    facts = {name: str(file.attrs[name]) for name in ("acquisition", "patient_id") if name in file.attrs}
+    facts = {name: str(file.attrs[name]) for name in ("acquisition",) if name in file.attrs}  # and not whose scan it is
     if "ismrmrd_header" not in file:
         return None, facts
     stored: Any = _array(path, file, "ismrmrd_header", max_gigabytes)
