@@ -193,7 +193,7 @@ class LinearSplit:
     Args:
         rate: L, a number or a tensor that broadcasts with the state [1/time]. Real part ≤ 0 for stiff problems.
         nonlinear: N(t, x).
-        factor: c, a number or a tensor that broadcasts with the state; the weights hold it, so that it costs a step nothing.
+        factor: c, a number or a tensor that broadcasts with the state; it is left to the weights, and costs no step.
     Source: Cox and Matthews (2002), Exponential time differencing for stiff systems, section 2.
     """
 
@@ -211,8 +211,8 @@ class LinearSplit:
 
     def weights(self, a: float, b: float, nodes: Sequence[float]) -> list[Coefficient]:
         h = b - a
-        places = [(node - a) / h for node in nodes]
-        return self._once(h, places, lambda: [h * self.factor * w for w in lagrange_integrals(h * self._rate(), places)])
+        places, scale = [(node - a) / h for node in nodes], h * self.factor
+        return self._once(h, places, lambda: [scale * w for w in lagrange_integrals(h * self._rate(), places)])
 
     @staticmethod
     def length(h: float) -> float:
@@ -275,9 +275,7 @@ class Equation:
         raise ValueError(f"this dynamics has no frame {frame!r}, only {known}. Choose one of these in the solver.")
 
 
-def linear(
-    rate: Coefficient, nonlinear: Callable[[float, Tensor], Tensor], factor: Coefficient = 1.0
-) -> Equation:
+def linear(rate: Coefficient, nonlinear: Callable[[float, Tensor], Tensor], factor: Coefficient = 1.0) -> Equation:
     """dx = (L x + c N(t, x)) dt with its split under the frame name "linear"; as `LinearSplit`."""
     return Equation(
         drift=lambda t, x: rate * x + factor * nonlinear(t, x),

@@ -70,20 +70,20 @@ class Kept:
         state: where; None keeps nothing.
         name: of the file.
         counted: the prior, whose calls so far are kept, too.
-        solves: so far, kept like them.
         stop: called after each step; raises where it is time.
         is_over: whether it is.
         every: seconds between two savings.
+        solves: so far, kept like the calls.
     """
 
     state: State | None
     name: str
     counted: Counted
-    solves: Solves
     stop: Callable[..., None]
     is_over: Callable[[], bool]
     every: float = EVERY
     saved: float = field(default_factory=time.monotonic)
+    solves: Solves = field(default_factory=Solves)
 
     def __call__(self, *step: int) -> None:
         self.stop(*step)
@@ -176,7 +176,7 @@ class Task:
         try:
             state = self.state if self.ranks.size == 1 else None
             with tallied() as solves:
-                kept = Kept(state, f"ensemble-{place(name, i)}", counted, solves, stop, is_over)
+                kept = Kept(state, f"ensemble-{place(name, i)}", counted, stop, is_over, solves=solves)
                 particles = posterior(counted, self.likelihoods(i), self.times, n, stream, on_step=kept)
             drawn = events(counted.denoiser, particles.resample(n, stream.child("resample")).x)
             if not bool(drawn.isfinite().all()):
