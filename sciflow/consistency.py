@@ -40,8 +40,9 @@ def inconsistencies(run: RunFile) -> Iterator[str]:
         yield f"sample.n_samples must be at least {least} for the metrics of domain {run.domain!r}, got {got}."
     if not run.sample.posteriors:
         yield "sample.posteriors is empty. Name at least one sampler; `sciflow list posteriors` prints the kinds."
-    if hasattr(run.train, "schedule"):
-        yield from unplannable(run, run.train.schedule)
+    law = getattr(run.train, "of", run.train)  # of windows, where the prior is made of them
+    if hasattr(law, "schedule"):
+        yield from unplannable(run, law.schedule)
     yield from _unforecast(run)
     yield from _unshared(run)
     if run.report.notebook:

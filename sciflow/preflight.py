@@ -77,6 +77,8 @@ def _inside(parsed: config.RunFile, file: Path) -> Iterator[str]:
     arrays = parsed.dataset.simulate(Stream(parsed.seed).child("dataset"))
     wrong = [f"{file}: {line}" for line in violations(arrays, DATA)]
     yield from wrong
+    if not wrong and hasattr(parsed.train, "look"):
+        parsed.train.look("dataset", arrays)
     if not wrong and isinstance(parsed.train, OwnNetwork):
         parsed.train.tried(arrays, Stream(parsed.seed).child("train", "examination"))
     if not wrong and "measured" in arrays.variables:

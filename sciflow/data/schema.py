@@ -75,6 +75,7 @@ SAMPLES = Schema(
         Variable("log_evidence_stderr_islands", ("posterior", "observation"), is_required=False, is_finite=False),
         Variable("ess", ("posterior", "observation"), is_required=False, is_finite=False),
         Variable("nfe", ("posterior", "observation"), kind="number", is_required=False),
+        Variable("solves", ("posterior", "observation"), kind="number", is_required=False),
         Variable("ess_trace", ("posterior", "observation", "smc_step"), is_required=False, is_finite=False),
         Variable("parents_trace", ("posterior", "observation", "smc_step"), is_required=False, is_finite=False),
         Variable("log_evidence_trace", ("posterior", "observation", "smc_step"), is_required=False, is_finite=False),

@@ -20,6 +20,7 @@ from sciflow.diffusion.one_step import DiffusionModel, ForecastModel, RefinerMod
 from sciflow.diffusion.own import OwnDenoiser
 from sciflow.diffusion.schedule import Scaled, Schedule
 from sciflow.diffusion.subspace import SubspaceDenoiser, SubspaceMixture
+from sciflow.diffusion.windowed import WindowedDenoiser
 from sciflow.errors import InputError
 from sciflow.solvers.state_space import StateSpace
 
@@ -126,7 +127,8 @@ def pack(denoiser: Denoiser, network: Any = None) -> dict[str, Any]:
 
     Args:
         denoiser: what to store.
-        network: for a `NetworkDenoiser`, `OwnDenoiser` or `Forecasts`, the entry of `NETWORKS` that built its module.
+        network: for a `NetworkDenoiser`, `OwnDenoiser` or `Forecasts`, or windows of one, the entry of `NETWORKS` that
+            built its module.
 
     Raises:
         TypeError: a denoiser that has no stored form.
@@ -157,6 +159,8 @@ def pack(denoiser: Denoiser, network: Any = None) -> dict[str, Any]:
         return {**common, "kind": "forecasts", **_pack_forecasts(denoiser, network)}
     if isinstance(denoiser, KnownDynamics):
         return {**common, "kind": "dynamics", **_pack_space(denoiser.space)}
+    if isinstance(denoiser, WindowedDenoiser):
+        return {**common, "kind": "windowed", "window": pack(denoiser.window, network)}
     raise TypeError(f"a {type(denoiser).__name__} has no stored form. Store the denoiser it wraps.")
 
 
@@ -180,6 +184,8 @@ def unpack(fields: Mapping[str, Any]) -> Denoiser:
         return KnownDynamics(_unpack_space(fields), schedule)
     if fields["kind"] == "forecasts":
         return _unpack_forecasts(fields)
+    if fields["kind"] == "windowed":
+        return WindowedDenoiser(unpack(fields["window"]), shape[0], shape[1:])
     options = dict(fields["network"])
     module = _restored(_table("network")[options.pop("kind")](**options).build(shape), fields["weights"])
     assert isinstance(schedule, Scaled), "a network's schedule is scaled by the standard deviation of its data"
@@ -190,15 +196,33 @@ def unpack(fields: Mapping[str, Any]) -> Denoiser:
     return NetworkDenoiser(module, schedule, shape, fields["mean"])
 
 
-def load(path: str | Path, device: str | torch.device = "cpu") -> Denoiser:
+def _cast(denoiser: Denoiser, dtype: torch.dtype) -> None:
+    """Give the networks of a denoiser this precision."""
+    if isinstance(denoiser, WindowedDenoiser):
+        _cast(denoiser.window, dtype)
+    elif isinstance(denoiser, NetworkDenoiser | OwnDenoiser):
+        denoiser.module.to(dtype)
+    elif isinstance(denoiser, Forecasts):
+        denoiser.to(dtype)
+
+
+def load(path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Denoiser:
     """The denoiser in a `model.pt`, on the device where it is to be called.
+
+    Args:
+        path: of the file.
+        device: of its tensors.
+        dtype: of its networks; None leaves them as they were stored.
 
     Raises:
         InputError: the file is missing, truncated, of another kind, or names a network or schedule that is not known.
     """
     try:
         fields = torch.load(path, map_location=device, weights_only=True)
-        return unpack(fields)
+        denoiser = unpack(fields)
+        if dtype is not None:
+            _cast(denoiser, dtype)
+        return denoiser
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such model. Run `sciflow train` first, or check train.path.") from None
     except InputError as error:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sciflow.errors import InputError
 from sciflow.inverse.operator import Operator
+from sciflow.inverse.solves import solved
 
 Positive = Annotated[float, Field(gt=0)]
 STEEPEST = 15.0
@@ -90,6 +91,7 @@ class _Solve(torch.autograd.Function):
 def _solved(factors: list[np.ndarray], right: Tensor) -> Tensor:
     from scipy.linalg import cho_solve_banded
 
+    solved(len(factors))
     rows = [
         cho_solve_banded((factor, True), row.numpy().ravel(), check_finite=False)
         for factor, row in zip(factors, right, strict=True)
@@ -166,7 +168,7 @@ class Darcy(Operator):
     Events are the coefficients of u, longest waves first, in any shape: under N(0, I) they make the random field.
 
     Exactness: finite volumes of second order; differentiable by the adjoint equation, to rounding.
-    Cost: a factorisation per row, 3 size⁴/2 multiply-adds; a gradient adds one solve.
+    Cost: a factorisation per row, 3 size⁴/2 multiply-adds; a gradient adds one solve; `Solves` counts both.
     Bias: that of the grid; values of u beyond ±15 count as ±15, which matters for fields of large amplitude alone.
     Args:
         size: cells along a side.

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from sciflow.diffusion.denoiser import Converted, Counted, Denoiser
 from sciflow.diffusion.model import load
-from sciflow.diffusion.network import NetworkDenoiser
-from sciflow.diffusion.own import OwnDenoiser
 from sciflow.errors import InputError
 
 
@@ -46,7 +44,4 @@ class Expert:
 
 @functools.lru_cache(maxsize=8)
 def _loaded(path: str, version: int, device: str, dtype: torch.dtype) -> Denoiser:
-    expert = load(path, device)
-    if isinstance(expert, NetworkDenoiser | OwnDenoiser):
-        expert.module.to(dtype)
-    return expert
+    return load(path, device, dtype)

@@ -17,7 +17,7 @@ from sciflow.inverse.operator import LinearOperator
 class Sensors(LinearOperator):
     """Every stride-th grid point along every axis, in the first channels alone.
 
-        y = (x_{c, i})_{c < channels},   i = first, first + stride, …,   A Aᵀ = I
+        y = (x_{c, i}),   c = 0, every, 2 every, … < channels,   i = first, first + stride, …,   A Aᵀ = I
 
     For fields at several times, stacked as channels, the first channels are the first times.
 
@@ -26,8 +26,9 @@ class Sensors(LinearOperator):
     Bias: none.
     Args:
         stride: distance of neighbouring sensors, ≥ 1 [grid points].
-        channels: how many of the first channels are seen; a vector has none.
+        channels: how many of the first channels are looked at; a vector has none.
         first: the first sensor along every axis: with 0 it stands at the corner [grid points].
+        every: of the channels looked at, each so-manieth is seen: measurements at each so-manieth time.
     Raises:
         InputError: more channels than the events have, or a first sensor beyond their grid.
     Source: definition.
@@ -36,6 +37,7 @@ class Sensors(LinearOperator):
     stride: Annotated[int, Field(ge=1)] = 2
     channels: Annotated[int, Field(ge=1)] = 1
     first: Annotated[int, Field(ge=0)] = 0
+    every: Annotated[int, Field(ge=1)] = 1
 
     def check(self, shape: tuple[int, ...], parameters: Mapping[str, Tensor]) -> None:
         if len(shape) > 1 and self.channels > shape[0]:
@@ -47,4 +49,4 @@ class Sensors(LinearOperator):
         along = slice(self.first, None, self.stride)
         if x.ndim == 2:
             return x[:, along]
-        return x[(slice(None), slice(self.channels), *[along] * (x.ndim - 2))].flatten(1)
+        return x[(slice(None), slice(0, self.channels, self.every), *[along] * (x.ndim - 2))].flatten(1)

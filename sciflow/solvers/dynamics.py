@@ -183,9 +183,9 @@ class TrivialSplit:
 
 @dataclass(frozen=True)
 class LinearSplit:
-    """A constant linear part, diagonal in the basis of the state: dx = (L x + N(t, x)) dt.
+    """A constant linear part, diagonal in the basis of the state: dx = (L x + c N(t, x)) dt.
 
-        P = e^{hL},   W_j = ∫_a^b e^{(b−τ)L} ℓ_j(τ) dτ,   h = b − a
+        P = e^{hL},   W_j = c ∫_a^b e^{(b−τ)L} ℓ_j(τ) dτ,   h = b − a
 
     The integrals are combinations of φ-functions, exact for stiff (Re hL ≪ 0) and for dispersive (imaginary L) modes.
     Steps of equal length share their coefficients: a uniform grid holds one set, whatever its number of steps.
@@ -193,11 +193,13 @@ class LinearSplit:
     Args:
         rate: L, a number or a tensor that broadcasts with the state [1/time]. Real part ≤ 0 for stiff problems.
         nonlinear: N(t, x).
+        factor: c, a number or a tensor that broadcasts with the state; it is left to the weights, and costs no step.
     Source: Cox and Matthews (2002), Exponential time differencing for stiff systems, section 2.
     """
 
     rate: Coefficient
     nonlinear: Callable[[float, Tensor], Tensor]
+    factor: Coefficient = 1.0
     _made: dict[tuple[float, ...], list[Coefficient]] = field(default_factory=dict, repr=False, compare=False)
 
     def _rate(self) -> Tensor:
@@ -209,8 +211,8 @@ class LinearSplit:
 
     def weights(self, a: float, b: float, nodes: Sequence[float]) -> list[Coefficient]:
         h = b - a
-        places = [(node - a) / h for node in nodes]
-        return self._once(h, places, lambda: [h * w for w in lagrange_integrals(h * self._rate(), places)])
+        places, scale = [(node - a) / h for node in nodes], h * self.factor
+        return self._once(h, places, lambda: [scale * w for w in lagrange_integrals(h * self._rate(), places)])
 
     @staticmethod
     def length(h: float) -> float:
@@ -273,9 +275,9 @@ class Equation:
         raise ValueError(f"this dynamics has no frame {frame!r}, only {known}. Choose one of these in the solver.")
 
 
-def linear(rate: Coefficient, nonlinear: Callable[[float, Tensor], Tensor]) -> Equation:
-    """dx = (L x + N(t, x)) dt with its split under the frame name "linear"."""
+def linear(rate: Coefficient, nonlinear: Callable[[float, Tensor], Tensor], factor: Coefficient = 1.0) -> Equation:
+    """dx = (L x + c N(t, x)) dt with its split under the frame name "linear"; as `LinearSplit`."""
     return Equation(
-        drift=lambda t, x: rate * x + nonlinear(t, x),
-        splits={"linear": LinearSplit(rate, nonlinear)},
+        drift=lambda t, x: rate * x + factor * nonlinear(t, x),
+        splits={"linear": LinearSplit(rate, nonlinear, factor)},
     )

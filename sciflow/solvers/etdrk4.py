@@ -20,19 +20,18 @@ class Numbers(NamedTuple):
     """The coefficients of a step, in the letters of `ETDRK4`.
 
     Attributes:
-        half, rest, whole: P₁, P₂ and P.
+        half, whole: P₁ and P.
         at_start, again: W₁ of F(t, x) in u and of F(m, u) in v.
-        ahead, back: 2 W₂ of F(m, v) and −W₂ of F(t, x) in w.
+        back, ahead: P₂ W₁ − W₂ of F(t, x) and 2 W₂ of F(m, v) in w.
         start, middle, end: W_t, ½ W_m and W_b.
     """
 
     half: Coefficient
-    rest: Coefficient
     whole: Coefficient
     at_start: Coefficient
     again: Coefficient
-    ahead: Coefficient
     back: Coefficient
+    ahead: Coefficient
     start: Coefficient
     middle: Coefficient
     end: Coefficient
@@ -109,9 +108,10 @@ class ETDRK4:
         u = plus(halfway, c.at_start, at_x, is_kept=True)
         at_u = flat(split.remainder(m, field_of(u)))
         at_v = flat(split.remainder(m, field_of(plus(halfway, c.again, at_u))))
-        w = plus(plus(scaled(u, c.rest), c.ahead, at_v), c.back, at_x)
+        x = scaled(x, c.whole)
+        w = plus(plus(x, c.back, at_x, is_kept=True), c.ahead, at_v)  # P₂ u without u: P₂ P₁ = P
         at_w = flat(split.remainder(b, field_of(w)))
-        x = plus(scaled(x, c.whole), c.start, at_x)
+        x = plus(x, c.start, at_x)
         x = plus(x, c.middle, plus(at_u, 1.0, at_v))
         return field_of(plus(x, c.end, at_w))
 
@@ -129,7 +129,7 @@ def _stages(split: Split, steps: Sequence[tuple[float, float, float]]) -> list[S
     for (a, m, b), (u,), (v,), (w,), (back,), (start, middle, end) in zip(
         steps, firsts, seconds, thirds, before, wholes, strict=True
     ):
-        propagators = split.propagator(a, m), split.propagator(m, b), split.propagator(a, b)
+        half, rest, whole = split.propagator(a, m), split.propagator(m, b), split.propagator(a, b)
         with lasting():
-            made.append(Stages(Numbers(*propagators, u, v, 2 * w, -back, start, 0.5 * middle, end)))
+            made.append(Stages(Numbers(half, whole, u, v, rest * u - back, 2 * w, start, 0.5 * middle, end)))
     return made

@@ -11,6 +11,7 @@ from sciflow.stages.train import (
     NetworkTraining,
     OwnNetwork,
 )
+from sciflow.stages.windowed import WindowTraining
 
 TRAININGS: dict[str, type] = {
     "network": NetworkTraining,
@@ -20,4 +21,5 @@ TRAININGS: dict[str, type] = {
     "forecast": ForecastTraining,
     "checkpoint": FromFile,
     "own": OwnNetwork,
+    "windows": WindowTraining,
 }

@@ -17,6 +17,7 @@ from sciflow.diffusion.denoiser import Counted, Denoiser
 from sciflow.errors import InputError, NonFiniteError, OutOfTime
 from sciflow.inverse.posterior import Posterior
 from sciflow.inverse.shared import Shared
+from sciflow.inverse.solves import Solves, tallied
 from sciflow.particles.ranks import Ranks
 from sciflow.particles.smc_state import SMCState
 from sciflow.progress import within
@@ -72,6 +73,7 @@ class Kept:
         stop: called after each step; raises where it is time.
         is_over: whether it is.
         every: seconds between two savings.
+        solves: so far, kept like the calls.
     """
 
     state: State | None
@@ -81,6 +83,7 @@ class Kept:
     is_over: Callable[[], bool]
     every: float = EVERY
     saved: float = field(default_factory=time.monotonic)
+    solves: Solves = field(default_factory=Solves)
 
     def __call__(self, *step: int) -> None:
         self.stop(*step)
@@ -89,7 +92,7 @@ class Kept:
         """Save an ensemble between two steps, if it is time."""
         if self.state is None or (time.monotonic() - self.saved < self.every and not self.is_over()):
             return
-        content = {"ensemble": ensemble.as_dict(), "rows": self.counted.rows}
+        content = {"ensemble": ensemble.as_dict(), "rows": self.counted.rows, "solves": self.solves.rows}
         self.state.save(self.name, lambda path: write_checkpoint(path, content, "ensemble"))
         self.saved = time.monotonic()
 
@@ -105,7 +108,7 @@ class Kept:
             logger.warning("%s: an ensemble starts anew", str(error).partition(" Delete it")[0])
             path.unlink()
             return None
-        self.counted.rows = content["rows"]
+        self.counted.rows, self.solves.rows = content["rows"], content["solves"]
         return found
 
     def forget(self) -> None:
@@ -143,7 +146,8 @@ class Task:
         if self.is_shared(piece[0]):
             posterior = replace(self.section.posteriors[piece[0][0]], ranks=ranks)  # type: ignore[type-var]
             draw = self._draw(*piece[0], posterior, lambda: any(numbers(ranks, self.is_over())))
-            return [replace(draw, rows=int(sum(numbers(ranks, draw.rows))))]
+            rows, solves = (int(sum(numbers(ranks, value))) for value in (draw.rows, draw.solves))
+            return [replace(draw, rows=rows, solves=solves)]
 
         def one() -> Draw:
             name, i = piece[ranks.rank]
@@ -170,10 +174,10 @@ class Task:
         counted, start, n = Counted(self.priors(i)), time.monotonic(), self.section.n_samples
         stream = replace(self.job.stream.child(name, i), tile=self.section.tile)
         try:
-            kept = Kept(
-                self.state if self.ranks.size == 1 else None, f"ensemble-{place(name, i)}", counted, stop, is_over
-            )
-            particles = posterior(counted, self.likelihoods(i), self.times, n, stream, on_step=kept)
+            state = self.state if self.ranks.size == 1 else None
+            with tallied() as solves:
+                kept = Kept(state, f"ensemble-{place(name, i)}", counted, stop, is_over, solves=solves)
+                particles = posterior(counted, self.likelihoods(i), self.times, n, stream, on_step=kept)
             drawn = events(counted.denoiser, particles.resample(n, stream.child("resample")).x)
             if not bool(drawn.isfinite().all()):
                 bad = int((~drawn.flatten(1).isfinite().all(1)).sum())
@@ -183,4 +187,4 @@ class Task:
         except NonFiniteError as error:
             raise NonFiniteError(f"posterior {name!r}, observation {i}: {error}") from error
         kept.forget()
-        return Draw.of(particles, drawn, counted.rows, time.monotonic() - start)
+        return Draw.of(particles, drawn, counted.rows, solves.rows, time.monotonic() - start)

@@ -31,15 +31,16 @@ class Draw:
     log_evidence_stderr_islands: float
     ess: float
     rows: int
+    solves: int
     seconds: float
     traces: dict[str, torch.Tensor]
 
     @classmethod
-    def of(cls, particles: Particles, samples: torch.Tensor, rows: int, seconds: float) -> Draw:
+    def of(cls, particles: Particles, samples: torch.Tensor, rows: int, solves: int, seconds: float) -> Draw:
         """Of an ensemble and the equal draws that were taken from it."""
         return cls(
             samples.cpu(), float(particles.log_evidence), float(particles.log_evidence_stderr),
-            float(particles.log_evidence_stderr_islands), particles.ess(), rows, seconds, _traces(particles),
+            float(particles.log_evidence_stderr_islands), particles.ess(), rows, solves, seconds, _traces(particles),
         )  # fmt: skip
 
     def pack(self) -> bytes:
@@ -99,13 +100,14 @@ def assembled(
             "samples": samples,
             "log_weights": np.zeros(samples.shape[:3]),
             "nfe": table("rows") / like.shape[1],
+            "solves": table("solves") / like.shape[1],
             **{name: table(name) for name in NUMBERS},
             **{name: value if value.shape[3] > 1 else value[..., 0] for name, value in traces.items()},
         },
         {
             "samples": ("posterior", "observation", "member", *dims),
             "log_weights": ("posterior", "observation", "member"),
-            **{name: ("posterior", "observation") for name in (*NUMBERS, "nfe")},
+            **{name: ("posterior", "observation") for name in (*NUMBERS, "nfe", "solves")},
             **{name: ("posterior", "observation", *trace_dims(name, v.shape[3])) for name, v in traces.items()},
         },
         {"posterior": np.array(names), "observation": np.array(mine, dtype=np.int64)},

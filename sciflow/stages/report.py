@@ -130,14 +130,15 @@ def _words(metric: str, unit: str = "") -> str:
     return metric.replace("_", " ") + (f" [{unit}]" if unit else "")
 
 
-def costs(job: Job, evidence: Evidence) -> list[tuple[str, float, float]]:
-    """(sampler, network calls per draw, seconds per observation)."""
+def costs(job: Job, evidence: Evidence) -> list[tuple[str, float, float, float]]:
+    """(sampler, network calls per draw, equations that its operators solved per draw, seconds per observation)."""
     facts = _facts(job.inputs["samples"])
     seconds = facts.get("posterior_seconds", {})
-    nfe = evidence.samples["nfe"].mean("observation")
+    nfe, solves = (evidence.samples[name].mean("observation") for name in ("nfe", "solves"))
     count = int(evidence.samples.sizes["observation"])
     names = [str(name) for name in evidence.samples["posterior"].to_numpy()]
-    return [(name, float(nfe.sel(posterior=name)), float(seconds.get(name, float("nan"))) / count) for name in names]
+    lasted = [float(seconds.get(name, float("nan"))) / count for name in names]
+    return [*zip(names, nfe.to_numpy().tolist(), solves.to_numpy().tolist(), lasted, strict=True)]
 
 
 def _facts(artefact: Path) -> Mapping[str, Any]:

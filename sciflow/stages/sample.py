@@ -27,8 +27,6 @@ from sciflow.data.store import (
 from sciflow.diffusion.denoiser import Denoiser, Tiled
 from sciflow.diffusion.forecast import Forecasts
 from sciflow.diffusion.model import load
-from sciflow.diffusion.network import NetworkDenoiser
-from sciflow.diffusion.own import OwnDenoiser
 from sciflow.diffusion.times import Karras, Times
 from sciflow.domains.protocol import question
 from sciflow.errors import InputError
@@ -186,12 +184,7 @@ def _prior(job: Job, section: SampleSection) -> Denoiser:
     """
     path = job.inputs["model"]
     job.expect("model", Header.of(read_checkpoint(path, "model")["header"], path).inputs)
-    prior = load(path, device(job.device))
-    if isinstance(prior, NetworkDenoiser | OwnDenoiser):
-        prior.module.to(PRECISIONS[section.precision])
-    if isinstance(prior, Forecasts):
-        prior.to(PRECISIONS[section.precision])
-    return prior
+    return load(path, device(job.device), PRECISIONS[section.precision])
 
 
 def _event_dims(data: xr.Dataset, prior: Denoiser) -> tuple[str, ...]:
@@ -249,13 +242,16 @@ def _with(posterior: Posterior, solver: Scheduled | None) -> Posterior:
 
 
 def _cost(section: SampleSection, draws: Mapping[tuple[str, int], Draw]) -> dict[str, Any]:
-    """Seconds and network rows of each posterior."""
+    """Seconds, network rows and solves of each posterior."""
     seconds: dict[str, float] = {}
     rows: dict[str, int] = {}
+    solves: dict[str, int] = {}
     for (name, _), draw in draws.items():
         seconds[name] = round(seconds.get(name, 0.0) + draw.seconds, 3)
         rows[name] = rows.get(name, 0) + draw.rows
-    return {"posterior_seconds": seconds, "posterior_rows": rows, "n_samples": section.n_samples}
+        solves[name] = solves.get(name, 0) + draw.solves
+    said = {"posterior_seconds": seconds, "posterior_rows": rows, "n_samples": section.n_samples}
+    return said | ({"posterior_solves": solves} if any(solves.values()) else {})
 
 
 def gather(job: Job, parts: Sequence[Path]) -> None:

@@ -69,4 +69,5 @@ def total(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         found["gpu_seconds"] = round(sum(known("gpu_seconds")), 3)
     if known("device"):
         found["device"] = ", ".join(dict.fromkeys(map(str, known("device"))))
-    return found | {key: dict(summed(key)) for key in ("posterior_seconds", "posterior_rows") if known(key)}
+    each = ("posterior_seconds", "posterior_rows", "posterior_solves")
+    return found | {key: dict(summed(key)) for key in each if known(key)}

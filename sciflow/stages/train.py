@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from pydantic import Field
@@ -32,6 +32,7 @@ from sciflow.networks.mlp import Network
 from sciflow.networks.unet import UNet
 from sciflow.random import Stream
 from sciflow.stages.artefact import Job, device
+from sciflow.stages.learned import Learned, Training
 from sciflow.stages.rows import check_grid, interval, moments, parameters, rows, trajectories
 from sciflow.training import own
 from sciflow.training.checkpoint import Checkpoint, save
@@ -45,24 +46,6 @@ from sciflow.training.windows import Windows
 
 if TYPE_CHECKING:
     import xarray as xr
-
-
-@dataclass(frozen=True)
-class Learned:
-    """A denoiser in the form in which it is stored, with what is worth telling of its making."""
-
-    model: dict[str, Any]
-    history: dict[str, Any] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
-
-
-@runtime_checkable
-class Training(Protocol):
-    """An entry of TRAININGS: how the prior comes to be."""
-
-    def learn(self, job: Job, data: xr.Dataset, checkpoint: Path | None) -> Learned:
-        """The prior of this data set."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -93,8 +76,12 @@ class NetworkTraining:
     optimisation: Optimisation = field(default_factory=Optimisation)
     centred: bool = False
 
+    def look(self, where: str, data: xr.Dataset) -> None:
+        """Raise InputError where the network does not fit the grid of the data."""
+        check_grid(where, data, self.network)
+
     def learn(self, job: Job, data: xr.Dataset, checkpoint: Path | None) -> Learned:
-        check_grid(str(job.inputs.get("data", "data.nc")), data, self.network)
+        self.look(str(job.inputs.get("data", "data.nc")), data)
         train, validation = rows(data, "train"), rows(data, "validation")
         shape, build = tuple(train.shape[1:]), self.network.build
         if self.centred:
@@ -154,6 +141,12 @@ class ForecastTraining:
     n_given: Annotated[int, Field(gt=0)] = 1
     optimisation: Optimisation = field(default_factory=Optimisation)
     parameters: tuple[str, ...] = ()
+
+    def look(self, where: str, data: xr.Dataset) -> None:
+        """Raise InputError where the data are no trajectories of equal steps that the network fits, and long enough."""
+        check_grid(where, data, self.network)
+        self._windows(data)
+        interval(data)
 
     def learn(self, job: Job, data: xr.Dataset, checkpoint: Path | None) -> Learned:
         check_grid(str(job.inputs.get("data", "data.nc")), data, self.network)

@@ -12,7 +12,7 @@ import xarray as xr
 
 from sciflow.domains.pde.boxes import Ring
 from sciflow.domains.pde.equations import Advection, Burgers, KortewegDeVries, semilinear
-from sciflow.domains.pde.evolve import fields
+from sciflow.domains.pde.evolve import check_step, fields
 from sciflow.domains.pde.navier_stokes import NavierStokes
 from sciflow.domains.pde.simulate import Evolving
 from sciflow.errors import InputError, NonFiniteError
@@ -143,6 +143,17 @@ def test_what_does_not_fit_is_refused(options: dict[str, object], message: str) 
 def test_a_step_too_long_for_the_waves_is_refused_with_the_longest_that_is_safe() -> None:
     with pytest.raises(InputError, match=r"cells; at most 1.3 are stable. Take steps of at most (?P<step>[\d.e-]+)"):
         made(equation=KortewegDeVries(), amplitude=20.0, step=0.5, duration=4.0)
+
+
+@pytest.mark.parametrize("speed", [0.3, 1.7, 15.0, 999.0])
+def test_the_step_that_is_advised_is_taken(speed: float) -> None:
+    box = Ring(2 * math.pi, 64)
+    with pytest.raises(InputError, match=r"cut into 2, lets waves .* of at most ([\d.e-]+)\.$") as refused:
+        check_step(box, 5.0, speed, n_parts=2)
+    advised = float(str(refused.value).rpartition(" ")[2].rstrip("."))
+    check_step(box, advised, speed, n_parts=2)
+    with pytest.raises(InputError, match=r"at most 1\.3 are stable"):
+        check_step(box, 1.2 * advised, speed, n_parts=2)  # two digits: it is no more than 10 % too short
 
 
 def test_a_blow_up_names_the_step_that_would_do() -> None:

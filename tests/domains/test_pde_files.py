@@ -18,7 +18,7 @@ from sciflow.networks.fourier import FNO
 from sciflow.networks.mlp import MLP
 from sciflow.random import Stream
 from sciflow.stages.train import NetworkTraining
-from tests.tiny import PDE, Place, change
+from tests.tiny import FORECAST, PDE, Place, change
 
 N, T, X, Y = 20, 5, 16, 8
 
@@ -94,6 +94,38 @@ def test_a_grid_of_unequal_steps_is_refused_for_a_fourier_network_alone(tmp_path
         NetworkTraining(network=FNO()).learn(job, data, None)
     with pytest.raises(RuntimeError, match="no such device"):  # the grid is no matter: it comes as far as the device
         NetworkTraining(network=MLP()).learn(job, data, None)
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "message"),
+    [
+        ({"x": np.linspace(0, 1, X) ** 2}, "dataset: a Fourier network needs equal steps, but those of 'x' go"),
+        ({"t": np.arange(T + 1.0) ** 2}, "one-step forecasters need equidistant times, got steps from"),
+        ({"n_times": 1}, "need trajectories of 2 or more, got 1"),
+    ],
+)
+def test_the_check_reads_the_data_and_says_what_training_would(
+    place: Place, spoilt: dict[str, Any], message: str
+) -> None:
+    """Before any work, where `sciflow check --data` is asked to look inside."""
+    with h5py.File(place.folder / "a.hdf5", "w") as file:
+        file["tensor"] = example(1).fields["speed"]
+        file["x-coordinate"] = spoilt.get("x", np.arange(X) / X)
+        file["t-coordinate"] = spoilt.get("t", np.arange(T + 1) / 4)
+    values = change(
+        FORECAST,
+        {
+            "dataset": {
+                "kind": "simulations", "path": str(place.folder / "a.hdf5"), "n_times": spoilt.get("n_times"),
+                "n_observations": 2,
+                "observation": {"operator": {"kind": "sensors", "stride": 1}, "noise": {"kind": "gaussian"}},
+            },
+            "train.network": {"kind": "fno", "width": 4, "modes": 3, "depth": 1},
+        },
+    )  # fmt: skip
+    assert place.sciflow("check", place.write(values)).status == 0
+    outcome = place.sciflow("check", "--data", place.write(values))
+    assert outcome.status == 2 and message in outcome.text
 
 
 def test_a_whole_run_from_a_file(place: Place) -> None:

@@ -17,12 +17,15 @@ from sciflow.diffusion.schedule import EDM, Cosine, Linear, Scaled, VariancePres
 from sciflow.random import Stream
 from sciflow.solvers import (
     EABM,
+    ETDRK4,
     Equation,
     Euler,
     EulerMaruyama,
     ExponentialEuler,
     ExponentialRungeKutta,
     Heun,
+    RungeKutta4,
+    Solver,
     linear,
     solve,
 )
@@ -113,6 +116,21 @@ def test_steps_of_equal_length_share_their_coefficients() -> None:
     made = {id(split.weights(a, b, [a])[0]) for a, b in itertools.pairwise(times)}
     assert len(made) == 1
     assert torch.allclose(split.propagator(times[7], times[8]), (0.01 * rate).exp(), rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize(
+    "solver", [ETDRK4("linear"), EABM(3, "linear"), ExponentialRungeKutta(4, "linear"), RungeKutta4()], ids=repr
+)
+def test_a_factor_of_the_nonlinear_part_may_be_left_to_the_weights(solver: Solver) -> None:
+    """c N and its factor c, complex beside a real linear part, are one equation."""
+    rate = -(torch.arange(8.0, dtype=torch.float64) ** 2)
+    factor = 1j * torch.linspace(-1, 1, 8, dtype=torch.float64)
+    x = Stream(0).normal(3, (8, 2), dtype=torch.float64)
+    start, grid = torch.view_as_complex(x), [0.0, 0.01, 0.02, 0.03, 0.05]
+    whole, left = linear(rate, lambda t, x: factor * x.square()), linear(rate, lambda t, x: x.square(), factor)
+    assert torch.equal(whole.drift(0.0, start), left.drift(0.0, start))
+    ends = [solve(one, start, grid, solver) for one in (whole, left)]
+    assert torch.allclose(*ends, rtol=0, atol=ROUNDING)
 
 
 def test_ddim_is_exponential_euler_is_the_exact_ornstein_uhlenbeck_mean() -> None:

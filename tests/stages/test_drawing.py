@@ -18,6 +18,7 @@ from sciflow.inverse import Dense, GaussianLikelihood, TwistedSMC
 from sciflow.inverse.marginal import Ensemble, Tilted
 from sciflow.inverse.posterior import Posterior
 from sciflow.inverse.shared import Keeper
+from sciflow.inverse.solves import Solves
 from sciflow.inverse.tempered import Tempered
 from sciflow.particles.particles import Particles
 from sciflow.random import Stream
@@ -65,13 +66,14 @@ def test_an_ensemble_that_is_cut_short_goes_on_to_the_same_bits(name: str, tmp_p
     for cut in (1, 4):
         first, second = Counted(prior()), Counted(prior())
         with State(tmp_path / f"{cut}", key) as state, pytest.raises(OutOfTime):
-            drawn(name, first, Kept(state, "e", first, *until(cut)))
+            drawn(name, first, Kept(state, "e", first, *until(cut), solves=Solves(7)))
         with State(tmp_path / f"{cut}", key) as state:
             assert state.path("e") is not None
             asked = Counted(second)  # counts the calls of this process alone
             keeper = Kept(state, "e", second, *until(1000))
             found = drawn(name, asked, keeper)
             keeper.forget()
+            assert keeper.solves.rows == 7  # nothing is solved here; what was before the cut is kept
             assert state.path("e") is None
         for part in ("x", "log_weights", "eve", "ess_trace", "evidence_trace"):
             assert torch.equal(getattr(found, part), getattr(expected, part)), part

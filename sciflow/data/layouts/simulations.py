@@ -63,7 +63,8 @@ class Simulations:
             if values.shape != wanted:
                 axes = ", ".join(("sample", "time", *self.space))
                 raise InputError(
-                    f"{path}: {name!r} has shape {values.shape}, its axes say ({axes}) = {wanted}. Mend one."
+                    f"{path}: {name!r} has shape {values.shape}, its axes say ({axes}) = {wanted}. Write its axes in "
+                    "this order, and as many coordinates along each as it has points."
                 )
         for name, values in self.constants.items():
             if values.shape != (wanted[0], *wanted[2:]):
@@ -74,7 +75,10 @@ class Simulations:
         if look_inside:
             for name, values in (*self.fields.items(), *self.constants.items()):
                 if bad := not_finite(values, ("sample", "time", *self.space)[-values.ndim :]):
-                    raise InputError(f"{path}: {name!r} has {bad}. The simulation blew up, or a mask was stored in it.")
+                    raise InputError(
+                        f"{path}: {name!r} has {bad}. The simulation blew up, or a mask was stored in it: leave out "
+                        "that sample, or what comes after, or fill in what the mask hides."
+                    )
         return self
 
     def to_dataset(self) -> xr.Dataset:

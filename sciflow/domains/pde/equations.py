@@ -62,16 +62,18 @@ def semilinear(equation: RingEquation, ring: Ring) -> Equation:
 
     Mean and, where L is skew, ∫u² are conserved. States are (batch, size/2 + 1), complex128.
     """
-    n = ring.size  # transforms leave their factors out: n² values of u², in one product with the rest
+    n = ring.size  # transforms leave their factors out: n² values of u², in one factor with the rest
     factor = -0.5j * equation.steepening * ring.odd_wavenumbers * ring.kept / n**2
 
     def advection(t: float, modes: Tensor) -> Tensor:
-        return torch.fft.rfft(torch.fft.irfft(modes, n=n, norm="forward").square_()).mul_(factor)
+        return torch.fft.rfft(torch.fft.irfft(modes, n=n, norm="forward").square_())
 
     def nothing(t: float, modes: Tensor) -> Tensor:
         return torch.zeros_like(modes)
 
-    return linear(equation.rate(ring), advection if equation.steepening else nothing)
+    if not equation.steepening:
+        return linear(equation.rate(ring), nothing)
+    return linear(equation.rate(ring), advection, factor)
 
 
 @dataclass(frozen=True)

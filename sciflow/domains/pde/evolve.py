@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -38,23 +39,26 @@ COURANT = 1.3
 """Cells that the fastest wave may cross in a step: Runge–Kutta's 2.8 over the highest kept wave, 2π/3 a cell."""
 
 
-def check_step(box: Ring | Torus, step: float, speed: float) -> None:
+def check_step(box: Ring | Torus, step: float, speed: float, n_parts: int = 1) -> None:
     """Refuse a time step in which waves cross more than `COURANT` cells.
 
     Args:
         box: where.
         step: of time.
         speed: of the fastest wave.
+        n_parts: into which each step is cut.
 
     Raises:
         InputError: with the largest step that is safe.
     """
-    safe = COURANT * box.length / box.size / speed if speed > 0 else float("inf")
+    safe = n_parts * COURANT * box.length / box.size / speed if speed > 0 else float("inf")
     if step > safe:
-        crossed = step * speed * box.size / box.length
+        crossed = step / n_parts * speed * box.size / box.length
+        last = 10 ** (math.floor(math.log10(safe)) - 1)  # of two digits: advice is rounded down, or it would be refused
+        cut = f", cut into {n_parts}," if n_parts > 1 else ""
         raise InputError(
-            f"a step of {step:.3g} lets waves of speed {speed:.3g} cross {crossed:.3g} cells; at most {COURANT} are "
-            f"stable. Take steps of at most {safe:.2g}."
+            f"a step of {step:.3g}{cut} lets waves of speed {speed:.3g} cross {crossed:.3g} cells; at most {COURANT} "
+            f"are stable. Take steps of at most {math.floor(safe / last) * last:.2g}."
         )
 
 

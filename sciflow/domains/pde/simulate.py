@@ -134,7 +134,7 @@ class Evolving:
         """
         box = self.box
         equation = with_own(self.equation, own)
-        check_step(box, self.step / 2, equation.fastest(box, start))
+        check_step(box, self.step, equation.fastest(box, start), n_parts=2)
         return certified(equation.dynamics(box), box, start, self.times, self.step)
 
     def simulate(self, stream: Stream) -> xr.Dataset:
