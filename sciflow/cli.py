@@ -1,6 +1,6 @@
 """The command line: one command per stage, and what helps before and after a run.
 
-Exit status: 0 done · 1 failed · 2 the input is wrong · 75 out of time, state saved: run the same command again.
+Exit status: 0 done · 1 failed · 2 the input is wrong · 75 out of time or SIGTERM: run the same command again.
 Nothing heavy is imported before a command needs it.
 """
 

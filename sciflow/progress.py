@@ -214,12 +214,15 @@ def ending(deadline: float | None, said: str) -> Iterator[None]:
     if deadline is None or main is None or not isinstance(listener, Termination):
         yield
         return
+    if (left := deadline - time.monotonic()) <= 0:
+        listener.said = said
+        listener()
 
     def stop() -> None:
         listener.said = said
         signal.pthread_kill(main, signal.SIGTERM)  # a system call that waits is interrupted, too
 
-    timer = threading.Timer(max(deadline - time.monotonic(), 0.0), stop)
+    timer = threading.Timer(left, stop)
     timer.daemon = True
     timer.start()
     try:
