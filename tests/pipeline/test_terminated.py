@@ -34,14 +34,13 @@ def asked(place: Place, name: str = "imaging") -> list[int]:
 
 
 @pytest.fixture
-def awaited(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def awaited() -> Iterator[None]:
     """A SIGTERM that nobody hears is an error, and does not end the tests."""
 
     def unheard(*_: object) -> None:
         raise AssertionError("the command does not listen")
 
     before = signal.signal(signal.SIGTERM, unheard)
-    monkeypatch.setattr(signal, "SIG_DFL", unheard)
     yield
     signal.signal(signal.SIGTERM, before)
 
@@ -147,9 +146,10 @@ class Faulty:
 
 
 @pytest.fixture
-def faulty(copied: Place) -> Faulty:
-    (copied.folder / "trace").touch()
-    return Faulty(copied)
+def faulty(place: Place) -> Faulty:
+    """In a folder that is empty but for the notes of the plugin."""
+    (place.folder / "trace").touch()
+    return Faulty(place)
 
 
 @pytest.mark.slow
@@ -158,10 +158,10 @@ def faulty(copied: Place) -> Faulty:
     ("stage", "files"), {"evaluate": ["metrics.csv", "metrics.nc"], "report": ["report.html"]}.items()
 )
 def test_a_stage_that_keeps_nothing_is_killed_while_it_writes(
-    stage: str, files: list[str], faulty: Faulty, record_property: Callable[[str, object], None]
+    stage: str, files: list[str], copied: Place, record_property: Callable[[str, object], None]
 ) -> None:
     """By SIGKILL, and evaluate by SIGTERM from there on: the first alone asks for memory; both begin anew."""
-    place = faulty.place
+    place, faulty = copied, Faulty(copied)
     place.write({**IMAGING, "plugins": [FAULTS]}, "imaging")
     assert place.sciflow(stage, "imaging.yaml").status == 0
     made = [place.results("imaging") / name for name in files]

@@ -1,7 +1,7 @@
 """A plugin whose loss, guidance and writes fail as the file `plan` in the working directory says, each line once.
 
-A line is `<where> <call> <what>`: at the n-th call of `loss`, `guidance` or `step` (of an ensemble), or of a write of an
-artefact (`model.pt`), counted in each process, it gives `nan`, sends SIGTERM (`term`) or SIGKILL (`die`) to this
+A line is `<where> <call> <what>`: at the n-th call of `loss`, `guidance` or `step` (of an ensemble), or of a write of
+an artefact (`model.pt`), counted in each process, it gives `nan`, sends SIGTERM (`term`) or SIGKILL (`die`) to this
 process, SIGKILL to its group (`kill`), or SIGTERM to the launcher of this rank, which passes it on (`stop`). `loss@1`
 is that of the second rank. The file `trace`, if there is one, notes every call with its process.
 """
