@@ -1,6 +1,6 @@
 """The command line: one command per stage, and what helps before and after a run.
 
-Exit status: 0 done · 1 failed · 2 the input is wrong · 75 out of time, state saved: run the same command again.
+Exit status: 0 done · 1 failed · 2 the input is wrong · 75 out of time or SIGTERM: run the same command again.
 Nothing heavy is imported before a command needs it.
 """
 
@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sciflow.errors import InputError, NonFiniteError, OutOfTime
+from sciflow.errors import InputError, NonFiniteError, OutOfTime, Terminated
+from sciflow.progress import terminable
 from sciflow.runs import ARTEFACTS, STAGES, Run, read
 from sciflow.starting import check_clock, importing, part_of, start_ranks
 
@@ -157,7 +158,7 @@ def train(run: RunArgument, data: Data = None, out: Out = None, state: State = N
 
     on_node = scratch.folder(os.environ)
     described, parsed, job = _prepare(run, "train", {"data": data}, out, state, time_limit, source, smoke)
-    start_ranks(described, "train")
+    start_ranks(described, "train", job.folder())
     _record(job)
     stage.run(replace(job, scratch=on_node), parsed.train)
 
@@ -182,7 +183,7 @@ def sample(
         stage.gather(job, parts)
         return
     job = replace(job, part=part)
-    start_ranks(described, "sample")
+    start_ranks(described, "sample", job.folder())
     _record(job)
     stage.run(job, parsed.sample)
 
@@ -364,9 +365,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(arguments: list[str] | None) -> tuple[int, str]:
     try:
-        with held:
+        with terminable(), held:
             app(arguments)
         return 0, ""
+    except Terminated as stop:
+        return 75, f"stopped: {stop}"
     except SystemExit as stop:  # the command line itself: help, a wrong option, a command that has said it all
         return (stop.code if isinstance(stop.code, int) else 1 if stop.code else 0), ""
     except InputError as error:

@@ -1,4 +1,4 @@
-"""The three ways a stage may stop, each with its exit status."""
+"""The ways a stage may stop, each with its exit status."""
 
 from __future__ import annotations
 
@@ -9,6 +9,17 @@ class InputError(ValueError):
 
 class OutOfTime(RuntimeError):
     """The time limit is near: state is saved, and the same command continues it (exit status 75)."""
+
+
+class Terminated(SystemExit):
+    """SIGTERM came, or the time is over, where no loop could save its state (exit status 75).
+
+    No `Exception`: whoever turns a failure of what he calls into one of his own must not take it for such a failure.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.code = 75
 
 
 class NonFiniteError(FloatingPointError):

@@ -116,7 +116,7 @@ def outcome(error: BaseException) -> str:
 
 
 def _message(error: BaseException) -> str:
-    return "" if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"[:LONGEST]
+    return "" if type(error) is SystemExit else f"{type(error).__name__}: {error}"[:LONGEST]
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ def megabytes(asked: int, state: Path, attempt: int) -> int:
         asked · 2^min(kills, attempt − 1)
 
     A kill is a process that left no word in its state: SIGKILL, as of an out-of-memory killer, or an allocation that
-    failed. Running out of time, wrong input, a bug or a duplicate that was refused asks for no more.
+    failed. SIGTERM, running out of time, wrong input, a bug or a duplicate that was refused asks for no more.
 
     Args:
         asked: of the run file.

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
+from sciflow.errors import Terminated
+
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
@@ -164,20 +166,102 @@ def _clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
 
 
+class Termination:
+    """What SIGTERM does in a command where no loop listens: it raises `Terminated`, once.
+
+    A second one, as of a launcher that passes on what its ranks have heard, finds the command on its way out.
+    """
+
+    def __init__(self) -> None:
+        self.is_heard, self.said = False, "SIGTERM came. What was saved is kept: run the same command again."
+
+    def __call__(self, *_: object) -> None:
+        if not self.is_heard:
+            self.is_heard = True
+            raise Terminated(self.said)
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM end the block by `Terminated`, in the main thread; nothing in others.
+
+    Raises:
+        Terminated: SIGTERM came, and no loop inside heard it (`time_limit`).
+    """
+    with _on_sigterm(Termination()):
+        yield
+
+
+@contextmanager
+def deaf() -> Iterator[None]:
+    """Do not hear SIGTERM inside the block, in the main thread: for what is over at once, and the work with it."""
+    with _on_sigterm(lambda *_: None):
+        yield
+
+
+@contextmanager
+def ending(deadline: float | None, said: str) -> Iterator[None]:
+    """End work that has no step to stop after at its deadline, inside of `terminable`.
+
+    Args:
+        deadline: a reading of `time.monotonic()`; None for no limit.
+        said: what to do then.
+
+    Raises:
+        Terminated: it is time; says `said`.
+    """
+    listener, main = signal.getsignal(signal.SIGTERM), threading.main_thread().ident
+    if deadline is None or main is None or not isinstance(listener, Termination):
+        yield
+        return
+    if (left := deadline - time.monotonic()) <= 0:
+        listener.said = said
+        listener()
+
+    def stop() -> None:
+        listener.said = said
+        signal.pthread_kill(main, signal.SIGTERM)  # a system call that waits is interrupted, too
+
+    timer = threading.Timer(left, stop)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()  # no signal once the block is left
+
+
 @contextmanager
 def time_limit(deadline: float | None) -> Iterator[Callable[[], bool]]:
     """Give a function that says whether to save and stop: the deadline has passed, or SIGTERM has come.
 
-    The signal is caught only in the main thread, and only inside the `with` block.
+    The signal is caught only in the main thread, and only inside the `with` block, which it never breaks into. A block
+    that ends well all the same passes it on to whoever listened before.
 
     Args:
         deadline: a reading of `time.monotonic()`; None for no limit.
     """
-    terminated = threading.Event()
-    is_main = threading.current_thread() is threading.main_thread()
-    previous = signal.signal(signal.SIGTERM, lambda *_: terminated.set()) if is_main else None
+    terminated, before = threading.Event(), signal.getsignal(signal.SIGTERM)
     try:
-        yield lambda: terminated.is_set() or (deadline is not None and time.monotonic() >= deadline)
+        with _on_sigterm(lambda *_: terminated.set()):
+            yield lambda: terminated.is_set() or (deadline is not None and time.monotonic() >= deadline)
+    except BaseException:
+        if terminated.is_set() and isinstance(before, Termination):
+            before.is_heard = True
+        raise
+    if terminated.is_set() and callable(before):
+        before(signal.SIGTERM, None)
+
+
+@contextmanager
+def _on_sigterm(listener: Callable[..., None]) -> Iterator[None]:
+    """Call it when SIGTERM comes, in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, listener)
+    try:
+        yield
     finally:
-        if is_main:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL if previous is None else previous)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if previous is None else previous)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from sciflow import progress, status
-from sciflow.errors import NonFiniteError, OutOfTime
+from sciflow.errors import NonFiniteError, OutOfTime, Terminated
 from sciflow.journal import FILE, read, recorded
 from sciflow.progress import track
 from tests.tiny import IMAGING, Place, change
@@ -69,6 +69,7 @@ def test_steps_are_told_every_few_seconds(tmp_path: Path, monkeypatch: pytest.Mo
     [
         (OutOfTime("soon"), "stopped"),
         (SystemExit(75), "stopped"),
+        (Terminated("SIGTERM came"), "stopped"),
         (SystemExit(0), "done"),
         (SystemExit(2), "failed"),
         (NonFiniteError("loss"), "failed"),

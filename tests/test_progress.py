@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -11,7 +12,8 @@ import time
 import pytest
 
 from sciflow import progress
-from sciflow.progress import time_limit, told_to, track, within
+from sciflow.errors import OutOfTime, Terminated
+from sciflow.progress import deaf, ending, terminable, time_limit, told_to, track, within
 
 
 @pytest.fixture
@@ -108,3 +110,59 @@ def test_time_limit_works_in_other_threads():
     thread.start()
     thread.join()
     assert seen == [True]
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_sigterm_ends_a_command_once_and_not_what_is_put_in_order_then():
+    before, tidied = signal.getsignal(signal.SIGTERM), []
+    with pytest.raises(Terminated, match="run the same command again") as ended, terminable():
+        try:
+            terminate()
+            pytest.fail("it went on")
+        finally:
+            terminate()
+            tidied.append(True)
+    assert tidied and ended.value.code == 75 and not isinstance(ended.value, Exception)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_loop_hears_sigterm_first_and_passes_on_what_it_did_not_act_upon():
+    done = []
+    with pytest.raises(Terminated), terminable():
+        with time_limit(None) as is_over:
+            terminate()
+            assert is_over()
+            done.append("the loop")
+        pytest.fail("it went on")
+    assert done == ["the loop"]
+    with pytest.raises(OutOfTime), terminable():
+        try:
+            with time_limit(None):
+                terminate()
+                raise OutOfTime("the state is saved")
+        finally:
+            terminate()  # a second one, as from a launcher
+            done.append("put in order")
+    assert done == ["the loop", "put in order"]
+
+
+def test_deaf_moments_hear_nothing():
+    with terminable(), deaf():
+        terminate()
+
+
+def test_work_without_steps_ends_at_its_deadline():
+    with pytest.raises(Terminated, match="raise it"), terminable(), ending(time.monotonic() + 0.05, "raise it"):
+        time.sleep(60)
+    with pytest.raises(Terminated, match="raise it"), terminable(), ending(time.monotonic() - 1, "raise it"):
+        pytest.fail("there is no time left")
+    with terminable():
+        for deadline in (None, time.monotonic() + 0.01, time.monotonic() + 60):
+            with contextlib.suppress(Terminated), ending(deadline, ""):
+                pass
+        time.sleep(0.02)  # nothing rings after the block
+    with ending(time.monotonic() - 1, ""):  # nobody listens: nobody is ended
+        pass

@@ -29,6 +29,7 @@ from filelock import FileLock, Timeout
 from sciflow.data.store import atomic_path
 from sciflow.errors import InputError, NonFiniteError
 from sciflow.memory import counted
+from sciflow.progress import deaf, time_limit
 
 KEY = re.compile("[0-9a-f]{16}")
 """What `state_key` returns, so that no other folder is ever deleted."""
@@ -79,10 +80,11 @@ def alone(directory: Path) -> Iterator[None]:
         kept = is_out_of_memory(error)
         raise
     finally:
-        with contextlib.suppress(OSError):  # as in State: not instead of the error that is on its way
-            if not kept:
-                holder.unlink(missing_ok=True)
-        lock.release()
+        with deaf():
+            with contextlib.suppress(OSError):  # as in State: not instead of the error that is on its way
+                if not kept:
+                    holder.unlink(missing_ok=True)
+            lock.release()
 
 
 def _acquire(lock: FileLock, directory: Path) -> None:
@@ -128,29 +130,34 @@ class State:
 
     def __enter__(self) -> State:
         _acquire(self._lock, self.directory)
-        holder = self.directory / "holder"
+        holder, is_named = self.directory / "holder", False
         try:
-            self._count_kills(holder)
-            holder.write_text(_name())
-            self._remove_stale()
-            self._repeat_failure()
-            self._folder.mkdir(exist_ok=True)
+            with time_limit(None):  # a SIGTERM waits until it is known who is here
+                self._count_kills(holder)
+                holder.write_text(_name())
+                is_named = True
+                self._remove_stale()
+                self._repeat_failure()
+                self._folder.mkdir(exist_ok=True)
         except BaseException:
+            if is_named:  # nobody killed this one
+                holder.unlink(missing_ok=True)
             self._lock.release()
             raise
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        try:
-            with contextlib.suppress(OSError):  # a full disk must not hide the error that is on its way
-                if error is not None:
-                    self.log(f"{type(error).__name__}: {error}")
-                if isinstance(error, PERMANENT) and not _is_for_want_of_a_package(error):
-                    self.fail(str(error))
-                if not is_out_of_memory(error):
-                    (self.directory / "holder").unlink(missing_ok=True)
-        finally:
-            self._lock.release()
+        with deaf():
+            try:
+                with contextlib.suppress(OSError):  # a full disk must not hide the error that is on its way
+                    if error is not None:
+                        self.log(f"{type(error).__name__}: {error}")
+                    if isinstance(error, PERMANENT) and not _is_for_want_of_a_package(error):
+                        self.fail(str(error))
+                    if not is_out_of_memory(error):
+                        (self.directory / "holder").unlink(missing_ok=True)
+            finally:
+                self._lock.release()
 
     @property
     def _folder(self) -> Path:
@@ -160,6 +167,14 @@ class State:
         """Where `name` was saved, or None."""
         path = self._folder / name
         return path if path.is_file() else None
+
+    def names(self, start: str) -> list[str]:
+        """What was saved under names that start so."""
+        return sorted(path.name for path in self._folder.glob(f"{start}*")) if self._folder.is_dir() else []
+
+    def remove(self, name: str) -> None:
+        """Forget what was saved under `name`, if anything."""
+        (self._folder / name).unlink(missing_ok=True)
 
     def load(self, name: str) -> bytes | None:
         """What was saved under `name`, or None."""

@@ -20,6 +20,7 @@ import torch
 from sciflow.data.state import State, alone, state_key
 from sciflow.data.store import Header, checked_sha256, open_dataset, sha256, write_provenance
 from sciflow.errors import InputError, NonFiniteError, OutOfTime
+from sciflow.progress import ending
 from sciflow.random import Stream
 
 if TYPE_CHECKING:
@@ -106,12 +107,26 @@ class Job:
 
         Raises:
             InputError: another process works at this stage of this run, or it has failed for good before.
+            Terminated: SIGTERM came, or the time is over.
         """
         state = self.open_state()
         with contextlib.nullcontext() if state is None else state:
-            yield
+            with self.ending():
+                yield
             if state is not None:
                 state.clear()
+
+    def ending(self) -> contextlib.AbstractContextManager[None]:
+        """For work that keeps nothing: it ends when the time is over.
+
+        Raises:
+            Terminated: it is; says what to do.
+        """
+        return ending(
+            self.deadline,
+            f"run {self.run}, {self.stage}: the time limit is near, and nothing is kept of what was not finished. The "
+            f"same command begins anew; if that cannot end in time, raise resources.{self.stage}.runtime.",
+        )
 
     def alone(self) -> contextlib.AbstractContextManager[None]:
         """For a stage that is over in seconds: an orphan and its duplicate never both write.

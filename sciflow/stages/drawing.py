@@ -6,7 +6,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -14,21 +14,18 @@ import torch
 from sciflow.data.state import State
 from sciflow.diffusion.centred import events
 from sciflow.diffusion.denoiser import Counted, Denoiser
-from sciflow.errors import InputError, NonFiniteError, OutOfTime
+from sciflow.errors import InputError, NonFiniteError
 from sciflow.inverse.posterior import Posterior
 from sciflow.inverse.shared import Shared
-from sciflow.inverse.solves import Solves, tallied
-from sciflow.particles.ranks import Ranks
-from sciflow.particles.smc_state import SMCState
-from sciflow.progress import within
+from sciflow.inverse.solves import tallied
+from sciflow.particles.ranks import Alone, Ranks
 from sciflow.stages.artefact import Job
 from sciflow.stages.draws import Draw
+from sciflow.stages.kept import Kept
 from sciflow.stages.shares import done, numbers
 from sciflow.training.checkpoint import load as read_checkpoint
-from sciflow.training.checkpoint import save as write_checkpoint
 
 logger = logging.getLogger(__name__)
-EVERY = 60.0  # seconds from one saving of an ensemble to the next
 
 
 class Section(Protocol):
@@ -62,64 +59,9 @@ def recall(state: State | None, name: str, i: int) -> Draw | None:
         return None
 
 
-@dataclass
-class Kept:
-    """Told of each step of one draw; keeps its ensemble every minute, and before the time is over.
-
-    Args:
-        state: where; None keeps nothing.
-        name: of the file.
-        counted: the prior, whose calls so far are kept, too.
-        stop: called after each step; raises where it is time.
-        is_over: whether it is.
-        every: seconds between two savings.
-        solves: so far, kept like the calls.
-    """
-
-    state: State | None
-    name: str
-    counted: Counted
-    stop: Callable[..., None]
-    is_over: Callable[[], bool]
-    every: float = EVERY
-    saved: float = field(default_factory=time.monotonic)
-    solves: Solves = field(default_factory=Solves)
-
-    def __call__(self, *step: int) -> None:
-        self.stop(*step)
-
-    def keep(self, ensemble: SMCState) -> None:
-        """Save an ensemble between two steps, if it is time."""
-        if self.state is None or (time.monotonic() - self.saved < self.every and not self.is_over()):
-            return
-        content = {"ensemble": ensemble.as_dict(), "rows": self.counted.rows, "solves": self.solves.rows}
-        self.state.save(self.name, lambda path: write_checkpoint(path, content, "ensemble"))
-        self.saved = time.monotonic()
-
-    def resumed(self) -> SMCState | None:
-        """What was saved, on the devices that it was on; what cannot be read counts as nothing."""
-        path = self.state.path(self.name) if self.state else None
-        if path is None:
-            return None
-        try:
-            content = read_checkpoint(path, "ensemble", where=None)
-            found = SMCState.from_dict(content["ensemble"])
-        except InputError as error:
-            logger.warning("%s: an ensemble starts anew", str(error).partition(" Delete it")[0])
-            path.unlink()
-            return None
-        self.counted.rows, self.solves.rows = content["rows"], content["solves"]
-        return found
-
-    def forget(self) -> None:
-        """The draw is done."""
-        if self.state and (path := self.state.path(self.name)):
-            path.unlink()
-
-
 @dataclass(frozen=True)
 class Task:
-    """What draws are made of, and by whom."""
+    """What draws are made of, by whom, and where they are kept: a folder of all ranks, which the first has locked."""
 
     job: Job
     section: Section
@@ -136,7 +78,7 @@ class Task:
         return self.ranks.size > 1 and isinstance(posterior, Shared) and posterior.is_shared
 
     def draws(self, piece: Sequence[tuple[str, int]]) -> list[Draw]:
-        """One draw of all ranks together, or one of each rank, in the order of the ranks.
+        """One draw of all ranks together, or one of each rank, in the order of the ranks; each is saved at once.
 
         Raises:
             NonFiniteError: a draw is not finite; names posterior and observation.
@@ -144,39 +86,31 @@ class Task:
         """
         ranks = self.ranks
         if self.is_shared(piece[0]):
-            posterior = replace(self.section.posteriors[piece[0][0]], ranks=ranks)  # type: ignore[type-var]
-            draw = self._draw(*piece[0], posterior, lambda: any(numbers(ranks, self.is_over())))
-            rows, solves = (int(sum(numbers(ranks, value))) for value in (draw.rows, draw.solves))
-            return [replace(draw, rows=rows, solves=solves)]
+            name, i = piece[0]
+            together = replace(self.section.posteriors[name], ranks=ranks)  # type: ignore[type-var]
+            return [self._draw(name, i, together, ranks)]
 
         def one() -> Draw:
             name, i = piece[ranks.rank]
-            return self._draw(name, i, self.section.posteriors[name], self.is_over)
+            return self._draw(name, i, self.section.posteriors[name], Alone())
 
         if ranks.size == 1:
             return [one()]
         found = done(ranks, lambda: one().pack() if ranks.rank < len(piece) else b"")
         return [Draw.unpack(content) for content in found[: len(piece)]]
 
-    def _draw(self, name: str, i: int, posterior: Posterior, is_over: Callable[[], bool]) -> Draw:
-        """Sample one posterior for one observation."""
-
-        def stop(*step: int) -> None:
-            if step:
-                within(*step)
-            if is_over():
-                raise OutOfTime(
-                    f"stopped at observation {i} of {name!r} before the time limit; what was finished is saved. Run "
-                    "the same command again to continue; if not one observation fits, raise resources.sample.runtime."
-                )
-
-        stop()
+    def _draw(self, name: str, i: int, posterior: Posterior, ranks: Ranks) -> Draw:
+        """Sample one posterior for one observation, on these ranks."""
+        late = (
+            f"stopped at observation {i} of {name!r} before the time limit; what was finished is saved. Run the same "
+            "command again to continue; if not one observation fits, raise resources.sample.runtime."
+        )
         counted, start, n = Counted(self.priors(i)), time.monotonic(), self.section.n_samples
         stream = replace(self.job.stream.child(name, i), tile=self.section.tile)
+        kept = Kept(self.state, f"ensemble-{place(name, i)}", counted, late, self.is_over, ranks)
+        kept()
         try:
-            state = self.state if self.ranks.size == 1 else None
-            with tallied() as solves:
-                kept = Kept(state, f"ensemble-{place(name, i)}", counted, stop, is_over, solves=solves)
+            with tallied() as kept.solves:
                 particles = posterior(counted, self.likelihoods(i), self.times, n, stream, on_step=kept)
             drawn = events(counted.denoiser, particles.resample(n, stream.child("resample")).x)
             if not bool(drawn.isfinite().all()):
@@ -186,5 +120,9 @@ class Task:
                 )
         except NonFiniteError as error:
             raise NonFiniteError(f"posterior {name!r}, observation {i}: {error}") from error
+        rows, n_solves = (int(sum(numbers(ranks, value))) for value in (counted.rows, kept.solves.rows))
+        draw = Draw.of(particles, drawn, rows, n_solves, time.monotonic() - start)
+        if self.state and ranks.rank == 0:
+            self.state.save(place(name, i), draw.pack())
         kept.forget()
-        return Draw.of(particles, drawn, counted.rows, solves.rows, time.monotonic() - start)
+        return draw

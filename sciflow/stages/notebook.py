@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sciflow.errors import InputError
+from sciflow.progress import time_limit
 from sciflow.stages.page import templates
 
 SUFFIXES = (".py", ".ipynb")
@@ -68,7 +69,7 @@ def executed(file: Path, folder: Path) -> Shown:
     notebook = _read(file)
     given = {PARAMETER: str(folder)}
     try:
-        with _silent():
+        with _silent(), time_limit(None):  # the kernel's client takes SIGTERM and gives it back to nobody
             done = papermill.execute_notebook(
                 notebook, None, parameters=given, kernel_name=KERNEL, language="python", progress_bar=False
             )

@@ -37,7 +37,7 @@ from sciflow.progress import time_limit, track
 from sciflow.search.reference import Found, Search
 from sciflow.solvers.scheduled import Scheduled
 from sciflow.stages.artefact import Job, device
-from sciflow.stages.drawing import Task, place, recall
+from sciflow.stages.drawing import Task, recall
 from sciflow.stages.draws import Draw, assembled
 from sciflow.stages.shards import check_each_once, common_header, share, total
 from sciflow.stages.shares import held, numbers, of_first, rounds
@@ -86,7 +86,7 @@ def run(job: Job, section: SampleSection) -> None:
     Raises:
         InputError: observations that do not fit the assumed operator, or bad files.
         NonFiniteError: a draw is not finite.
-        OutOfTime: the deadline is near; finished observations are kept.
+        OutOfTime: the deadline is near; finished observations are kept, and the ensemble that was worked on.
     """
     with ranks(job.device):
         _sample(job, section, job.open_data(), _prior(job, section), Group.here())
@@ -128,27 +128,30 @@ def _sample(
     dims = _event_dims(data, prior)
     found = _found(job, section, prior)
     section = replace(section, posteriors={n: _with(p, found.solver) for n, p in section.posteriors.items()})
-    with held(together, job.open_state()) as state, job.named(), time_limit(job.deadline) as is_over:
+    opened = job.open_state()
+    with held(together, opened) as state, job.named():
         draws = {item: draw for item in work if (draw := recall(state, *item))}
-        is_done = of_first(together, [item in draws for item in work])
-        left = [item for item, done_before in zip(work, is_done, strict=True) if not done_before]
-        task = Task(job, section, priors, found.times, likelihoods, is_over, together, state)
-        pieces = list(rounds(left, task.is_shared, together.size))
-        before = len(work) - len(left) if together.size == 1 else 0  # rounds are not counted like draws
-        shown = track(
-            pieces, "sample", done=before, numbers=lambda: {"ess": [*draws.values()][-1].ess} if draws else {}
-        )
-        for piece in shown if together.rank == 0 else pieces:
-            for item, draw in zip(piece, task.draws(piece), strict=True):
-                draws[item] = draw
-                if state:
-                    state.save(place(*item), draw.pack())
+        with time_limit(job.deadline) as is_over:
+            task = Task(job, section, priors, found.times, likelihoods, is_over, together, opened)
+            _draw(task, work, draws)
         facts = _cost(section, draws) | _cost_of_ranks(together)
         if together.rank == 0:
             made = assembled(list(section.posteriors), mine, draws, dims, data, _like(section))
             _write(job, section, found, made.assign_attrs(told or {}), header, facts)
         if state:
             state.clear()
+
+
+def _draw(task: Task, work: Sequence[tuple[str, int]], draws: dict[tuple[str, int], Draw]) -> None:
+    """Add what is not among the draws of the first rank to those of all."""
+    together = task.ranks
+    is_done = of_first(together, [item in draws for item in work])
+    left = [item for item, done_before in zip(work, is_done, strict=True) if not done_before]
+    pieces = list(rounds(left, task.is_shared, together.size))
+    before = len(work) - len(left) if together.size == 1 else 0  # rounds are not counted like draws
+    shown = track(pieces, "sample", done=before, numbers=lambda: {"ess": [*draws.values()][-1].ess} if draws else {})
+    for piece in shown if together.rank == 0 else pieces:
+        draws |= dict(zip(piece, task.draws(piece), strict=True))
 
 
 def _like(section: SampleSection) -> torch.Tensor:
@@ -229,7 +232,8 @@ def _found(job: Job, section: SampleSection, prior: Denoiser) -> Found:
     like = torch.empty(0, dtype=PRECISIONS[section.precision], device=device(job.device))
     stream = replace(job.stream.child("search"), tile=section.tile)
     try:
-        found = section.search(Tiled(prior, section.tile), times, stream, like)
+        with job.ending():
+            found = section.search(Tiled(prior, section.tile), times, stream, like)
     except ValueError as error:
         raise InputError(f"sample.search: {error}") from error
     return found if isinstance(found, Found) else Found(found)

@@ -253,14 +253,14 @@ class MixtureTraining:
 
     def learn(self, job: Job, data: xr.Dataset, checkpoint: Path | None) -> Learned:
         train, held_out = rows(data, "train"), rows(data, "validation")
-        _, std = moments(train)
-        shape = tuple(train.shape[1:])
+        shape, (_, std) = tuple(train.shape[1:]), moments(train)
         if self.symmetries:
             if len(shape) < 2 or shape[-1] != shape[-2]:
                 raise InputError(f"train.symmetries needs square images, got events of shape {shape}. Leave it out.")
             train = torch.cat([torch.rot90(x, k, (-2, -1)) for x in (train, train.flip(-1)) for k in range(4)])
         seed = job.stream.child("mixture").key()
-        law = fit_mixture(train.flatten(1), self.n_components, self.n_directions, self.n_iterations, seed)
+        with job.ending():
+            law = fit_mixture(train.flatten(1), self.n_components, self.n_directions, self.n_iterations, seed)
         sets = {"train": train, "validation": held_out}
         facts = {f"log_density_{name}": round(float(law.log_prob(x.flatten(1)).mean()), 3) for name, x in sets.items()}
         return Learned(pack(SubspaceDenoiser(law, Scaled(self.schedule, std), shape)), facts=facts)
@@ -363,7 +363,8 @@ class OwnNetwork:
         return denoiser, own.examined(denoiser, held_out, stream)
 
     def learn(self, job: Job, data: xr.Dataset, checkpoint: Path | None) -> Learned:
-        denoiser, ratios = self.tried(data, job.stream.child("examination"))
+        with job.ending():
+            denoiser, ratios = self.tried(data, job.stream.child("examination"))
         return Learned(pack(denoiser, self.network), facts={"denoising": ratios})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,13 +46,14 @@ def _write(path: Path, content: Mapping[str, Any], kind: str) -> None:
             raise
 
 
-def load(path: Path, kind: str, where: str | None = "cpu") -> dict[str, Any]:
+def load(path: Path, kind: str, where: str | Callable[[Any, str], Any] | None = "cpu") -> dict[str, Any]:
     """Read what `save` wrote, after verifying every checksum.
 
     Args:
         path: the file.
         kind: what it must be.
-        where: device of its tensors; None leaves each on that which it was saved from.
+        where: device of its tensors, or what `torch.load` asks for that of each; None leaves each on that which it was
+            saved from.
 
     Raises:
         InputError: the file cannot be read, is damaged, or is something else.

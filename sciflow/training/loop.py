@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -21,6 +22,11 @@ from sciflow.training.ema import averaged
 from sciflow.training.optimisation import Optimisation
 from sciflow.training.ranks import Ranks
 
+OWN_BUFFERS: dict[str, Any] = {  # each rank's, as they are; from torch 2.13 on under another name
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    else "broadcast_buffers": False
+}
 Loss = Callable[[nn.Module, Tensor, Stream, int, int], Tensor]
 """(module, batch, stream, step, first) -> loss of each row, shape (batch,).
 
@@ -181,9 +187,7 @@ class _Run:
         self.objective = _Objective(module, loss)
         self.parallel = None
         if self.ranks.size > 1:  # gradients lie where they are exchanged: two copies of all weights less a step
-            self.parallel = DistributedDataParallel(
-                self.objective, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+            self.parallel = DistributedDataParallel(self.objective, gradient_as_bucket_view=True, **OWN_BUFFERS)
         self.started = self.saved = time.monotonic()
 
     def advance(self, step: int, is_over: Callable[[], bool]) -> None:

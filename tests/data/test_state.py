@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from sciflow.data.state import RETRY_VARIABLE, State, alone, state_key
-from sciflow.errors import InputError, NonFiniteError, OutOfTime
+from sciflow.errors import InputError, NonFiniteError, OutOfTime, Terminated
 from sciflow.memory import megabytes
+from sciflow.progress import terminable
 
 KEY = state_key("train: {n_steps: 10}", "digest", {"data.nc": "00ff"})
 OTHER = state_key("train: {n_steps: 20}", "digest", {"data.nc": "00ff"})
@@ -177,6 +180,42 @@ def test_only_those_that_were_killed_get_more_memory(tmp_path):
     assert asked(4) == 4000, "what was enough stays"
     attempt(tmp_path, "state.clear()")
     assert asked(4) == 1000
+
+
+def test_what_does_not_get_in_leaves_no_name(tmp_path):
+    """A failure that is repeated, and a SIGTERM on the way in: nobody was killed."""
+    with pytest.raises(InputError, match="wrong"), State(tmp_path, KEY):
+        raise InputError("wrong")
+    with pytest.raises(InputError, match="recorded failure"), State(tmp_path, KEY):
+        pytest.fail("the body must not run")
+    assert not (tmp_path / "holder").exists() and megabytes(1000, tmp_path, 2) == 1000
+    (tmp_path / KEY / "failed.json").unlink()
+    with terminable(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(State, "_remove_stale", lambda self: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Terminated), State(tmp_path, KEY):
+            pytest.fail("the body must not run")
+    assert not (tmp_path / "holder").exists() and megabytes(1000, tmp_path, 2) == 1000
+    with State(tmp_path, KEY):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["state", "alone"])
+def test_sigterm_on_the_way_out_does_not_leave_the_name(tmp_path, kind):
+    """Neither the first one, nor a second one after what it had raised."""
+    holder, unlink = tmp_path / "holder", Path.unlink
+
+    def unlinked(path, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        unlink(path, **options)
+
+    for is_second in (False, True):
+        with terminable(), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Path, "unlink", unlinked)
+            with contextlib.suppress(Terminated), State(tmp_path, KEY) if kind == "state" else alone(tmp_path):
+                if is_second:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                assert holder.exists()
+        assert not holder.exists()
 
 
 def test_a_count_of_kills_that_a_full_disk_left_empty_starts_anew(tmp_path):
