@@ -228,9 +228,10 @@ def compare(
     out: Annotated[Path, typer.Option(help="Page to write.")],
 ) -> None:
     """Write the comparison page of a sweep."""
+    from sciflow.results import look
     from sciflow.stages.comparison import compare as write
 
-    write(runs, out)
+    write(runs, out, {run.name: look(run).files for run in runs})
 
 
 @app.command()

@@ -29,9 +29,7 @@ from sciflow.types import facts
 
 
 def _of_domains(stage: str, table: str) -> dict[str, Any]:
-    return {
-        name: entry for domain in DOMAINS for name, entry in getattr(question(domain, stage), table, {}).items()
-    }
+    return {name: entry for domain in DOMAINS for name, entry in getattr(question(domain, stage), table, {}).items()}
 
 
 def tables() -> dict[str, Mapping[str, Any]]:

@@ -99,4 +99,6 @@ def declared(metric: str, tables: Mapping[str, Mapping[str, Direction]]) -> str:
     found = directions({metric: tables.get(metric, {})})
     if set(found) == {metric} and wanted(found[metric]) is None:
         return found[metric]
-    return ", ".join(f"{row} {'near ' * (wanted(text) is not None)}{text}" for row, text in found.items()) or "not ranked"
+    return (
+        ", ".join(f"{row} {'near ' * (wanted(text) is not None)}{text}" for row, text in found.items()) or "not ranked"
+    )

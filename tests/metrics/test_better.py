@@ -45,11 +45,19 @@ def test_a_direction_is_less_more_or_a_number() -> None:
 
 def test_what_a_foreign_table_says_is_a_direction_or_nothing() -> None:
     assert [known(text) for text in ("less", "0.9", "<b>", "", "nan", "-inf")] == ["less", "0.9", "", "", "", ""]
-    assert [words(text) for text in ("more", "0.9", "<b>")] == ["more is better", "nearer to 0.9 is better", "not ranked"]
+    assert [words(text) for text in ("more", "0.9", "<b>")] == [
+        "more is better",
+        "nearer to 0.9 is better",
+        "not ranked",
+    ]
 
 
 def test_the_shortfall_is_least_for_the_best() -> None:
     values = [0.2, 0.7, 1.0]
-    assert [min(values, key=lambda v, way=way: shortfall(v, way)) for way in ("less", "more", "0.75")] == [0.2, 1.0, 0.7]
+    assert [min(values, key=lambda v, way=way: shortfall(v, way)) for way in ("less", "more", "0.75")] == [
+        0.2,
+        1.0,
+        0.7,
+    ]
     mean = sum(values) / 3  # 0.633: below 0.75, so that each counts by how far it is below
     assert sum(shortfall(v, "0.75", mean) for v in values) / 3 == pytest.approx(0.75 - mean, abs=1e-15)  # one rounding
