@@ -228,10 +228,10 @@ def compare(
     out: Annotated[Path, typer.Option(help="Page to write.")],
 ) -> None:
     """Write the comparison page of a sweep."""
-    from sciflow.results import look
     from sciflow.stages.comparison import compare as write
 
-    write(runs, out, {run.name: look(run).files for run in runs})
+    described = {run.name: read(run / "run.yaml") for run in runs}
+    write(runs, out, {name: {s: run.owner(s) for s in ("train", "sample")} for name, run in described.items()})
 
 
 @app.command()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from scipy.special import stdtrit
 
@@ -11,7 +12,7 @@ LEVEL = 0.975  # of Student's t: two-sided 95 %
 
 
 def best(
-    value: Sequence[float], stderr: Sequence[float], seeds: Sequence[Mapping[Hashable, float]] = ()
+    value: Sequence[float], stderr: Sequence[float], seeds: Sequence[Mapping[Any, float]] = ()
 ) -> tuple[int, list[int]]:
     """The place of the least value, and those that cannot be told from it: nearer than twice the error of a difference.
 

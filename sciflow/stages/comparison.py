@@ -15,7 +15,7 @@ from sciflow.stages.sweep_costs import Costs, costs, error_fronts
 from sciflow.stages.sweep_figures import swept_figures
 
 
-def compare(runs: Sequence[Path], out: Path, files: Mapping[str, Mapping[str, Path]] | None = None) -> None:
+def compare(runs: Sequence[Path], out: Path, owners: Mapping[str, Mapping[str, str]] | None = None) -> None:
     """The comparison page of a sweep: every metric against the swept values, and error against cost.
 
     Where seeds are swept, every number is the mean over them with the standard error that their spread gives.
@@ -23,15 +23,14 @@ def compare(runs: Sequence[Path], out: Path, files: Mapping[str, Mapping[str, Pa
     Args:
         runs: folders of the children, each with run.yaml and metrics.csv.
         out: the page to write.
-        files: name of a child → artefact → file, where it does not lie in the folder of the child: costs are read
-            from `model` and `samples`.
+        owners: name of a child → stage → name of the run that builds it, where it is not the child: the costs of
+            `train` and `sample` are read from there.
 
     Raises:
         InputError: a file is missing or not one of ours.
     """
     sweep = gather(runs)
-    own = {run.name: {"model": run / "model.pt", "samples": run / "samples.nc"} for run in runs}
-    known = costs({name: {**places, **(files or {}).get(name, {})} for name, places in own.items()})
+    known = costs({run.name: _built(run, (owners or {}).get(run.name, {})) for run in runs})
     page = (
         templates()
         .get_template("comparison.html")
@@ -45,6 +44,15 @@ def compare(runs: Sequence[Path], out: Path, files: Mapping[str, Mapping[str, Pa
         )
     )
     write(out, page)
+
+
+def _built(run: Path, owners: Mapping[str, str]) -> dict[str, Path]:
+    """The artefacts whose costs count, where they lie: with the run, or with that which builds them for it."""
+    found: dict[str, Path] = {}
+    for artefact, stage, file in (("model", "train", "model.pt"), ("samples", "sample", "samples.nc")):
+        own, other = run / file, run.parent / owners.get(stage, run.name) / file
+        found[artefact] = own if own.is_file() else other
+    return found
 
 
 def _chapter(sweep: Gathered, metric: str, known: Costs) -> dict[str, Any]:

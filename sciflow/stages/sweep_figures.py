@@ -59,7 +59,8 @@ def _number(sweep: Gathered, line: Line, key: int) -> float:
 
 def _samplers(sweep: Gathered, lines: Sequence[Line]) -> dict[str, list[Line]]:
     """Name as a figure shows it → lines."""
-    names, found = sweep.names, {}
+    names = sweep.names
+    found: dict[str, list[Line]] = {}
     for line in lines:
         found.setdefault(names[line.posterior], []).append(line)
     return found
