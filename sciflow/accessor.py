@@ -6,7 +6,7 @@ import functools
 import html
 import io
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,39 +93,40 @@ class RunAccessor:
         return Picture(drawing.figure, drawing.caption)
 
     def compare(self, metric: str, posterior: str | None = None) -> Picture:
-        """One metric over the swept values, as on the comparison page: curves over one key, a map over two.
+        """One metric over the swept values, as on the comparison page: mean over seeds, where these are swept.
+
+        Curves over one key of numbers, a map over two; for anything else a row for each setting.
 
         Args:
             metric: of metrics.csv.
             posterior: the sampler; None for all, which a map cannot show.
 
         Raises:
-            InputError: no sweep, no child with this metric and sampler, or keys that make no picture.
+            InputError: no sweep, no child with this metric and sampler, or settings that make no picture.
         """
-        from sciflow.stages.comparison import read_children, swept_figures
+        from sciflow.stages.gathered import gather
+        from sciflow.stages.sweep_figures import swept_figures
 
         sweep, results = self._results.sweep, self._results.folder.parent
         if sweep is None:
             raise InputError(f"compare: {self._results.folder} has no sweep. Open the base of one: results/<base>.")
-        children, keys, truth = read_children([results / n for n in sweep.children.values() if n in sweep.built])
-        rows = [row for *_, part in children for row in part]
+        whole = gather([results / name for name in sweep.children.values() if name in sweep.built])
         for key, asked in (("metric", metric), ("posterior", posterior)):
-            known = list(dict.fromkeys(row[key] for row in rows))
+            known = list(dict.fromkeys(getattr(line, key) for line in whole.lines))
             if asked is not None and asked not in known:
                 raise InputError(f"compare: no child has {key} {asked!r}, only {known}.{did_you_mean(asked, known)}")
-        chosen = [
-            (name, swept, [row for row in part if posterior in (None, row["posterior"])])
-            for name, swept, part in children
-        ]
-        found = list(swept_figures(chosen, keys, [metric], truth))
+        lines = tuple(line for line in whole.lines if posterior in (None, line.posterior))
+        found = list(swept_figures(replace(whole, lines=lines), metric))
         if not found:
             raise InputError(
-                f"compare: a picture needs one or two swept keys whose values are numbers, got {keys}. "
-                'Select from tree["sweep"] instead.'
+                f"compare: {metric!r} over {list(whole.keys)} makes no picture: no finite number, or too many settings "
+                'of a metric that is not ranked. Select from tree["sweep"] instead.'
             )
         if len(found) > 1:
-            known = list(dict.fromkeys(row["posterior"] for row in rows if row["metric"] == metric))
-            raise InputError(f"compare: a map over {keys} shows one sampler. Give posterior=, one of {known}.")
+            known = list(dict.fromkeys(line.posterior for line in whole.lines if line.metric == metric))
+            raise InputError(
+                f"compare: a map over {list(whole.keys)} shows one sampler. Give posterior=, one of {known}."
+            )
         return Picture(*found[0])
 
     def stack(self, path: str) -> xr.DataArray:

@@ -231,7 +231,8 @@ def compare(
     """Write the comparison page of a sweep."""
     from sciflow.stages.comparison import compare as write
 
-    write(runs, out)
+    described = {run.name: read(run / "run.yaml") for run in runs}
+    write(runs, out, {name: {s: run.owner(s) for s in ("train", "sample")} for name, run in described.items()})
 
 
 @app.command()

@@ -18,6 +18,7 @@ from sciflow.domains.pde.equations import EQUATIONS
 from sciflow.domains.protocol import question
 from sciflow.errors import InputError
 from sciflow.inverse import GUIDANCE, LIKELIHOODS, NOISES, NONLINEAR_OPERATORS, OPERATORS, POSTERIORS
+from sciflow.metrics.better import BETTER, declared
 from sciflow.networks import NETWORKS
 from sciflow.particles import KERNELS, RESAMPLERS
 from sciflow.runs import did_you_mean
@@ -28,7 +29,7 @@ from sciflow.types import facts
 
 
 def _of_domains(stage: str, table: str) -> dict[str, Any]:
-    return {name: entry for domain in DOMAINS for name, entry in getattr(question(domain, stage), table).items()}
+    return {name: entry for domain in DOMAINS for name, entry in getattr(question(domain, stage), table, {}).items()}
 
 
 def tables() -> dict[str, Mapping[str, Any]]:
@@ -74,7 +75,11 @@ def rows(kind: str = "") -> list[dict[str, str]]:
         return [{"name": name, "entries": ", ".join(table)} for name, table in known.items()]
     if kind not in known:
         raise InputError(f"there is no table {kind!r}, only {list(known)}.{did_you_mean(kind, known)}")
-    return [{"name": name, **facts(entry)} for name, entry in known[kind].items()]
+    told = [{"name": name, **facts(entry)} for name, entry in known[kind].items()]
+    if kind == "metrics":
+        directions = {**BETTER, **_of_domains("evaluate", "BETTER")}
+        return [{**entry, "better": declared(entry["name"], directions)} for entry in told]
+    return told
 
 
 def show(kind: str = "") -> None:

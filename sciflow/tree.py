@@ -13,6 +13,7 @@ import xarray as xr
 
 from sciflow import yamlfile
 from sciflow.accessor import RunAccessor
+from sciflow.data.seeds import SEED, over_seeds
 from sciflow.data.store import open_dataset, read_header, read_provenance
 from sciflow.data.table import read_rows
 from sciflow.errors import InputError
@@ -31,7 +32,7 @@ def open_tree(folder: str | Path) -> xr.DataTree:
     Groups, each there as soon as its stage has ended: `data`, `samples` and `arrays` (metrics.nc) with arrays that are
     read from the open file when they are used; `model`, its facts alone; `metrics`, the table metrics.csv as
     value(posterior, metric) with stderr and n; of the base of a sweep, `sweep`: value, stderr and n over the swept keys
-    too, NaN and 0 where a child has no metrics yet.
+    too, NaN and 0 where a child has no metrics yet; where it has seeds, `mean`, `mean_stderr`, `n_seeds` over them.
 
     Attributes of the root: run, title, question, domain, seed, folder, run_file (YAML) and, one entry a line, missing
     and stale. Those of a group: what the file says of its making, and `provenance_…` of the sidecar.
@@ -171,8 +172,24 @@ def cube(sweep: Sweep, results: Path) -> xr.Dataset:
     for at, name in sweep.children.items():
         names[at] = name
     is_built = np.isin(names.astype(str), list(sweep.built))
+    if SEED in shape:
+        dataset = _with_means(dataset)
     return dataset.assign(run=(shape, names.astype(str)), is_built=(shape, is_built)).assign_attrs(
         missing="\n".join(sweep.missing), left_out="\n".join(sweep.left_out), is_planned=int(sweep.is_planned)
+    )
+
+
+def _with_means(dataset: xr.Dataset) -> xr.Dataset:
+    """Besides, the mean over seeds, with the error that the spread between them gives."""
+    value, is_there = dataset["value"], dataset["n"] > 0
+    dims = [dim for dim in value.dims if dim != SEED]
+    arrays = over_seeds(value, is_there, value.get_axis_num(SEED))
+    about = ("mean over seeds", "standard error of the mean, from the spread between seeds", "seeds with metrics")
+    return dataset.assign(
+        {
+            name: (dims, array, {"long_name": words})
+            for name, array, words in zip(("mean", "mean_stderr", "n_seeds"), arrays, about, strict=True)
+        }
     )
 
 
@@ -241,6 +258,7 @@ def _dense(
     shape = (*map(len, coordinates.values()), len(posteriors), len(metrics))
     value, stderr, n = np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape, dtype=int)
     units: dict[str, dict[str, None]] = {name: {} for name in metrics}
+    better = {row["metric"]: row["better"] for row in rows}
     for at, part in tables:
         for row in part:
             place = (*at, places[0][row["posterior"]], places[1][row["metric"]])
@@ -249,6 +267,7 @@ def _dense(
     dims = (*coordinates, "posterior", "metric")
     words = {"posterior": np.array([*posteriors], dtype=str), "metric": np.array([*metrics], dtype=str)}
     unit = ("metric", np.array([" or ".join(found) for found in units.values()], dtype=str))
+    ranked = ("metric", np.array([better[name] for name in metrics], dtype=str), {"long_name": "which way is better"})
     about = {
         "value": {"long_name": "value"},
         "stderr": {"long_name": "standard error"},
@@ -258,4 +277,4 @@ def _dense(
         name: (dims, block, about[name])
         for name, block in zip(("value", "stderr", "n"), (value, stderr, n), strict=True)
     }
-    return xr.Dataset(arrays, coords={**coordinates, **words, "unit": unit})
+    return xr.Dataset(arrays, coords={**coordinates, **words, "unit": unit, "better": ranked})

@@ -251,9 +251,9 @@ class Place:
 def restored_tables() -> Iterator[None]:
     """Take out of the public tables what plugins put in."""
     from sciflow.listing import tables
-    from sciflow.metrics import METRICS
+    from sciflow.metrics import BETTER, METRICS
 
-    known = [METRICS, *tables().values(), *config.SLOTS.values(), *_domain_tables()]
+    known = [METRICS, BETTER, *tables().values(), *config.SLOTS.values(), *_domain_tables()]
     before = [(table, dict(table)) for table in known]
     try:
         yield

@@ -12,7 +12,7 @@ WORDS = ("posterior", "metric", "unit", "note")  # columns that are no numbers
 
 
 def read_rows(table: Path) -> list[dict[str, Any]]:
-    """metrics.csv with numbers as numbers.
+    """metrics.csv with numbers as numbers; `better` is empty in a table that was written before it had this column.
 
     Raises:
         InputError: the table is missing or not one of ours.
@@ -22,9 +22,10 @@ def read_rows(table: Path) -> list[dict[str, Any]]:
             reader = csv.DictReader(file)
             if lacking := {*WORDS} - {*(reader.fieldnames or ())}:
                 raise KeyError(*sorted(lacking))
-            return [
-                {**row, "value": float(row["value"]), "stderr": float(row["stderr"]), "n": int(row["n"])}
-                for row in reader
-            ]
+            return [{**row, **_numbers(row), "better": row.get("better") or ""} for row in reader]
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{table} is no metrics table ({error}). Run `sciflow evaluate` again.") from error
+
+
+def _numbers(row: dict[str, Any]) -> dict[str, float]:
+    return {"value": float(row["value"]), "stderr": float(row["stderr"]), "n": int(row["n"])}

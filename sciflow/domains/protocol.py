@@ -12,6 +12,7 @@ import torch
 from sciflow.diffusion.denoiser import Denoiser
 from sciflow.diffusion.schedule import Schedule
 from sciflow.inverse.likelihood import Likelihood, LikelihoodModel
+from sciflow.metrics.better import BETTER, Direction, directions
 from sciflow.metrics.score import Score
 from sciflow.random import Stream
 
@@ -90,6 +91,7 @@ class Metrics(Protocol):
     """metrics.py: what is good?"""
 
     METRICS: Mapping[str, Any]
+    BETTER: Mapping[str, Mapping[str, Direction]]  # of its own metrics; may be left out
     LEAST_MEMBERS: int  # draws that the metrics need of each posterior
 
     def evaluate(
@@ -158,3 +160,8 @@ class Figures(Protocol):
 def question(domain: str, stage: str) -> Any:
     """The module with which a domain answers a stage's question."""
     return importlib.import_module(f"sciflow.domains.{domain}.{QUESTIONS[stage]}")
+
+
+def better(domain: str) -> dict[str, str]:
+    """Row of a domain's tables → which way is better ("less", "more", the value that is right), plugins' rows too."""
+    return directions(BETTER, getattr(question(domain, "evaluate"), "BETTER", {}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sciflow.figures.bands import field_band
 from sciflow.figures.calibration import calibration, rank_functions, rank_histogram
+from sciflow.figures.categories import category_dots
 from sciflow.figures.comparison import sampler_comparison
 from sciflow.figures.conformations import estimates, overlap_matrix, ramachandran
 from sciflow.figures.front import error_and_cost
@@ -34,6 +35,7 @@ FIGURES = {
     "mean_force_profile": mean_force_profile,
     "distance_bars": distance_bars,
     "error_and_cost": error_and_cost,
+    "category_dots": category_dots,
     "score_by_lead": score_by_lead,
     "spectra": spectra,
     "space_time": space_time,
@@ -45,6 +47,7 @@ FIGURES = {
 __all__ = [
     "FIGURES",
     "calibration",
+    "category_dots",
     "diagnostic_traces",
     "distance_bars",
     "ensemble_traces",

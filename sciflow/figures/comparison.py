@@ -26,6 +26,7 @@ def sampler_comparison(
     is_log: bool = True,
     goal: str = "",
     truth: float | None = None,
+    right: float | None = None,
     order: Sequence[str] = (),
     title: str = "Error of each sampler against its cost",
     ax: Axes | None = None,
@@ -45,6 +46,7 @@ def sampler_comparison(
         is_log: logarithmic error axis; use False for a signed error.
         goal: what is good, for the note; empty is a smaller error. With a goal of its own a value has no zero line.
         truth: where on the horizontal axis the truth lies.
+        right: the value that is right, where there is one: a line.
         order: names of all samplers of a page; each has the same colour in every figure, whoever is shown.
         title: heading.
         ax: where to draw; None makes a Figure.
@@ -66,11 +68,14 @@ def sampler_comparison(
         ax.errorbar(x, value, **bars, **look, label=name)
     if is_log:
         ax.set_yscale("log", nonpositive="clip")
+        style.log_ticks(ax.yaxis)
     elif not goal:
         ax.axhline(0, color=style.FAINT, linewidth=0.8)
     if truth is not None:
         ax.axvline(truth, color=style.FAINT, linewidth=1.2, linestyle=(0, (4, 3)), label="truth", zorder=0)
-    _cost_axis(ax, [np.atleast_1d(curve[0]) for curve in curves.values()])
+    if right is not None:
+        ax.axhline(right, color=style.FAINT, linewidth=1.2, linestyle=(0, (4, 3)), label="right", zorder=0)
+    cost_axis(ax, [np.atleast_1d(np.asarray(curve[0])) for curve in curves.values()])
     goal = goal or ("lower left is better" if is_log else "nearer to 0 is better")
     style.dress(ax, title, f"bars: ± {style.ERRORS} standard errors; {goal}", cost, style.label(quantity, unit))
     style.legend(ax, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
@@ -89,11 +94,11 @@ def _floor(ax: Axes, x: np.ndarray, value: np.ndarray, stderr: np.ndarray) -> No
         ax.plot(x, value, **look, label="exact samples (floor)", zorder=1)
 
 
-def _cost_axis(ax: Axes, costs: list[np.ndarray]) -> None:
+def cost_axis(ax: Axes, costs: Sequence[ArrayLike]) -> None:
     """Logarithmic where the costs span more than a factor of four, with the costs themselves as ticks."""
     from matplotlib.ticker import NullFormatter, NullLocator
 
-    places = np.unique(np.concatenate(costs).astype(float))
+    places = np.unique(np.concatenate([np.asarray(cost, dtype=float) for cost in costs]))
     if places.min() > 0 and places.max() > 4 * places.min():
         ax.set_xscale("log")
         gap = (places.max() / places.min()) ** (1 / 8)

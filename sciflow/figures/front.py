@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sciflow.figures import style
+from sciflow.figures.comparison import cost_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,6 +22,8 @@ def error_and_cost(
     quantity: str = "error",
     unit: str = "1",
     cost: str = "network calls per draw (NFE)",
+    is_log: bool = True,
+    goal: str = "lower left is better",
     title: str = "Error against cost",
     ax: Axes | None = None,
 ) -> Axes:
@@ -36,6 +39,8 @@ def error_and_cost(
         quantity: what the error is.
         unit: its unit.
         cost: what the horizontal axis counts.
+        is_log: logarithmic axis of the error; use False where it may be negative.
+        goal: what is good, for the note.
         title: heading.
         ax: where to draw; None makes a Figure.
     """
@@ -56,9 +61,11 @@ def error_and_cost(
         for place, label in zip(zip(x, y, strict=True), labels, strict=True):
             if place in named:
                 ax.annotate(label, place, (4, 4), textcoords="offset points", fontsize=7.5, color=style.INK)
-    ax.set_xscale("log")
-    ax.set_yscale("log", nonpositive="clip")
-    style.dress(ax, title, f"bars: ± {style.ERRORS} standard errors; lower left is better", cost,
+    cost_axis(ax, [[point[0] for point in found] for found in points.values()])
+    if is_log:
+        ax.set_yscale("log", nonpositive="clip")
+        style.log_ticks(ax.yaxis)
+    style.dress(ax, title, f"bars: ± {style.ERRORS} standard errors; {goal}", cost,
                 style.label(quantity, unit))  # fmt: skip
     style.legend(ax, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
     return ax

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 INK, FAINT, BAND = "#222222", "#7a7a7a", "#dcdcdc"
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -77,6 +78,17 @@ def dress(ax: Axes, title: str, note: str = "", x: str = "", y: str = "") -> Axe
         spine.set_visible(side in ("left", "bottom"))
         spine.set(color=FAINT, linewidth=0.8)
     return ax
+
+
+def log_ticks(axis: Axis) -> None:
+    """Plain numbers at 1, 2 and 5 of each decade on a logarithmic axis that spans less than 300; else as they are."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axis.get_view_interval()
+    if high < 300 * low:
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def right(ax: Axes, label: str) -> Axes:

@@ -27,6 +27,8 @@ def sweep_map(
     unit: str = "1",
     truth: tuple[float | None, float | None] = (None, None),
     is_difference: bool = False,
+    best: tuple[int, int] | None = None,
+    goal: str = "",
     title: str = "A number over two settings",
     ax: Axes | None = None,
 ) -> Axes:
@@ -43,7 +45,9 @@ def sweep_map(
         quantity: what the number is.
         unit: its unit.
         truth: true setting of x and y, where known: its cell is framed, or its line drawn between cells.
-        is_difference: write how far each cell is below the largest, which is then the best.
+        is_difference: write how far each cell is below the largest.
+        best: row and column of the best cell, in bold type.
+        goal: what is good, for the note.
         title: heading.
         ax: where to draw; None makes a Figure.
     """
@@ -52,21 +56,22 @@ def sweep_map(
     columns, rows = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     values, errors = np.asarray(value, dtype=float), np.asarray(stderr, dtype=float)
     ax = style.axes(ax, 1.8 + 1.05 * len(columns), 1.6 + 0.55 * len(rows))
-    best = np.nanmax(values) if is_difference else 0.0
+    largest = np.nanmax(values) if is_difference else 0.0
     ranks = np.where(np.isfinite(values), values.ravel().argsort().argsort().reshape(values.shape), np.nan)
     ax.imshow(ranks, cmap="Blues", norm=Normalize(-1, 2 * values.size), origin="lower", aspect="auto")
     for row, column in np.ndindex(values.shape):
         if math.isfinite(values[row, column]):
-            number = f"{values[row, column] - best:.1f}" if is_difference else f"{values[row, column]:.4g}"
-            text = f"{number}\n± {errors[row, column]:.2g}"
-            weight = "bold" if is_difference and values[row, column] == best else "normal"
+            number = f"{values[row, column] - largest:.1f}" if is_difference else f"{values[row, column]:.4g}"
+            text = f"{number}\n± {errors[row, column]:.2g}" if math.isfinite(errors[row, column]) else number
+            weight = "bold" if (row, column) == best else "normal"
             ax.text(column, row, text, ha="center", va="center", fontsize=TEXT_SIZE, color=style.INK, fontweight=weight)
     _mark(ax, columns, rows, truth)
     ax.set_xticks(range(len(columns)), [f"{v:g}" for v in columns])
     ax.set_yticks(range(len(rows)), [f"{v:g}" for v in rows])
-    said = f"{style.label(quantity, unit)}{' from the best' if is_difference else ''}, ± standard error"
+    said = f"{style.label(quantity, unit)}{' from the largest' if is_difference else ''}, ± standard error"
     marked = "; marked: the truth" if any(v is not None for v in truth) else ""
-    return style.dress(ax, title, f"{said}\ndarker is larger{marked}", *names)
+    bold = "; bold: the best" if best is not None else ""
+    return style.dress(ax, title, f"{said}\ndarker is larger{f', {goal}' if goal else ''}{bold}{marked}", *names)
 
 
 def _mark(ax: Axes, columns: np.ndarray, rows: np.ndarray, truth: tuple[float | None, float | None]) -> None:

@@ -7,6 +7,7 @@ an exact answer and document their own.
 
 from __future__ import annotations
 
+from sciflow.metrics.better import BETTER
 from sciflow.metrics.calibration import (
     coverage,
     coverage_curve,
@@ -56,6 +57,7 @@ PARTICLE_METRICS = {
 }
 
 __all__ = [
+    "BETTER",
     "METRICS",
     "PARTICLE_METRICS",
     "Score",

@@ -20,7 +20,7 @@ from sciflow.data.store import (
     sha256,
     write_dataset,
 )
-from sciflow.domains.protocol import Row, question
+from sciflow.domains.protocol import Row, better, question
 from sciflow.errors import InputError
 from sciflow.inverse.likelihood import LikelihoodModel
 from sciflow.stages.artefact import Job
@@ -29,7 +29,7 @@ from sciflow.stages.shards import check_each_once, common_header, share, total
 if TYPE_CHECKING:
     import xarray as xr
 
-COLUMNS = ("run", "posterior", "metric", "value", "stderr", "n", "unit", "note")
+COLUMNS = ("run", "posterior", "metric", "value", "stderr", "n", "unit", "note", "better")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,8 @@ def run(job: Job, section: EvaluateSection, likelihood: LikelihoodModel) -> None
         found = question(job.domain, "evaluate").evaluate(own, data, samples, likelihood, job.stream, shown)
         index, count = job.part
         arrays = found.arrays if count == 1 else found.arrays.assign_attrs(shard=f"{index}/{count}")
-        _write(job, job.header(), [_line(job.run, row) for row in found.rows], arrays)
+        ranked = better(job.domain)
+        _write(job, job.header(), [_line(job.run, row, ranked.get(row.metric, "")) for row in found.rows], arrays)
 
 
 def gather(job: Job, parts: Sequence[Path]) -> None:
@@ -110,9 +111,10 @@ def _write(job: Job, header: Header, lines: Sequence[Iterable[Any]], arrays: xr.
     job.sign(rows=len(lines), arrays_sha256=sha256(arrays_path(job.out)), **facts)
 
 
-def _line(run: str, row: Row) -> tuple:
+def _line(run: str, row: Row, direction: str) -> tuple:
     score = row.score
-    return run, row.posterior, row.metric, repr(score.value), repr(score.stderr), score.n, score.unit, score.note
+    numbers = repr(score.value), repr(score.stderr), score.n
+    return run, row.posterior, row.metric, *numbers, score.unit, score.note, direction
 
 
 def _lines(table: Path) -> list[list[str]]:

@@ -55,6 +55,16 @@ CALLS = {
         names=("width", "sigma"),
         truth=(1.0, 0.2),
         is_difference=True,
+        best=(0, 2),
+        goal="higher is better",
+    ),
+    "category_dots": partial(
+        FIGURES["category_dots"],
+        {"DPS": ([0, 1], [0.5, 2.0], [0.1, np.nan]), "SMC": ([1], [30.0], [1.0])},
+        ["karras", "a long name of a setting"],
+        is_log=True,
+        right=1.0,
+        goal="nearer to 1 is better",
     ),
     "error_and_cost": partial(
         FIGURES["error_and_cost"],

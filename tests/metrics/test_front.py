@@ -31,5 +31,15 @@ def test_the_best_and_those_that_cannot_be_told_from_it() -> None:
         best([nan], [0.1])
 
 
+def test_shared_seeds_decide_by_their_differences() -> None:
+    """d = 0.9, 1, 1.1: 1 ± 0.058, and t of two degrees of freedom is 4.30; d = 0, 2: 1 ± 1, t of one is 12.7."""
+    wide = [9.0, 9.0, 9.0, 9.0]  # of each alone
+    seeds = [{0: 1.0, 1: 5.0, 2: 9.0}, {0: 1.9, 1: 6.0, 2: 10.1}, {0: 1.0, 1: 7.0}, {7: 6.0}]
+    assert best([5.0, 6.0, 6.5, 6.0], wide, seeds) == (0, [2, 3]), "the last shares none: its own error counts"
+    close = [{0: 1.0, 1: 5.0, 2: 9.0}, {0: 1.7, 1: 6.0, 2: 10.3}]  # 1 ± 0.173, 4.30 of them are 0.75
+    closer = [{0: 1.0, 1: 5.0, 2: 9.0}, {0: 1.5, 1: 6.0, 2: 10.5}]  # 1 ± 0.289, 4.30 of them are 1.24
+    assert best([5.0, 6.0], [0.0, 0.0], close) == (0, []) and best([5.0, 6.0], [0.0, 0.0], closer) == (0, [1])
+
+
 def test_no_points_have_no_front() -> None:
     assert front([], []) == []

@@ -11,6 +11,7 @@ import torch
 
 from sciflow import __version__, cli
 from sciflow.data.store import open_dataset, read_header
+from sciflow.data.table import read_rows
 from tests.tiny import ANALYTIC, IMAGING, Place, change
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,7 +45,7 @@ from pydantic import Field
 
 from sciflow.inverse import OPERATORS
 from sciflow.inverse.operator import LinearOperator
-from sciflow.metrics import METRICS
+from sciflow.metrics import BETTER, METRICS
 from sciflow.metrics.score import average
 from sciflow.networks import NETWORKS
 
@@ -84,6 +85,7 @@ def largest_error(truth, samples, *, mask, stream, unit):
 OPERATORS["every_second"] = EverySecond
 NETWORKS["linear"] = LinearNetwork
 METRICS["largest_error"] = largest_error
+BETTER["largest_error"] = {"largest_error": "less"}
 '''
 SECOND = {"kind": "every_second", "step": 4}
 PLUGGED = {
@@ -174,7 +176,8 @@ def test_a_plugin_adds_an_operator_a_network_and_a_metric(place: Place) -> None:
     # ^ 48 draws of noise of standard deviation 0.1: the mean is within four standard errors of 0.1/√48
     model = torch.load(results / "model.pt", weights_only=True)
     assert model["network"] == {"kind": "linear"} and model["weights"]["weight.weight"].shape == (64, 65)
-    assert "largest_error" in (results / "metrics.csv").read_text()
+    better = {row["metric"]: row["better"] for row in read_rows(results / "metrics.csv")}
+    assert better == {"psnr": "more", "largest_error": "less"}
     assert "largest error" in (results / "report.html").read_text()
 
 

@@ -177,7 +177,7 @@ def test_a_sweep_sets_errors_against_cost(built: Place, tmp_path: Path) -> None:
     outcome = place.sciflow("compare", *runs, "--out", place.results("analytic") / "comparison.html")
     assert outcome.status == 0, outcome.text
     text = (place.results("analytic") / "comparison.html").read_text()
-    chapter = text.partition("<h2>sliced w2 against cost</h2>")[2].partition("</table>")[0]
+    chapter = text.partition("<h3>sliced w2 against cost</h3>")[2].partition("</table>")[0]
     assert "analytic~sample.times.n_steps%3D5/report.html" in chapter
     assert "analytic~sample.times.n_steps%3D10/report.html" not in chapter
 

@@ -19,6 +19,7 @@ from sciflow.domains.recorded import likelihood as recorded
 from sciflow.domains.recorded import log_likelihoods
 from sciflow.domains.scored import FIT, FUNCTION_DIMS, fit_row, function_arrays, together
 from sciflow.inverse.likelihood import GaussianLikelihood, LikelihoodModel
+from sciflow.metrics.better import LESS, Direction
 from sciflow.metrics.calibration import DISTANCE, QUANTITIES, sbc, tarp
 from sciflow.metrics.particle import evidence_error, mode_weights, sliced_w2
 from sciflow.metrics.score import Score, average
@@ -197,6 +198,7 @@ MIXTURE: dict[str, Callable[[Answers, Tensor, Mapping[str, Tensor]], dict[str, S
     "tarp": _tarp,
     "path_error": _path_error,
 }
+BETTER: dict[str, Mapping[str, Direction]] = {"path_error": {"path_error": LESS}, **paths.BETTER}
 METRICS: dict[str, Callable] = {**MIXTURE, **paths.METRICS}
 """Those of mixtures, then those of paths; a metric of the other kind says nothing."""
 

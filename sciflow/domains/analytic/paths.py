@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sciflow.data.arrays import from_xarray, to_xarray
 from sciflow.domains.protocol import Findings, Row
+from sciflow.metrics.better import LESS, MORE, Direction
 from sciflow.metrics.calibration import rank_counts, rank_histogram
 from sciflow.metrics.ensemble import crps, spread_skill
 from sciflow.metrics.field import rmse
@@ -125,6 +126,11 @@ METRICS: dict[str, Callable[[Paths, Tensor, Mapping[str, Tensor]], dict[str, Sco
     "rank_histogram": _ranks,
     "log_evidence": _log_evidence,
     "ess_min": _ess,
+}
+BETTER: dict[str, Mapping[str, Direction]] = {
+    "rmse": {"rmse": LESS, "rmse_unmeasured": LESS},
+    "log_evidence": {"log_evidence": MORE, "log_evidence_gap": 0.0},
+    "ess_min": {},  # as `ess`
 }
 
 

@@ -18,6 +18,7 @@ from sciflow.domains.molecules.quadrature import lattice, log_weights
 from sciflow.domains.molecules.simulate import event_dims
 from sciflow.domains.protocol import Findings, Row
 from sciflow.inverse.likelihood import LikelihoodModel
+from sciflow.metrics.better import LESS, Direction
 from sciflow.metrics.boltzmann import cell_masses, free_energy_difference
 from sciflow.metrics.floor import Floor, floor
 from sciflow.metrics.score import Score, average
@@ -169,6 +170,12 @@ METRICS: dict[str, Callable] = {
     "free_energy": _free_energy,
     "consistency_js": _consistency_js,
     **OF_CONFORMATIONS,
+}
+BETTER: dict[str, Mapping[str, Direction]] = {
+    **{name: {name: LESS, f"{name}_z": 0.0} for name in (*DISTANCES, "consistency_js")},
+    "free_energy": {"free_energy_error": 0.0},
+    "basin_free_energy": {},  # no error but an estimate, as the reference beside it is
+    "mbar": {},
 }
 
 

@@ -15,6 +15,7 @@ from sciflow.domains.protocol import Findings, Row
 from sciflow.domains.scored import LEAST_MEMBERS, Metrics, Scores
 from sciflow.errors import InputError
 from sciflow.inverse.likelihood import LikelihoodModel
+from sciflow.metrics.better import LESS, MORE
 from sciflow.metrics.ensemble import crps, spread_skill
 from sciflow.metrics.lead import by_lead, correlation_by_lead, correlation_time, excess_by_lead
 from sciflow.metrics.spectrum import energy_spectrum, spectrum_error
@@ -23,13 +24,14 @@ from sciflow.random import Stream
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["LEAST_MEMBERS", "METRICS", "evaluate"]
+__all__ = ["BETTER", "LEAST_MEMBERS", "METRICS", "evaluate"]
 
 EXACT = "exact draws"
 TRAJECTORY: dict[str, Callable[..., Any]] = {
     "correlation_time": correlation_time,
     "spectrum_error": spectrum_error,
 }  # look at whole trajectories
+BETTER = {"correlation_time": {"correlation_time": MORE}, "spectrum_error": {"spectrum_error": LESS}}
 METRICS = Metrics(own=TRAJECTORY, without=("psnr", "ssim"))  # without what is made for pictures
 
 
