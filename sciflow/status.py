@@ -28,8 +28,10 @@ EVERY = 2.0  # seconds between two looks
 MOST_SHARDS = 10_000  # a run.yaml that asks for more is no plan to draw
 WIDE, LONGEST = 200, 100  # columns where there is no terminal, and of a message
 SILENT = 15 * 60.0  # seconds after which a process on another machine is no longer said to run
-STYLES = {"done": "green", "running": "cyan", "silent": "magenta", "stopped": "yellow", "failed": "red", "killed": "red",
-          "waiting": "dim"}  # fmt: skip
+STYLES = {
+    **{"done": "green", "running": "cyan", "silent": "magenta", "stopped": "yellow"},
+    **{"failed": "red", "killed": "red", "waiting": "dim"},
+}
 ASIDE = ("time", "event", "process", "what", "done", "total", "per_second", "left", "cpu_seconds", "memory_mb")
 
 
@@ -40,7 +42,7 @@ class Line:
     Args:
         run, stage, shard: which.
         state: running, done, stopped (it goes on when it is called again), failed, killed: it left no word, and its
-            process is not on this machine any more; silent: on another machine, where it may be dead, and not heard of for
+            process is not on this machine any more; silent: on another machine, where it may be dead, and unheard for
             `SILENT` seconds; or waiting: it has not begun.
         done, total: how far its loop is; None where there is no loop.
         left: seconds it will still take.
@@ -183,7 +185,8 @@ def table(found: Iterable[Line]) -> Table:
     found = list(found)
     counts = Counter(line.state for line in found)
     said = ", ".join(f"{counts[state]} {state}" for state in STYLES if counts[state])
-    shown = Table(box=None, caption=f"{len(found)} stages and shards: {said}" if found else None, caption_justify="left")
+    caption = f"{len(found)} stages and shards: {said}" if found else None
+    shown = Table(box=None, caption=caption, caption_justify="left")
     for head in ("run", "stage", "state", "progress", "left", "took", "heard", "CPU s", "MB", "", "last word"):
         shown.add_column(head, no_wrap=head != "last word")
     previous = ""
