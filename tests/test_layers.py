@@ -26,7 +26,7 @@ STAGES = {f"stages.{stage}" for stage in ("dataset", "train", "sample", "evaluat
 QUESTIONS = ("simulate", "network", "target", "metrics", "figures")
 
 FLOORS = [
-    {"types", "random", "errors", "yamlfile", "progress", "journal", "memory"},
+    {"types", "random", "errors", "yamlfile", "progress", "journal", "memory", "archives"},
     {"solvers", "networks", "data", "metrics", "figures"},
     {"diffusion", "particles"},
     {"search"},

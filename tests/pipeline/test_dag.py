@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -280,6 +281,57 @@ def test_every_job_keeps_its_last_word(project: Project) -> None:
         assert " 2>&1 | (trap '' TERM; exec tee logs/" in command, command
 
 
+def _jobs(shown: str, rule: str) -> list[str]:
+    """What Snakemake says of each job of a rule, in one line."""
+    return [" ".join(part.split()) for part in shown.split("rule ") if part.startswith(f"{rule}:")]
+
+
+def test_one_shard_is_sampled_at_once_and_many_are_joined(project: Project, changed: Callable[[], Project]) -> None:
+    """What joins shards asks for neither the threads nor the devices of the work."""
+    project.edit(RUN, "{shards: 2}", "{shards: 1, threads: 2, gpu: 1}")
+    shown = project.snakemake("--dry-run", "-p", "--resources", "local_gpu=1")
+    assert shown.jobs == dict.fromkeys(DATASET - {"sample_part"}, 1), shown.text
+    (job,) = _jobs(shown.text, "sample")
+    assert "threads: 2" in job and "gpu=1, local_gpu=1" in job, job
+    assert "--data results/toy/data.nc --model results/toy/model.pt --out results/toy/samples.nc --state" in job, job
+    project.edit(RUN, "{shards: 1,", "{shards: 3,")
+    shown = project.snakemake("--dry-run", "-p", "--resources", "local_gpu=1")
+    assert shown.jobs == {**dict.fromkeys(DATASET, 1), "sample_part": 3}, shown.text
+    (job,) = _jobs(shown.text, "sample")
+    assert "threads:" not in job and "gpu=0, local_gpu=0" in job and "--gather results/toy/samples.part1of3.nc" in job
+    again = changed()
+    again.edit(RUN, "{shards: 2}", "{shards: 1}")
+    assert again.snakemake("--dry-run").jobs == {}, "the number of shards changes no result"
+
+
+GROUPS = {
+    "shards of a run": (
+        "groups: {sample_part: shards}\ngroup-components: {shards: 2}\n",
+        "resources: {sample: {shards: 4}}",
+        2 * [["sample_part"] * 2],
+    ),
+    "children of a sweep": (
+        "groups: {sample: child, evaluate: child, report: child}\ngroup-components: {child: 3}\n",
+        "resources: {}\nsweep: {sample.solver.order: [1, 2, 3, 4, 5, 6]}",
+        2 * [["evaluate"] * 3 + ["report"] * 3 + ["sample"] * 3],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_several_shards_or_children_are_one_job_of_a_cluster(name: str, project: Project) -> None:
+    """Snakemake's own groups, written as docs/cluster.md has them."""
+    groups, resources, expected = GROUPS[name]
+    project.edit(RUN, "resources: {sample: {shards: 2}}", resources)
+    project.write("profiles/grouped/profile.v9+.yaml", f"executor: stand-in\njobs: 9\n{groups}")
+    stand_in = (ROOT / "tests/pipeline/stand_in.py").read_text()
+    project.write("snakemake_executor_plugin_stand_in/__init__.py", stand_in)
+    shown = project.snakemake("--dry-run", "--profile", "profiles/grouped").text
+    together = [re.split(r"^\S", part, maxsplit=1, flags=re.M)[0] for part in re.split(r"Group job .*\n", shown)[1:]]
+    assert [sorted(re.findall(r"^    rule (\w+):", group, flags=re.M)) for group in together] == expected, shown
+    assert groups in (ROOT / "docs/cluster.md").read_text(encoding="utf-8"), "as the page says it"
+
+
 SPREAD = {
     "gpu: 1": ("gpu=1, local_gpu=1", "&& sciflow train"),
     "gpu: 2": ("gpu=2, nodes=1, local_gpu=2", "&& sciflow train"),
@@ -314,9 +366,14 @@ def test_ranks_of_sample_are_asked_for_like_those_of_train(project: Project) -> 
     run = (project.folder / RUN).read_text()
     project.write("workflows/runs/ranked.yaml", run.replace("{shards: 2}}", "{ranks: 2, nodes: 3}}"))
     shown = project.snakemake("--dry-run", "-p", "results/ranked/samples.nc", "--cores", "6").text
-    jobs = [" ".join(part.split()) for part in shown.split("rule ") if part.startswith("sample_part:")]
-    assert jobs, shown
-    for job in jobs:
+    project.edit("workflows/runs/ranked.yaml", "{ranks: 2, nodes: 3}", "{ranks: 2, nodes: 3, shards: 4}")
+    cut = project.snakemake("--dry-run", "-p", "results/ranked/samples.nc", "--cores", "6").text
+    whole = _jobs(shown, "sample")
+    parts, (joining,) = _jobs(cut, "sample_part"), _jobs(cut, "sample")
+    assert len(parts) == 4 and not _jobs(shown, "sample_part"), shown
+    assert "srun" not in joining and "nodes=" not in joining and "--gather" in joining, cut
+    assert len(whole) == 1
+    for job in (*whole, *parts):
         assert "nodes=3, tasks_per_node=2, mpi=srun" in job, shown
         tasks = "--nodes=3 --ntasks-per-node=2 --cpus-per-task=1"
         assert f"srun {tasks} --kill-on-bad-exit=1 sciflow sample" in job, shown
