@@ -11,7 +11,7 @@ from snakemake.exceptions import WorkflowError
 
 from sciflow.catalogue import Catalogue
 from sciflow.errors import InputError
-from sciflow.memory import megabytes
+from sciflow.memory import megabytes, minutes
 from sciflow.runs import ARTEFACTS, STAGES
 from sciflow.source import digest
 
@@ -100,12 +100,26 @@ def memory(stage):
     """Megabytes: more in a retry if the attempt before was killed, as for want of memory, and not otherwise."""
 
     def answer(wildcards, attempt):
-        shard = getattr(wildcards, "shard", None)
-        name = stage if shard is None else f"{stage}.part{shard}of{wildcards.shards}"
         asked = run_of(wildcards.run).resource(stage, "mem_mb", 2000)
-        return megabytes(asked, Path(RESULTS, wildcards.run, ".state", name), attempt)
+        return megabytes(asked, kept(wildcards, stage), attempt)
 
     return answer
+
+
+def limit(stage):
+    """Minutes: few in a retry that can only repeat a recorded failure, so that it does not wait for long."""
+
+    def answer(wildcards, attempt):
+        return minutes(run_of(wildcards.run).resource(stage, "runtime"), kept(wildcards, stage), attempt)
+
+    return answer
+
+
+def kept(wildcards, stage):
+    """The folder of a stage (and shard) in the state of its run."""
+    shard = getattr(wildcards, "shard", None)
+    name = stage if shard is None else f"{stage}.part{shard}of{wildcards.shards}"
+    return Path(RESULTS, wildcards.run, ".state", name)
 
 
 def ranks(wildcards, stage):

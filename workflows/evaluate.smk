@@ -20,7 +20,7 @@ rule evaluate_part:
         gpu=devices("evaluate"),
         local_gpu=devices("evaluate"),
         mem_mb=memory("evaluate"),
-        runtime=resource("evaluate", "runtime"),
+        runtime=limit("evaluate"),
     params:
         section=section("evaluate"),
         source=source("evaluate"),
@@ -58,7 +58,7 @@ rule evaluate:
         gpu=devices("evaluate"),
         local_gpu=devices("evaluate"),
         mem_mb=memory("evaluate"),
-        runtime=resource("evaluate", "runtime"),
+        runtime=limit("evaluate"),
     params:
         section=section("evaluate"),
         source=source("evaluate"),

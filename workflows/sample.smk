@@ -19,7 +19,7 @@ rule sample_part:
         **spread("sample"),
         local_gpu=devices("sample"),
         mem_mb=memory("sample"),
-        runtime=resource("sample", "runtime"),
+        runtime=limit("sample"),
     params:
         section=section("sample"),
         source=source("sample"),
@@ -57,7 +57,7 @@ rule sample:
         **spread("sample"),
         local_gpu=devices("sample"),
         mem_mb=memory("sample"),
-        runtime=resource("sample", "runtime"),
+        runtime=limit("sample"),
     params:
         section=section("sample"),
         source=source("sample"),
