@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sciflow.data.state import RETRY_VARIABLE, State, alone, state_key
+from sciflow.data.state import State, alone, state_key
 from sciflow.errors import InputError, NonFiniteError, OutOfTime
-from sciflow.memory import megabytes
+from sciflow.memory import RETRY_VARIABLE, megabytes
 
 KEY = state_key("train: {n_steps: 10}", "digest", {"data.nc": "00ff"})
 OTHER = state_key("train: {n_steps: 20}", "digest", {"data.nc": "00ff"})
