@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import time
 from pathlib import Path
 
@@ -23,6 +24,12 @@ def in_words() -> str:
     return f"{model}, {os.cpu_count()} cores{memory}; {system}; Python {platform.python_version()}"
 
 
+def cpu_seconds() -> float:
+    """Of this process and of all it has started and seen end."""
+    spent = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in spent)
+
+
 def _jiffies() -> tuple[float, float] | None:
     """Seconds since the start in which a core was busy, and in which it was taken away, summed over cores."""
     if not Path("/proc/stat").exists():
@@ -36,15 +43,17 @@ class Watch:
     """What else ran between its making and `disturbance`."""
 
     def __init__(self) -> None:
-        self.start, self.before = time.monotonic(), _jiffies()
+        self.start, self.before, self.own = time.monotonic(), _jiffies(), cpu_seconds()
 
-    def disturbance(self, own_seconds: float) -> tuple[str, bool]:
+    def disturbance(self, own_seconds: float | None = None) -> tuple[str, bool]:
         """In words, and whether that was little enough.
 
         Args:
-            own_seconds: CPU seconds that the benchmark itself has used since the watch was made.
+            own_seconds: CPU seconds that the benchmark itself has used since the watch was made; None: those of this
+                process and of its children that have ended meanwhile.
         """
         now = _jiffies()
+        own_seconds = cpu_seconds() - self.own if own_seconds is None else own_seconds
         if self.before is None or now is None:
             load = os.getloadavg()[0]
             return f"load average {load:.1f}", load < 1 + BUSIEST

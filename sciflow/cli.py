@@ -127,7 +127,8 @@ def _record(job: Job) -> None:
     if job.state is not None and int(rank_environment(os.environ).get("RANK", 0)) == 0:
         index, count = job.part
         facts = {"run": job.run, "stage": job.stage, "shard": "" if count == 1 else f"{index}/{count}"}
-        held.enter_context(journal.recorded(job.folder() / journal.FILE, **facts))
+        book = held.enter_context(journal.recorded(job.folder() / journal.FILE, **facts))
+        book.write("work", key=job.key, ranks=int(rank_environment(os.environ).get("WORLD_SIZE", 1)))
 
 
 def _maker(name: str) -> str:
@@ -158,9 +159,10 @@ def train(run: RunArgument, data: Data = None, out: Out = None, state: State = N
 
     on_node = scratch.folder(os.environ)
     described, parsed, job = _prepare(run, "train", {"data": data}, out, state, time_limit, source, smoke)
+    job = replace(job, scratch=on_node)
     start_ranks(described, "train", job.folder())
     _record(job)
-    stage.run(replace(job, scratch=on_node), parsed.train)
+    stage.run(job, parsed.train)
 
 
 @app.command()

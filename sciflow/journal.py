@@ -1,12 +1,14 @@
 """What a stage says of itself while it works: one JSON object a line, for people who watch and for `sciflow status`.
 
     {"time": …, "event": "start", "process": 812, "host": "n1", "run": "digits", "stage": "train", "shard": ""}
+    {"time": …, "event": "work", "process": 812, "key": "0f2a…", "ranks": 1}
     {"time": …, "event": "step", "process": 812, "what": "train", "done": 120, "total": 400, "per_second": 3.1,
      "left": 90.3, "loss": 0.21, "cpu_seconds": 40.2, "memory_mb": 512.0}
     {"time": …, "event": "warning", "process": 812, "message": …}
     {"time": …, "event": "end", "process": 812, "outcome": "done", "message": "", "cpu_seconds": …, "memory_mb": …}
 
-A process that was killed writes no end. Lines are appended whole, so that attempts, and whoever reads, never meet.
+A process that was killed writes no end. Attempts at one work (run file, source, inputs) have one key.
+Lines are appended whole, so that attempts, and whoever reads, never meet.
 """
 
 from __future__ import annotations

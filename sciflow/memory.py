@@ -1,13 +1,22 @@
-"""How much memory the next attempt of a job asks for: more only after one that was killed, as for want of memory.
+"""How much memory and time the next attempt of a job asks for.
+
+More memory only after one that was killed, as for want of memory; minutes after one that failed for good.
 
 Imports neither torch nor xarray: a Snakefile asks.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 KINDEST = 3  # doublings at most: eight times what the run file asks for
+REPEATING = 5  # minutes in which a recorded failure is surely repeated, and for which a queue finds a gap
+FAILED = "failed.json"
+"""File in a state that says why every attempt must fail."""
+
+RETRY_VARIABLE = "SCIFLOW_RETRY_FAILED"
+"""Environment variable that, set to anything, forgets recorded failures."""
 
 
 def megabytes(asked: int, state: Path, attempt: int) -> int:
@@ -24,6 +33,21 @@ def megabytes(asked: int, state: Path, attempt: int) -> int:
         attempt: 1 for the first of this call of Snakemake, which forgets earlier kills.
     """
     return asked << min(kills(state), attempt - 1, KINDEST)
+
+
+def minutes(asked: int, state: Path, attempt: int) -> int:
+    """The time limit [min] of one attempt: a few minutes if all it has to do is to repeat a recorded failure.
+
+    Snakemake asks before each attempt, and submits it whatever the answer. Were the failure's cause mended meanwhile,
+    the attempt would stop for time and the next be as long as it was asked to be.
+
+    Args:
+        asked: of the run file.
+        state: directory of the stage (and shard) that `sciflow.data.state.State` keeps.
+        attempt: 1 for the first of this call of Snakemake, which cannot know whether the record is still true.
+    """
+    repeats = attempt > 1 and not os.environ.get(RETRY_VARIABLE) and any(state.glob(f"*/{FAILED}"))
+    return min(asked, REPEATING) if repeats and asked else asked
 
 
 def kills(state: Path) -> int:

@@ -174,6 +174,23 @@ def name_of(base: str, assignments: Sequence[tuple[str, Any]]) -> str:
     return name if len(name.encode()) <= LONGEST_NAME else f"{base}~{_short([list(pair) for pair in assignments])}"
 
 
+def builders(base: str, sweep: Mapping[str, Sequence[Any]]) -> dict[str, tuple[str, ...]]:
+    """Every run of a sweep that builds a stage, by name, and its stages in order (`Run.owner` is the inverse).
+
+    Args:
+        base: name of the run that is swept.
+        sweep: key → values, keys in the order of the stages.
+    """
+    ranks = [0, *map(rank, sweep), len(STAGES)]
+    found: dict[str, tuple[str, ...]] = {}
+    for values in itertools.product(*sweep.values()):
+        pairs = list(zip(sweep, values, strict=True))
+        for length in range(len(pairs) + 1):
+            if stages := STAGES[ranks[length] : ranks[length + 1]]:
+                found[name_of(base, pairs[:length])] = stages
+    return found
+
+
 def resolve(
     file: Path | str,
     defaults: Mapping[str, Any] | None = None,

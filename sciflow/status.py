@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import os
 import platform
 import sys
 import textwrap
 import time
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sciflow import journal
-from sciflow.runs import ARTEFACTS, STAGES
+from sciflow.errors import InputError
+from sciflow.results import look
+from sciflow.runs import ARTEFACTS, STAGES, Run, builders
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 EVERY = 2.0  # seconds between two looks
+MOST_SHARDS = 10_000  # a run.yaml that asks for more is no plan to draw
 WIDE, LONGEST = 200, 100  # columns where there is no terminal, and of a message
-STYLES = {"running": "cyan", "done": "green", "stopped": "yellow", "failed": "red", "killed": "red"}
+SILENT = 15 * 60.0  # seconds after which a process on another machine is no longer said to run
+STYLES = {
+    **{"done": "green", "running": "cyan", "silent": "magenta", "stopped": "yellow"},
+    **{"failed": "red", "killed": "red", "waiting": "dim"},
+}
 ASIDE = ("time", "event", "process", "what", "done", "total", "per_second", "left", "cpu_seconds", "memory_mb")
 
 
@@ -32,8 +41,9 @@ class Line:
 
     Args:
         run, stage, shard: which.
-        state: running, done, stopped (it goes on when it is called again), failed, or killed: it left no word, and its
-            process is not on this machine any more. What runs on another machine counts as running.
+        state: running, done, stopped (it goes on when it is called again), failed, killed: it left no word, and its
+            process is not on this machine any more; silent: on another machine, where it may be dead, and unheard for
+            `SILENT` seconds; or waiting: it has not begun.
         done, total: how far its loop is; None where there is no loop.
         left: seconds it will still take.
         seconds: since it began, or that it took.
@@ -65,15 +75,48 @@ class Line:
 
 
 def lines(results: Path, now: datetime.datetime | None = None) -> list[Line]:
-    """Every stage of every run below `results` (or of the run whose folder it is) that has begun."""
-    now = now or datetime.datetime.now(datetime.UTC)
-    folders = (
-        [results] if (results / ".state").is_dir() else sorted(path for path in results.iterdir() if path.is_dir())
-    )
-    return [line for folder in folders for line in _of_run(folder, now)]
+    """Every stage of every run below `results`, or of the run whose folder it is.
+
+    Stages that have not begun are known where a run.yaml says which run, or sweep, they belong to.
+    """
+    now, results = now or datetime.datetime.now(datetime.UTC), results.absolute()
+    is_run = (results / ".state").is_dir()
+    above = results.parent if is_run else results
+    names = {results.name} if is_run else {path.name for path in results.iterdir() if path.is_dir()}
+    planned = _planned(above, {name.split("~")[0] for name in names})
+    names |= set() if is_run else planned.keys()
+    return [line for name in sorted(names) for line in _of_run(above / name, planned.get(name, {}), now)]
 
 
-def _of_run(folder: Path, now: datetime.datetime) -> Iterator[Line]:
+def _planned(results: Path, bases: Iterable[str]) -> dict[str, Mapping[str, int]]:
+    """Run → each stage that it is to build, and in how many shards."""
+    planned: dict[str, Mapping[str, int]] = {}
+    for base in bases:
+        with suppress(InputError):  # a folder of something else, or a run.yaml that is damaged
+            found = look(results / base)
+            if found.sweep is not None and found.sweep.is_planned:
+                stages = builders(base, found.sweep.values)
+            else:
+                stages = {base: STAGES} if found.run is not None and found.sweep is None else {}
+            for name, own in stages.items():
+                planned[name] = {stage: _shards(found.run, stage) for stage in own}
+    return planned
+
+
+def _shards(run: Run | None, stage: str) -> int:
+    asked = run.resource(stage, "shards", 1) if run is not None else 1
+    return asked if isinstance(asked, int) and 0 < asked <= MOST_SHARDS else 1
+
+
+def _waiting(run: str, stage: str, n_shards: int, begun: Iterable[Line]) -> Iterator[Line]:
+    """The shards of a stage that have not begun, and what joins them; nothing once they are joined."""
+    known = {line.shard for line in begun}
+    shards = [f"{k}/{n_shards}" for k in range(1, n_shards + 1)] if n_shards > 1 else []
+    if "" not in known:
+        yield from (Line(run, stage, shard, "waiting") for shard in [*shards, ""] if shard not in known)
+
+
+def _of_run(folder: Path, planned: Mapping[str, int], now: datetime.datetime) -> Iterator[Line]:
     for stage in STAGES:
         begun = sorted(
             (folder / ".state").glob(f"{stage}*/{journal.FILE}"), key=lambda path: _by_number(path.parent.name)
@@ -84,6 +127,8 @@ def _of_run(folder: Path, now: datetime.datetime) -> Iterator[Line]:
                 Line(folder.name, stage, "", "done")
             ]  # of a sciflow that kept no journal, or whose state was removed
         yield from kept
+        if stage in planned:
+            yield from _waiting(folder.name, stage, planned[stage], kept)
 
 
 def _by_number(name: str) -> tuple[int, str]:
@@ -100,14 +145,14 @@ def _of_journal(run: str, stage: str, entries: list[dict[str, Any]], now: dateti
     last = [entry for entry in entries[starts[-1] :] if entry["process"] == process]
     begin, latest = last[0], last[-1]
     step: dict[str, Any] = next((entry for entry in reversed(last) if entry["event"] == "step"), {})
-    state = latest["outcome"] if latest["event"] == "end" else "running" if _may_live(begin) else "killed"
-    warned = [entry["message"] for entry in last if entry["event"] == "warning"]
-    is_over = state != "running"
-    left = step.get("left")
     heard = (now - _time(latest)).total_seconds()
+    state = latest["outcome"] if latest["event"] == "end" else _going(begin, heard)
+    warned = [entry["message"] for entry in last if entry["event"] == "warning"]
+    is_over = state not in ("running", "silent")
+    left = step.get("left") if state == "running" else None
     return Line(
         run, stage, str(begin.get("shard", "")), state, step.get("done"), step.get("total"),
-        None if is_over or left is None else max(left - (now - _time(step)).total_seconds(), 0.0),
+        None if left is None else max(left - (now - _time(step)).total_seconds(), 0.0),
         ((_time(latest) if is_over else now) - _time(begin)).total_seconds(),
         latest.get("cpu_seconds", step.get("cpu_seconds")), latest.get("memory_mb", step.get("memory_mb")),
         {key: value for key, value in step.items() if key not in ASIDE}, heard, len(starts),
@@ -119,29 +164,33 @@ def _time(entry: dict[str, Any]) -> datetime.datetime:
     return datetime.datetime.fromisoformat(entry["time"])
 
 
-def _may_live(begin: dict[str, Any]) -> bool:
-    """Whether the process works on: known on its own machine, believed of another."""
+def _going(begin: dict[str, Any], heard: float) -> str:
+    """What becomes of a process that wrote no end: known on its own machine, guessed of another by its silence."""
     if begin.get("host") != platform.node():
-        return True
+        return "silent" if heard > SILENT else "running"
     try:
         os.kill(int(begin["process"]), 0)
     except ProcessLookupError:
-        return False
+        return "killed"
     except PermissionError:  # of another user
-        return True
-    return True
+        return "running"
+    return "running"
 
 
 def table(found: Iterable[Line]) -> Table:
-    """For people."""
+    """For people: a row for each line, one for all stages of a run that wait, and how many there are of each state."""
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(box=None)
-    for head in ("run", "stage", "state", "progress", "left", "took", "CPU s", "MB", "", "last word"):
+    found = list(found)
+    counts = Counter(line.state for line in found)
+    said = ", ".join(f"{counts[state]} {state}" for state in STYLES if counts[state])
+    caption = f"{len(found)} stages and shards: {said}" if found else None
+    shown = Table(box=None, caption=caption, caption_justify="left")
+    for head in ("run", "stage", "state", "progress", "left", "took", "heard", "CPU s", "MB", "", "last word"):
         shown.add_column(head, no_wrap=head != "last word")
     previous = ""
-    for line in found:
+    for line in _rows(found):
         numbers = " ".join(f"{name} {value:.4g}" for name, value in (line.numbers or {}).items())
         tries = f" ({line.attempts})" if line.attempts > 1 else ""
         cells = (
@@ -149,12 +198,28 @@ def table(found: Iterable[Line]) -> Table:
             f"{line.stage} {line.shard}".strip(),
             Text(line.state + tries, style=STYLES.get(line.state, "")),
             "" if line.done is None else f"{line.done}/{line.total}" if line.total else str(line.done),
-            _clock(line.left), _clock(line.seconds), _number(line.cpu_seconds), _number(line.memory_mb), numbers,
+            _clock(line.left), _clock(line.seconds), "" if line.state == "done" else _ago(line.heard),
+            _number(line.cpu_seconds), _number(line.memory_mb), numbers,
             Text(textwrap.shorten(line.message, LONGEST, placeholder=" …")),
         )  # fmt: skip
         shown.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
         previous = line.run
     return shown
+
+
+def _rows(found: Iterable[Line]) -> Iterator[Line]:
+    """The lines, those of a run that wait drawn together."""
+    for (_, waits), group in itertools.groupby(found, lambda line: (line.run, line.state == "waiting")):
+        lines = list(group)
+        if waits and len(lines) > 1:
+            words = [f"{line.stage} {line.shard}".strip() for line in (lines[0], lines[-1])]
+            yield replace(lines[0], stage=" … ".join(words), shard="")
+        else:
+            yield from lines
+
+
+def _ago(seconds: float | None) -> str:
+    return "" if seconds is None else f"{_clock(max(seconds, 0.0))} ago"  # another machine's clock may be ahead
 
 
 def _clock(seconds: float | None) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import gc
+import importlib
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -109,6 +111,53 @@ def test_the_workflow_benchmark_answers_in_rows(tmp_path: Path) -> None:
     assert share.target == 0.02 and share.value == pytest.approx(seconds.value / (60 + seconds.value))
     assert found["quiet"] or share.holds is None
     assert "<!-- workflow -->\n" in readme and "<!-- /workflow -->" in readme
+
+
+SMALL = {
+    "workflow_jobs": {"ROUNDS": {True: 2}, "N_COMMANDS": {True: 2}, "N_SWEEPS": {True: 2}, "N_FEW": 2, "N_RUNS": 3},
+    "workflow_files": {"ROUNDS": {True: 2}, "WRITTEN": 1, "READ": 1},
+}
+TARGETS = {  # part -> how its claims with a target begin
+    "commands": ["a stage with nothing to do, less the bare import", "`sciflow check`"],
+    "sweep": ["nothing to be done in a sweep of 3 runs", "sweep of 2 runs, 2 cores over 1", "Snakemake, shell"],
+    "checkpoint": ["checkpoints every 60 s"],
+    "resume": [],
+    "store": ["store, write to memory", "store, read"],
+    "ranks": ["training step on two ranks over one"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("part", TARGETS)
+def test_every_part_of_the_workflow_benchmark_works(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In sizes of seconds: what is found is not judged, only that all of it is found."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    workflow = importlib.import_module("workflow")
+    assert list(workflow.PARTS) == list(TARGETS)
+    for module, sizes in SMALL.items():
+        for name, size in sizes.items():
+            monkeypatch.setattr(importlib.import_module(module), name, size)
+    found = workflow.PARTS[part](tmp_path, True)
+    assert all(len(one.rounds) >= 2 and min(one.rounds) > -0.1 for one in found), "a difference may be noise around 0"
+    decided = [one.claim for one in found if one.target is not None]
+    assert len(decided) == len(TARGETS[part])
+    for claim, beginning in zip(decided, TARGETS[part], strict=True):
+        assert claim.startswith(beginning)
+    rows = [workflow.row(one, quiet=False) for one in found]
+    assert len({row.claim for row in rows}) == len(rows) and all(row.stderr >= 0 and row.holds is None for row in rows)
+
+
+def test_the_work_of_children_is_no_other_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second of a child's work, of which a watch that knows only this process would say that others did it."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    watch = importlib.import_module("machine").Watch()
+    before = time.process_time()
+    busy = "import time\nwhile time.process_time() < 1: pass"
+    subprocess.run([sys.executable, "-IS", "-c", busy], check=True, timeout=100)
+    own, alone = (float(watch.disturbance(spent)[0].split()[0]) for spent in (None, time.process_time() - before))
+    wall = time.monotonic() - watch.start
+    assert alone - own == pytest.approx(1 / wall, abs=0.1 / wall + 0.02)  # told to 0.01; the second call sees more time
 
 
 @pytest.mark.parametrize("benchmark", ["overhead", "imaging"])

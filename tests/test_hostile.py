@@ -20,7 +20,10 @@ from sciflow.data.layouts import TheWell
 from sciflow.data.measured import read_measured
 from sciflow.data.store import open_dataset
 from sciflow.data.trajectories import open_trajectory
+from sciflow.diffusion.model import load
 from sciflow.errors import InputError
+from sciflow.solvers.model_statistics import ModelStatistics
+from sciflow.training import checkpoint, own
 from tests.data.test_layouts import well
 from tests.data.test_scans import SHAPE, fastmri
 from tests.data.test_trajectories import hdf5
@@ -73,6 +76,61 @@ def test_a_model_or_checkpoint_that_holds_code_does_not_run_it(stage: str, copie
     outcome = copied.sciflow(stage, "imaging.yaml", *(() if stage == "train" else ("--model", evil)))
     assert outcome.status == 2 and "cannot be read as a" in outcome.text, outcome.text
     assert not sprung.exists()
+
+
+def deflated(path: Path, content: dict) -> Path:
+    """What torch writes, compressed, which it never does: zeros shrink a thousandfold."""
+    stored = io.BytesIO()
+    torch.save(content, stored)
+    with zipfile.ZipFile(stored) as plain, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for part in plain.infolist():
+            archive.writestr(part.filename, plain.read(part))
+    return path
+
+
+def overlapping(path: Path, content: dict) -> Path:
+    """Two names for the bytes of one part: what is unpacked is more than the file, though nothing is compressed."""
+    torch.save(content, path)
+    with zipfile.ZipFile(path, "a") as archive:
+        largest = max(archive.infolist(), key=lambda part: part.file_size)
+        for k in range(3):
+            again = zipfile.ZipInfo(f"archive/data/{k + 7}")
+            again.header_offset, again.CRC = largest.header_offset, largest.CRC
+            again.file_size = again.compress_size = largest.file_size
+            archive.filelist.append(again)
+        archive._didModify = True
+    return path
+
+
+@pytest.mark.parametrize("make", [deflated, overlapping])
+def test_a_file_of_torch_that_unpacks_to_more_than_it_is_is_refused(
+    make: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what it declares: no part of it is opened."""
+    file = make(tmp_path / "model.pt", {"sciflow": "model", "weights": torch.zeros(500_000)})
+    opened = []
+    monkeypatch.setattr(torch, "load", lambda *_, **__: opened.append("by torch"))
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_, **__: opened.append("by zipfile"))
+    for read in (lambda: checkpoint.load(file, "model"), lambda: own.weights(str(file)), lambda: load(file)):
+        with pytest.raises(InputError, match=r"model.pt has [\d.]+ MB and unpacks to [\d.]+ MB, but torch.save"):
+            read()
+    assert not opened
+
+
+def test_a_compressed_model_is_refused_by_the_command(copied: Place) -> None:
+    model = copied.results("imaging") / "model.pt"
+    deflated(copied.folder / "evil.pt", torch.load(model, weights_only=True))
+    outcome = copied.sciflow("sample", "imaging.yaml", "--model", "evil.pt")
+    assert outcome.status == 2 and "evil.pt has" in outcome.text and len(outcome.text.splitlines()) == 1, outcome.text
+
+
+def test_statistics_of_a_model_that_declare_terabytes_are_refused(tmp_path: Path) -> None:
+    file = lying(tmp_path / "a.npz", log_snr=(4,), slopes=(10**6, 1000, 1000), means=(4,), spreads=(4,))
+    with pytest.raises(ValueError, match=r"a\.npz: its slopes take 8e\+03 GB, the limit is 8 GB"):
+        ModelStatistics.load(file)
+    (tmp_path / "b.npz").write_bytes(file.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"no model statistics in .*b\.npz: File is not a zip file"):
+        ModelStatistics.load(tmp_path / "b.npz")
 
 
 TAGS = (

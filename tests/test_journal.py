@@ -128,9 +128,63 @@ def test_the_table_tells_running_from_killed(tmp_path: Path) -> None:
     assert [(line.state, line.left) for line in status.lines(tmp_path)] == [("killed", None)]
     entries = path(tmp_path).read_text().replace('"host": "', '"host": "another-')
     path(tmp_path).write_text(entries)
-    later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=1)
-    (line,) = status.lines(tmp_path, later)
-    assert line.state == "running" and line.heard is not None and line.heard >= 3600, "nobody here can know"
+    now = datetime.datetime.now(datetime.UTC)
+    (soon,) = status.lines(tmp_path, now)
+    (later,) = status.lines(tmp_path, now + datetime.timedelta(hours=1))
+    assert soon.state == "running" and soon.left is not None, "nobody here can know"
+    assert (later.state, later.left) == ("silent", None) and later.heard is not None and later.heard >= 3600
+    shown = cells(later)
+    assert shown["state"] == "silent (2)" and shown["heard"].startswith("1:00:") and shown["left"] == ""
+
+
+def cells(*lines: status.Line) -> dict[str, str]:
+    """The last row of the table, by its heads."""
+    return {str(column.header): str([*column.cells][-1]) for column in status.table(lines).columns}
+
+
+def plan(results: Path, name: str, **values: object) -> None:
+    """The run.yaml that a run of the workflow begins with."""
+    (results / name).mkdir(exist_ok=True)
+    (results / name / "run.yaml").write_text(json.dumps({"name": name, "domain": "imaging", **values}))
+
+
+def states(results: Path) -> list[tuple[str, str, str, str]]:
+    return [(line.run, line.stage, line.shard, line.state) for line in status.lines(results)]
+
+
+def test_what_has_not_begun_is_shown(tmp_path: Path) -> None:
+    keep(path(tmp_path, stage="dataset"))
+    assert len(states(tmp_path)) == 1, "without a run.yaml nobody knows what is to come"
+    keep(path(tmp_path, stage="sample.part2of3"))
+    plan(tmp_path, "digits", resources={"sample": {"shards": 3}})
+    assert [line[1:] for line in states(tmp_path)] == [
+        ("dataset", "", "done"), ("train", "", "waiting"),
+        ("sample", "", "done"),  # `keep` names no shard: where all are joined, none waits
+        ("evaluate", "", "waiting"), ("report", "", "waiting"),
+    ]  # fmt: skip
+    assert states(tmp_path / "digits") == states(tmp_path)
+    file = path(tmp_path, stage="sample.part2of3")
+    file.write_text(file.read_text().replace('"shard": ""', '"shard": "2/3"'))
+    found = [line[1:] for line in states(tmp_path)]
+    assert found[2:6] == [("sample", "2/3", "done"), *(("sample", k, "waiting") for k in ("1/3", "3/3", ""))]
+    assert cells(*status.lines(tmp_path))["stage"] == "sample 1/3 … report"
+    assert status.table(status.lines(tmp_path)).caption == "8 stages and shards: 2 done, 6 waiting"
+    (tmp_path / "digits" / "run.yaml").write_text("name: [")
+    assert len(states(tmp_path)) == 2, "a damaged plan is none"
+
+
+def test_a_sweep_shows_the_children_that_have_not_begun(tmp_path: Path) -> None:
+    sweep = {"train.n": [1, 2], "sample.m": [3, 4]}
+    keep(path(tmp_path, stage="dataset"))
+    plan(tmp_path, "digits", sweep=sweep)
+    found = states(tmp_path)
+    names = [f"digits~train.n={n}" for n in (1, 2)]
+    children = [f"{name}~sample.m={m}" for name in names for m in (3, 4)]
+    assert [line[:2] for line in found if line[3] == "done"] == [("digits", "dataset")]
+    assert [line[0] for line in found if line[1] == "train" and line[3] == "waiting"] == names
+    for stage in ("sample", "evaluate", "report"):
+        assert [line[0] for line in found if line[1] == stage and line[3] == "waiting"] == children
+    assert len(found) == 1 + 2 + 3 * 4
 
 
 def test_status_shows_every_stage_in_its_order(copied: Place) -> None:
@@ -144,7 +198,8 @@ def test_status_shows_every_stage_in_its_order(copied: Place) -> None:
     said = copied.sciflow("status")
     assert said.status == 0
     shown = [" ".join(line.split()) for line in said.text.splitlines()]
-    assert [line.split(" ")[0] for line in shown[1:]] == [
+    assert shown[-1] == "13 stages and shards: 12 done, 1 failed"
+    assert [line.split(" ")[0] for line in shown[1:-1]] == [
         *("analytic", "train", "sample", "evaluate", "report"),
         *("imaging", "train", "sample", "sample", "sample", "evaluate", "report", "old"),
     ]

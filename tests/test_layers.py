@@ -26,7 +26,7 @@ STAGES = {f"stages.{stage}" for stage in ("dataset", "train", "sample", "evaluat
 QUESTIONS = ("simulate", "network", "target", "metrics", "figures")
 
 FLOORS = [
-    {"types", "random", "errors", "yamlfile", "progress", "journal", "memory"},
+    {"types", "random", "errors", "yamlfile", "progress", "journal", "memory", "archives"},
     {"solvers", "networks", "data", "metrics", "figures"},
     {"diffusion", "particles"},
     {"search"},
@@ -56,7 +56,7 @@ FLOORS = [
 HELPERS = (  # no stages themselves
     "stages.artefact", "stages.page", "stages.draws", "stages.drawing", "stages.shares", "stages.notebook",
     "stages.rows", "stages.shards", "stages.learned", "stages.kept", "stages.gathered", "stages.sweep_costs",
-    "stages.sweep_figures",
+    "stages.sweep_figures", "stages.costs",
 )  # fmt: skip
 FREE_WITHIN = ({"inverse", "steering"}, FLOORS[0], FLOORS[-1])  # on one floor, and yet these may import one another
 

@@ -11,7 +11,7 @@ from snakemake.exceptions import WorkflowError
 
 from sciflow.catalogue import Catalogue
 from sciflow.errors import InputError
-from sciflow.memory import megabytes
+from sciflow.memory import megabytes, minutes
 from sciflow.runs import ARTEFACTS, STAGES
 from sciflow.source import digest
 
@@ -60,25 +60,21 @@ def files(stage):
 
 
 def parts(stage, suffix=None):
-    """One file per shard."""
+    """One file per shard; none where one job does it all."""
     file = Path(ARTEFACTS[stage])
     file = file.with_suffix(suffix or file.suffix)
 
     def answer(wildcards):
         count = run_of(wildcards.run).resource(stage, "shards", 1)
-        return [f"<results>/{wildcards.run}/{file.stem}.part{k}of{count}{file.suffix}" for k in range(1, count + 1)]
+        names = [f"<results>/{wildcards.run}/{file.stem}.part{k}of{count}{file.suffix}" for k in range(1, count + 1)]
+        return names if count > 1 else []
 
     return answer
 
 
-def metric_parts(suffix):
-    """The shards of `evaluate`; none where one job does it all."""
-
-    def answer(wildcards):
-        every = parts("evaluate", suffix)(wildcards)
-        return every if len(every) > 1 else []
-
-    return answer
+def joins(wildcards, stage):
+    """Whether a job joins shards, which needs neither devices nor ranks, instead of doing the work of the stage."""
+    return getattr(wildcards, "shard", None) is None and run_of(wildcards.run).resource(stage, "shards", 1) > 1
 
 
 def tables(wildcards):
@@ -95,20 +91,42 @@ def resource(stage, key, default=0):
     return lambda wildcards: run_of(wildcards.run).resource(stage, key, default)
 
 
+def devices(stage):
+    """How many cards a job asks for."""
+    return lambda wildcards: 0 if joins(wildcards, stage) else run_of(wildcards.run).resource(stage, "gpu")
+
+
 def memory(stage):
     """Megabytes: more in a retry if the attempt before was killed, as for want of memory, and not otherwise."""
 
     def answer(wildcards, attempt):
-        shard = getattr(wildcards, "shard", None)
-        name = stage if shard is None or wildcards.shards == "1" else f"{stage}.part{shard}of{wildcards.shards}"
         asked = run_of(wildcards.run).resource(stage, "mem_mb", 2000)
-        return megabytes(asked, Path(RESULTS, wildcards.run, ".state", name), attempt)
+        return megabytes(asked, kept(wildcards, stage), attempt)
 
     return answer
 
 
-def ranks(run, stage):
+def limit(stage):
+    """Minutes: few in a retry that can only repeat a recorded failure, so that it does not wait for long."""
+
+    def answer(wildcards, attempt):
+        return minutes(run_of(wildcards.run).resource(stage, "runtime"), kept(wildcards, stage), attempt)
+
+    return answer
+
+
+def kept(wildcards, stage):
+    """The folder of a stage (and shard) in the state of its run."""
+    shard = getattr(wildcards, "shard", None)
+    name = stage if shard is None else f"{stage}.part{shard}of{wildcards.shards}"
+    return Path(RESULTS, wildcards.run, ".state", name)
+
+
+def ranks(wildcards, stage):
     """How many processes work on each node, and on how many nodes."""
+    run = run_of(wildcards.run)
+    if joins(wildcards, stage):
+        return 1, 1
     return run.resource(stage, "ranks") or run.resource(stage, "gpu") or 1, run.resource(stage, "nodes", 1)
 
 
@@ -116,11 +134,7 @@ def spread(stage):
     """What a stage asks of SLURM: processes on one node start one another, on several nodes `srun` does."""
 
     def asked(value):
-        def answer(wildcards):
-            run = run_of(wildcards.run)
-            return value(run.resource(stage, "gpu"), *ranks(run, stage))
-
-        return answer
+        return lambda wildcards: value(devices(stage)(wildcards), *ranks(wildcards, stage))
 
     def only_on_several(value):
         return asked(lambda gpu, per_node, n_nodes: value(gpu, per_node) if n_nodes > 1 else None)
@@ -141,9 +155,9 @@ def all_threads(stage):
     """Of the process that SLURM starts: one rank, or all ranks of its node."""
 
     def answer(wildcards):
-        run = run_of(wildcards.run)
-        per_node, n_nodes = ranks(run, stage)
-        return run.resource(stage, "threads", 1) * (1 if n_nodes > 1 else per_node)
+        per_node, n_nodes = ranks(wildcards, stage)
+        threads = 1 if joins(wildcards, stage) else run_of(wildcards.run).resource(stage, "threads", 1)
+        return threads * (1 if n_nodes > 1 else per_node)
 
     return answer
 
@@ -152,9 +166,8 @@ def launch(stage):
     """What stands before the command where it runs on several nodes."""
 
     def answer(wildcards, output):
-        run = run_of(wildcards.run)
-        per_node, n_nodes = ranks(run, stage)
-        threads = run.resource(stage, "threads", 1)  # SLURM no longer takes them from the job
+        per_node, n_nodes = ranks(wildcards, stage)
+        threads = run_of(wildcards.run).resource(stage, "threads", 1)  # SLURM no longer takes them from the job
         tasks = f"--nodes={n_nodes} --ntasks-per-node={per_node} --cpus-per-task={threads}"
         # the job starts on its first node, whose name in SLURM may be known to SLURM alone
         return f"MASTER_ADDR=$(hostname) srun {tasks} --kill-on-bad-exit=1" if n_nodes > 1 else ""
@@ -221,11 +234,15 @@ def write_run(wildcards, output):
     return f"cp {content} {file}.$$ && mv {file}.$$ {file}"
 
 
-def score_or_gather(wildcards, input, output):
-    """What `sciflow evaluate` works on."""
-    if input.parts:
-        return f"--gather {' '.join(map(quote, input.parts))}"
-    return f"--data {quote(input.data)} --samples {quote(input.samples)}"
+def work_or_gather(*names):
+    """What a command that may be cut into shards works on: these inputs, or its shards."""
+
+    def answer(wildcards, input, output):
+        if input.parts:
+            return f"--gather {' '.join(map(quote, input.parts))}"
+        return " ".join(f"--{name} {quote(getattr(input, name))}" for name in names)
+
+    return answer
 
 
 def state(wildcards, output):

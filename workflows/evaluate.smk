@@ -17,10 +17,10 @@ rule evaluate_part:
         "envs/sciflow.yaml"
     threads: resource("evaluate", "threads", 1)
     resources:
-        gpu=resource("evaluate", "gpu"),
-        local_gpu=resource("evaluate", "gpu"),
+        gpu=devices("evaluate"),
+        local_gpu=devices("evaluate"),
         mem_mb=memory("evaluate"),
-        runtime=resource("evaluate", "runtime"),
+        runtime=limit("evaluate"),
     params:
         section=section("evaluate"),
         source=source("evaluate"),
@@ -41,8 +41,8 @@ rule evaluate:
         data=artefact("dataset"),
         samples=artefact("sample"),
         files=files("evaluate"),
-        parts=metric_parts(".csv"),
-        part_arrays=metric_parts(".nc"),
+        parts=parts("evaluate"),
+        part_arrays=parts("evaluate", ".nc"),
     output:
         table=ensure("<results>/{run}/metrics.csv", non_empty=True),
         arrays=ensure("<results>/{run}/metrics.nc", non_empty=True),
@@ -55,10 +55,10 @@ rule evaluate:
         "envs/sciflow.yaml"
     threads: resource("evaluate", "threads", 1)
     resources:
-        gpu=resource("evaluate", "gpu"),
-        local_gpu=resource("evaluate", "gpu"),
+        gpu=devices("evaluate"),
+        local_gpu=devices("evaluate"),
         mem_mb=memory("evaluate"),
-        runtime=resource("evaluate", "runtime"),
+        runtime=limit("evaluate"),
     params:
         section=section("evaluate"),
         source=source("evaluate"),
@@ -66,7 +66,7 @@ rule evaluate:
         write=write_run,
         yaml=run_yaml,
         state=state,
-        work=score_or_gather,
+        work=work_or_gather("data", "samples"),
     shell:
         heard(
             "{params.write} && sciflow evaluate {params.yaml:q} {params.work}"

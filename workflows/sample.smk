@@ -1,4 +1,5 @@
-# `sample` scatters over the shards that the run asks for and gathers them; the samples do not depend on their number.
+# `sample` scatters over the shards that the run asks for and gathers them; with one it is done at once. The samples do not
+# depend on their number.
 rule sample_part:
     input:
         data=artefact("dataset"),
@@ -16,9 +17,9 @@ rule sample_part:
     threads: all_threads("sample")
     resources:
         **spread("sample"),
-        local_gpu=resource("sample", "gpu"),
+        local_gpu=devices("sample"),
         mem_mb=memory("sample"),
-        runtime=resource("sample", "runtime"),
+        runtime=limit("sample"),
     params:
         section=section("sample"),
         source=source("sample"),
@@ -29,7 +30,7 @@ rule sample_part:
         launch=launch("sample"),
     shell:
         heard(
-            "{params.write} && {params.launch} sciflow sample {params.yaml:q} --data {input.data:q} "
+            "{params.write} && {params.launch} sciflow sample {params.yaml:q} --data {input.data:q}"
             " --model {input.model:q} --out {output.part:q}"
             " --shard {wildcards.shard}/{wildcards.shards} --state {params.state:q}"
             " --time-limit {resources.runtime} --source {params.source}"
@@ -38,6 +39,9 @@ rule sample_part:
 
 rule sample:
     input:
+        data=artefact("dataset"),
+        model=artefact("train"),
+        files=files("sample"),
         parts=parts("sample"),
     output:
         samples=ensure("<results>/{run}/samples.nc", non_empty=True),
@@ -48,18 +52,24 @@ rule sample:
     retries: RETRIES
     conda:
         "envs/sciflow.yaml"
-    threads: 1
+    threads: all_threads("sample")
     resources:
+        **spread("sample"),
+        local_gpu=devices("sample"),
         mem_mb=memory("sample"),
-        runtime=resource("sample", "runtime"),
+        runtime=limit("sample"),
     params:
         section=section("sample"),
         source=source("sample"),
         before=before("sample"),
         write=write_run,
         yaml=run_yaml,
+        state=state,
+        launch=launch("sample"),
+        work=work_or_gather("data", "model"),
     shell:
         heard(
-            "{params.write} && sciflow sample {params.yaml:q} --gather {input.parts:q} --out {output.samples:q}"
-            " --source {params.source}"
+            "{params.write} && {params.launch} sciflow sample {params.yaml:q} {params.work}"
+            " --out {output.samples:q} --state {params.state:q}"
+            " --time-limit {resources.runtime} --source {params.source}"
         )

@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 
 from sciflow.data.store import atomic_path
 from sciflow.errors import InputError, NonFiniteError
-from sciflow.memory import counted
+from sciflow.memory import FAILED, RETRY_VARIABLE, counted
 from sciflow.progress import deaf, time_limit
 
 KEY = re.compile("[0-9a-f]{16}")
@@ -36,9 +36,6 @@ KEY = re.compile("[0-9a-f]{16}")
 
 PERMANENT = (InputError, NonFiniteError)
 """Errors that the same section, source and inputs will meet again."""
-
-RETRY_VARIABLE = "SCIFLOW_RETRY_FAILED"
-"""Environment variable that, set to anything, forgets recorded failures."""
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
@@ -203,7 +200,7 @@ class State:
 
     def fail(self, message: str) -> None:
         """Record that every attempt with this key must fail: the next one repeats the message at once."""
-        self.save("failed.json", json.dumps({"message": message}).encode())
+        self.save(FAILED, json.dumps({"message": message}).encode())
 
     def _count_kills(self, holder: Path) -> None:
         """Whoever left its name here did not come to an end of its own (`sciflow.memory` reads the count)."""
@@ -221,17 +218,17 @@ class State:
                 (self.directory / "killed").unlink(missing_ok=True)
 
     def _repeat_failure(self) -> None:
-        recorded = self.load("failed.json")
+        recorded = self.load(FAILED)
         if recorded is None:
             return
         if os.environ.get(RETRY_VARIABLE):
-            (self._folder / "failed.json").unlink()
+            (self._folder / FAILED).unlink()
             return
         try:
             message = json.loads(recorded)["message"]
         except (ValueError, KeyError, TypeError, RecursionError):  # a bad disk's: the work meets the failure again
             self.log("failed.json is damaged; the work is tried again")
-            (self._folder / "failed.json").unlink()
+            (self._folder / FAILED).unlink()
             return
         raise InputError(
             f"{message}\nThis is a recorded failure: nothing it depends on has changed since. "

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sciflow.archives import check_stored
 from sciflow.diffusion.centred import CentredModule, event_shape
 from sciflow.diffusion.denoiser import Denoiser
 from sciflow.diffusion.forecast import Forecasts
@@ -215,8 +216,10 @@ def load(path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtyp
         dtype: of its networks; None leaves them as they were stored.
 
     Raises:
-        InputError: the file is missing, truncated, of another kind, or names a network or schedule that is not known.
+        InputError: the file is missing, truncated, of another kind, unpacks to more than it is, or names a network or
+            schedule that is not known.
     """
+    check_stored(path)
     try:
         fields = torch.load(path, map_location=device, weights_only=True)
         denoiser = unpack(fields)

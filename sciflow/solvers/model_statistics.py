@@ -11,6 +11,9 @@ deviation of N, and g is N standardised. Nothing has to be differentiated or int
 
 from __future__ import annotations
 
+import math
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sciflow.archives import declared
 from sciflow.random import Stream
 from sciflow.solvers.dynamics import Dynamics, ModelSplit, model_split
 from sciflow.solvers.exponential import EABM
@@ -28,6 +32,8 @@ from sciflow.solvers.rosenbrock import derivative
 from sciflow.solvers.solve import solve
 
 FLOOR = 1e-6  # of the root mean square of N: below it N does not vary, and its standard deviation is rounding
+ARRAYS = ("log_snr", "slopes", "means", "spreads")
+LARGEST = 8_000_000_000  # bytes of one array of a file, refused before it is read
 
 
 class TrivialStatistics:
@@ -95,19 +101,24 @@ class ModelStatistics:
 
     def save(self, path: str | Path) -> None:
         """Write the statistics as .npz, which `dpm_solver_v3` takes as `statistics`."""
-        np.savez(path, log_snr=self.log_snr, slopes=self.slopes, means=self.means, spreads=self.spreads)
+        np.savez(path, **{name: getattr(self, name) for name in ARRAYS})
 
     @classmethod
     def load(cls, path: str | Path) -> ModelStatistics:
         """What `save` wrote.
 
         Raises:
-            ValueError: no such file, or not one of `save`.
+            ValueError: no such file, not one of `save`, or one that declares more than `LARGEST`.
         """
         try:
+            with zipfile.ZipFile(path) as archive:
+                for name in ARRAYS:
+                    shape, dtype = declared(archive, name)
+                    if (n_bytes := math.prod(shape) * dtype.itemsize) > LARGEST:
+                        raise ValueError(f"its {name} take {n_bytes / 1e9:.3g} GB, the limit is {LARGEST / 1e9:g} GB")
             with np.load(path, allow_pickle=False) as arrays:
-                return cls(*(arrays[name] for name in ("log_snr", "slopes", "means", "spreads")))
-        except (OSError, KeyError, ValueError) as error:
+                return cls(*(arrays[name] for name in ARRAYS))
+        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(
                 f"no model statistics in {path}: {error}. Write them with fit_statistics(...).save(path)."
             ) from error

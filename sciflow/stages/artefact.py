@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from sciflow import journal
 from sciflow.data.state import State, alone, state_key
 from sciflow.data.store import Header, checked_sha256, open_dataset, sha256, write_provenance
 from sciflow.errors import InputError, NonFiniteError, OutOfTime
 from sciflow.progress import ending
 from sciflow.random import Stream
+from sciflow.stages.costs import of_attempts
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -97,9 +99,14 @@ class Job:
         index, count = self.part
         return self.state / (self.stage if count == 1 else f"{self.stage}.part{index}of{count}")
 
+    @property
+    def key(self) -> str:
+        """Another one for any change of what the result depends on; raises as `hashes`."""
+        return state_key(self.section, self.source, self.hashes)
+
     def open_state(self) -> State | None:
         """The state of this stage (and shard), keyed by everything that its result depends on."""
-        return None if self.state is None else State(self.folder(), state_key(self.section, self.source, self.hashes))
+        return None if self.state is None else State(self.folder(), self.key)
 
     @contextlib.contextmanager
     def remembered(self) -> Iterator[None]:
@@ -175,24 +182,26 @@ class Job:
                 )
 
     def sign(self, **facts: object) -> None:
-        """Write the volatile facts beside the artefact: cost, seconds, peak memory, device."""
+        """Write the volatile facts beside the artefact: cost, seconds, peak memory, device.
+
+        The cost is that of all attempts at this work, as far as the journal tells of those that were cut short.
+        """
         usage = resource.getrusage(resource.RUSAGE_SELF)
-        write_provenance(
-            self.out,
-            {
-                "run": self.run,
-                "stage": self.stage,
-                "sha256": sha256(self.out),
-                "source_digest": self.source,
-                "seconds": round(time.monotonic() - self.started, 3),
-                "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 3),
-                "peak_memory_mb": round(usage.ru_maxrss / 1024, 1),
-                "device": torch.cuda.get_device_name() if self.device == "cuda" else platform.processor() or "cpu",
-                "threads": torch.get_num_threads(),
-                **self._device_facts(int(str(facts.get("ranks", 1)))),
-                **facts,
-            },
-        )
+        took = {
+            "run": self.run,
+            "stage": self.stage,
+            "sha256": sha256(self.out),
+            "source_digest": self.source,
+            "seconds": round(time.monotonic() - self.started, 3),
+            "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 3),
+            "peak_memory_mb": round(usage.ru_maxrss / 1024, 1),
+            "device": torch.cuda.get_device_name() if self.device == "cuda" else platform.processor() or "cpu",
+            "threads": torch.get_num_threads(),
+            **self._device_facts(int(str(facts.get("ranks", 1)))),
+            **facts,
+        }
+        before = {} if self.state is None else of_attempts(took, self.folder() / journal.FILE)
+        write_provenance(self.out, {**took, **before})
 
     def _device_facts(self, n: int) -> dict[str, float]:
         """Seconds for which n devices were held, and the peak memory [MB] of this one; nothing without a device."""

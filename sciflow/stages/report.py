@@ -165,15 +165,13 @@ def provenance(job: Job) -> list[dict[str, Any]]:
 def spent(job: Job) -> list[dict[str, Any]]:
     """One line for each stage before this one, and their sum: what it took, blank where it was not measured.
 
-    Seconds are those of the processes that finished the stage; of `sample`, CPU and GPU seconds of all shards.
+    Seconds are those of all attempts that led to the artefact; CPU and GPU seconds those of all ranks and shards.
     """
     lines: list[dict[str, Any]] = []
     for name, stage in zip(ARTEFACTS, ("dataset", "train", "sample", "evaluate"), strict=True):
         facts = _facts(job.inputs[name])
-        rows = facts.get("posterior_rows")
-        lines.append(
-            {"stage": stage, **{key: facts.get(key) for key in SPENT}, "rows": sum(rows.values()) if rows else None}
-        )
+        rows = sum(facts.get("posterior_rows", {}).values()) or facts.get("network_rows")
+        lines.append({"stage": stage, **{key: facts.get(key) for key in SPENT}, "rows": rows})
     whole: dict[str, Any] = {"stage": "together"}
     for key in (*SPENT, "rows"):
         known = [line[key] for line in lines if line[key] is not None]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -37,10 +36,11 @@ from sciflow.progress import time_limit, track
 from sciflow.search.reference import Found, Search
 from sciflow.solvers.scheduled import Scheduled
 from sciflow.stages.artefact import Job, device
+from sciflow.stages.costs import of_ranks
 from sciflow.stages.drawing import Task, recall
 from sciflow.stages.draws import Draw, assembled
 from sciflow.stages.shards import check_each_once, common_header, share, total
-from sciflow.stages.shares import held, numbers, of_first, rounds
+from sciflow.stages.shares import held, of_first, rounds
 from sciflow.training.checkpoint import load as read_checkpoint
 from sciflow.training.launch import ranks
 
@@ -134,7 +134,7 @@ def _sample(
         with time_limit(job.deadline) as is_over:
             task = Task(job, section, priors, found.times, likelihoods, is_over, together, opened)
             _draw(task, work, draws)
-        facts = _cost(section, draws) | _cost_of_ranks(together)
+        facts = _cost(section, draws) | of_ranks()
         if together.rank == 0:
             made = assembled(list(section.posteriors), mine, draws, dims, data, _like(section))
             _write(job, section, found, made.assign_attrs(told or {}), header, facts)
@@ -171,12 +171,6 @@ def _write(
         arrays = arrays.assign_attrs(searched_choices=json.dumps([asdict(step) for step in found.solver.choices]))
     write_dataset(job.out, arrays, header or job.header())
     job.sign(**facts)
-
-
-def _cost_of_ranks(together: Ranks) -> dict[str, Any]:
-    """How many ranks there were, and the CPU seconds of all; nothing of one."""
-    spent = numbers(together, time.process_time())
-    return {} if together.size == 1 else {"ranks": together.size, "cpu_seconds": round(sum(spent), 3)}
 
 
 def _prior(job: Job, section: SampleSection) -> Denoiser:

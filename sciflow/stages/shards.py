@@ -65,8 +65,7 @@ def total(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {"shards": len(facts), "cpu_seconds": round(sum(known("cpu_seconds")), 3)}
     found |= {key: max(known(key), default=0) for key in ("seconds", "peak_memory_mb")}
     found |= {key: max(known(key)) for key in ("peak_gpu_memory_mb", "ranks") if known(key)}
-    if known("gpu_seconds"):
-        found["gpu_seconds"] = round(sum(known("gpu_seconds")), 3)
+    found |= {key: round(sum(known(key)), 3) for key in ("gpu_seconds", "attempts") if known(key)}
     if known("device"):
         found["device"] = ", ".join(dict.fromkeys(map(str, known("device"))))
     each = ("posterior_seconds", "posterior_rows", "posterior_solves")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -32,6 +31,7 @@ from sciflow.networks.mlp import Network
 from sciflow.networks.unet import UNet
 from sciflow.random import Stream
 from sciflow.stages.artefact import Job, device
+from sciflow.stages.costs import of_ranks
 from sciflow.stages.learned import Learned, Training
 from sciflow.stages.rows import check_grid, interval, moments, parameters, rows, trajectories
 from sciflow.training import own
@@ -41,7 +41,6 @@ from sciflow.training.launch import rank_environment, ranks
 from sciflow.training.loop import Fitted, fit
 from sciflow.training.mixture import fit_mixture
 from sciflow.training.optimisation import Optimisation
-from sciflow.training.ranks import Ranks
 from sciflow.training.windows import Windows
 
 if TYPE_CHECKING:
@@ -103,14 +102,17 @@ class NetworkTraining:
                 untrained.module, loss, train, validation, self.optimisation, job.stream,
                 checkpoint=keep, deadline=job.deadline,
             )  # fmt: skip
-            together = Ranks.here(place)
-            (cpu_seconds,) = together.total(time.process_time())
+            cost = of_ranks()
         denoiser = replace(untrained, module=fitted.module.cpu())
-        parameters = sum(p.numel() for p in fitted.module.parameters())
-        facts = {"steps": len(fitted.history.loss), "stopped": fitted.stopped, "training_seconds": fitted.seconds}
-        if together.size > 1:
-            facts |= {"ranks": together.size, "cpu_seconds": round(cpu_seconds, 3)}
-        return Learned(pack(denoiser, self.network), asdict(fitted.history), {"parameters": parameters, **facts})
+        facts = _facts(fitted, self.optimisation)
+        return Learned(pack(denoiser, self.network), asdict(fitted.history), {**facts, **cost})
+
+
+def _facts(fitted: Fitted, optimisation: Optimisation) -> dict[str, Any]:
+    """What is told of a training; `network_rows` are those of all batches, each forward and backward."""
+    n_parameters, n_steps = sum(p.numel() for p in fitted.module.parameters()), len(fitted.history.loss)
+    told = {"steps": n_steps, "stopped": fitted.stopped, "training_seconds": fitted.seconds}
+    return {"parameters": n_parameters, **told, "network_rows": n_steps * optimisation.batch_size}
 
 
 def _default_forecasters() -> dict[str, Forecaster]:
@@ -160,12 +162,10 @@ class ForecastTraining:
                 model = self._model(forecaster, fitted.module.cpu(), train, scale)
                 models[name] = model.finished(validation[torch.arange(len(validation))])
                 histories[name] = asdict(fitted.history)
-                facts[name] = {
-                    "parameters": sum(p.numel() for p in fitted.module.parameters()),
-                    "steps": len(fitted.history.loss), "stopped": fitted.stopped, "training_seconds": fitted.seconds,
-                }  # fmt: skip
+                facts[name] = _facts(fitted, self.optimisation)
+            cost = {"network_rows": sum(one["network_rows"] for one in facts.values()), **of_ranks()}
         forecasts = Forecasts(models, tuple(data["data"].shape[1:]), every)
-        return Learned(pack(forecasts, self.network), {"forecasters": histories}, {"forecasters": facts})
+        return Learned(pack(forecasts, self.network), {"forecasters": histories}, {"forecasters": facts, **cost})
 
     def _windows(self, data: xr.Dataset) -> tuple[Windows, Windows, Scale]:
         """Pieces to train on and to validate with, and their normalisation."""

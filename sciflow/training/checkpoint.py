@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from sciflow.archives import check_stored
 from sciflow.data.scratch import Carrier
 from sciflow.data.store import atomic_path, temporary_path
 from sciflow.errors import InputError
@@ -56,9 +57,10 @@ def load(path: Path, kind: str, where: str | Callable[[Any, str], Any] | None = 
             saved from.
 
     Raises:
-        InputError: the file cannot be read, is damaged, or is something else.
+        InputError: the file cannot be read, is damaged, unpacks to more than it is, or is something else.
     """
     remedy = "Delete it to start afresh, or restore it from a copy."
+    check_stored(path)
     try:
         with zipfile.ZipFile(path) as archive:
             if (damaged := archive.testzip()) is not None:

@@ -14,6 +14,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
+from sciflow.archives import check_stored
 from sciflow.diffusion.own import OwnDenoiser, Predicts, Told
 from sciflow.errors import InputError
 from sciflow.networks.mlp import Network
@@ -82,6 +83,7 @@ def weights(path: str) -> dict[str, Tensor]:
     if Path(path).suffix == ".safetensors":
         convert = 'torch.save(safetensors.torch.load_file("x.safetensors"), "x.pt")'
         raise InputError(f"train.path {path}: is of safetensors, which is not read here. Convert it: {convert}")
+    check_stored(path)
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, zipfile.BadZipFile, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:

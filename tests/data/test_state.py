@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from sciflow.data.state import RETRY_VARIABLE, State, alone, state_key
+from sciflow.data.state import State, alone, state_key
 from sciflow.errors import InputError, NonFiniteError, OutOfTime, Terminated
-from sciflow.memory import megabytes
+from sciflow.memory import RETRY_VARIABLE, megabytes
 from sciflow.progress import terminable
 
 KEY = state_key("train: {n_steps: 10}", "digest", {"data.nc": "00ff"})

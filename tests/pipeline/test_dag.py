@@ -237,21 +237,6 @@ def test_the_metrics_of_a_run_are_scattered_and_gathered(changed: Callable[[], P
     assert project.snakemake("--dry-run").jobs == {}
 
 
-RETRIED = {"dataset": "data.nc", "evaluate": "metrics.csv", "sample --gather": "samples.nc"}
-
-
-@pytest.mark.parametrize("stage", RETRIED)
-def test_a_job_that_was_killed_is_tried_again_with_twice_the_memory(stage: str, project: Project) -> None:
-    name = stage.partition(" ")[0]
-    project.edit(RUN, "{shards: 2}", f"{{shards: 2}}, {name}: {{mem_mb: 300}}" if name != "sample" else "{mem_mb: 300}")
-    project.write(f"results/toy/.state/{name}/holder", "process 1 on a node that killed it")
-    result = project.snakemake(f"results/toy/{RETRIED[stage]}", FAKE_FAILS_ONCE=stage)
-    assert result.status == 0, result.text
-    called = [command for command, options in project.calls() if ("--gather" in options) == (stage != name)]
-    assert called.count(name) == 2, result.text
-    assert result.text.count("mem_mb=600,") == 1, result.text
-
-
 def test_a_termination_leaves_the_last_word_and_the_exit_status(project: Project) -> None:
     """As a scheduler does it: SIGTERM to the shell, to the stage and to `tee`."""
     shown = project.snakemake("--dry-run", "-p", "results/toy/data.nc").text
@@ -278,48 +263,6 @@ def test_every_job_keeps_its_last_word(project: Project) -> None:
     for command in commands:
         assert "trap : TERM; " in command and command.rstrip().endswith(".log)"), command
         assert " 2>&1 | (trap '' TERM; exec tee logs/" in command, command
-
-
-SPREAD = {
-    "gpu: 1": ("gpu=1, local_gpu=1", "&& sciflow train"),
-    "gpu: 2": ("gpu=2, nodes=1, local_gpu=2", "&& sciflow train"),
-    "ranks: 3, threads: 2": ("gpu=0, local_gpu=0", "&& sciflow train"),
-    "gpu: 2, nodes: 3, threads: 4": (
-        "gpu=0, nodes=3, tasks_per_node=2, mpi=srun, slurm_extra=--gpus-per-node=2, local_gpu=2",
-        "&& MASTER_ADDR=$(hostname) srun --nodes=3 --ntasks-per-node=2 --cpus-per-task=4 --kill-on-bad-exit=1 "
-        "sciflow train",
-    ),
-    "gpu: 1, nodes: 3": (  # the plugin takes no `tasks_per_node: 1`
-        "gpu=0, nodes=3, tasks=3, mpi=srun, slurm_extra=--gpus-per-node=1, local_gpu=1",
-        "srun --nodes=3 --ntasks-per-node=1 --cpus-per-task=1 --kill-on-bad-exit=1 sciflow train",
-    ),
-}
-
-
-def test_training_on_several_devices_asks_for_them(project: Project) -> None:
-    """On one node the command starts its ranks, on several nodes SLURM does."""
-    run = (project.folder / RUN).read_text()
-    for number, asked in enumerate(SPREAD):
-        asking = run.replace("{shards: 2}}", "{shards: 2}, train: {" + asked + "}}")
-        project.write(f"workflows/runs/spread{number}.yaml", asking)
-    models = [f"results/spread{number}/model.pt" for number in range(len(SPREAD))]
-    shown = project.snakemake("--dry-run", "-p", *models, "--cores", "6", "--resources", "local_gpu=6").text
-    for number, (asked, (resources, command)) in enumerate(SPREAD.items()):
-        (job,) = [part for part in shown.split("rule ") if part.startswith("train") and models[number] in part]
-        assert resources in job and command in " ".join(job.split()), shown
-        assert ("threads: 6" in job) == asked.startswith("ranks"), shown
-
-
-def test_ranks_of_sample_are_asked_for_like_those_of_train(project: Project) -> None:
-    run = (project.folder / RUN).read_text()
-    project.write("workflows/runs/ranked.yaml", run.replace("{shards: 2}}", "{ranks: 2, nodes: 3}}"))
-    shown = project.snakemake("--dry-run", "-p", "results/ranked/samples.nc", "--cores", "6").text
-    jobs = [" ".join(part.split()) for part in shown.split("rule ") if part.startswith("sample_part:")]
-    assert jobs, shown
-    for job in jobs:
-        assert "nodes=3, tasks_per_node=2, mpi=srun" in job, shown
-        tasks = "--nodes=3 --ntasks-per-node=2 --cpus-per-task=1"
-        assert f"srun {tasks} --kill-on-bad-exit=1 sciflow sample" in job, shown
 
 
 def test_importable_as_a_module(project: Project, tmp_path: Path) -> None:

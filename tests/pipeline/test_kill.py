@@ -135,7 +135,7 @@ def test_a_job_that_is_killed_is_tried_again_from_its_state(
     straight: dict[str, bytes], killed: Killable, record_property: Callable[[str, object], None]
 ) -> None:
     """SIGKILL to the job alone, as an out-of-memory killer does, in a step and in a write, and a SIGTERM."""
-    plan = ["loss 4 die", "model.pt 1 die", f"guidance {PER_OBSERVATION + 3} term", "samples.part1of1.nc 1 die"]
+    plan = ["loss 4 die", "model.pt 1 die", f"guidance {PER_OBSERVATION + 3} term", "samples.nc 1 die"]
     status, text = killed.snakemake(plan="\n".join(plan))
     assert status == 0, text
     assert killed.artefacts() == straight

@@ -229,7 +229,7 @@ def test_two_nodes_train_and_sample_as_one_process(cluster: None, submitted: Sub
     Place(submitted.folder).write(SPREAD, "spread")
     script = CONTROLLER.format(python=sys.executable, run="spread.yaml", targets="results/spread/samples.nc")
     submitted.finish(*submitted.sbatch(script))
-    for name in ("train", "sample.part1of1"):
+    for name in ("train", "sample"):
         log = (submitted.folder / f"logs/spread/{name}.log").read_text()
         assert "2 ranks" in log, log
     spread = load(submitted.folder / "results/spread/model.pt", "model")["history"]

@@ -13,9 +13,9 @@ import pytest
 import torch
 import xarray as xr
 
-from sciflow.data.state import RETRY_VARIABLE
 from sciflow.data.store import read_header, read_provenance, sha256
 from sciflow.errors import InputError
+from sciflow.memory import RETRY_VARIABLE
 from sciflow.starting import AHEAD
 from tests.tiny import IMAGING, Place, change
 

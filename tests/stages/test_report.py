@@ -82,9 +82,10 @@ def test_the_cost_of_every_stage_is_told(copied: Place) -> None:
     assert copied.sciflow("report", "imaging.yaml").status == 0
     shown = " ".join(page(copied.results("imaging") / "report.html").text.split())
     facts = [read_provenance(file) for file in files]
-    rows = sum(facts[2]["posterior_rows"].values())
+    rows = sum(facts[2]["posterior_rows"].values()) + facts[1]["network_rows"]
+    assert facts[1]["network_rows"] == IMAGING["train"]["optimisation"]["batch_size"] * facts[1]["steps"] > 0
     cpu, memory = sum(fact["cpu_seconds"] for fact in facts), max(fact["peak_memory_mb"] for fact in facts)
-    assert f" {cpu:.4g} 2000 {memory:.4g} 900 {rows:.4g} Of the processes" in shown
+    assert f" {cpu:.4g} 2000 {memory:.4g} 900 {rows:.4g} Of all attempts" in shown
     assert f" sample {facts[2]['seconds']:.4g} {facts[2]['cpu_seconds']:.4g} 1000 " in shown
     assert facts[1]["written"] in shown, "when each was finished"
 

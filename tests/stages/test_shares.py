@@ -98,7 +98,8 @@ def test_ranks_write_the_bytes_of_one_process(place: Place) -> None:
         assert ended.returncode == 0, ended.stderr
         assert f"{n_ranks} ranks work together" in ended.stderr
         assert out.read_bytes() == alone
-        assert read_provenance(out)["ranks"] == n_ranks
+        told = read_provenance(out)
+        assert told["ranks"] == n_ranks and told["peak_memory_mb"] > 100 and told["cpu_seconds"] > n_ranks
 
 
 @pytest.mark.parametrize(

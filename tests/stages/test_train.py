@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from sciflow.data.state import RETRY_VARIABLE
 from sciflow.data.store import read_provenance
+from sciflow.memory import RETRY_VARIABLE
 from sciflow.training.checkpoint import load
 from tests.tiny import ANALYTIC, IMAGING, ROOT, Place, change
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 from pydantic import Field
 
+from sciflow.archives import declared
 from sciflow.data.formats.mapping import blank, check_size, choose, existing, named
 from sciflow.errors import InputError
 
@@ -77,10 +78,7 @@ def member(
         InputError: it is too large, or holds Python objects.
     """
     try:
-        with archive.open(f"{name}.npy") as file:
-            version = np.lib.format.read_magic(file)
-            read_header = np.lib.format.read_array_header_1_0
-            shape, _, dtype = (read_header if version == (1, 0) else np.lib.format.read_array_header_2_0)(file)
+        shape, dtype = declared(archive, name)
         check_size(path, math.prod(shape) * dtype.itemsize, max_gigabytes)
         if not look_inside:
             return blank(shape, dtype)

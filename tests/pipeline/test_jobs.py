@@ -1,0 +1,137 @@
+"""What a job asks of a machine or a cluster: cores, devices and nodes, shards and groups, and what a retry asks for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+
+from tests.pipeline.conftest import ROOT, Project
+from tests.pipeline.test_dag import DATASET, RUN
+
+RETRIED = {"dataset": "data.nc", "evaluate": "metrics.csv", "sample --gather": "samples.nc"}
+
+
+@pytest.mark.parametrize("stage", RETRIED)
+def test_a_job_that_was_killed_is_tried_again_with_twice_the_memory(stage: str, project: Project) -> None:
+    name = stage.partition(" ")[0]
+    project.edit(RUN, "{shards: 2}", f"{{shards: 2}}, {name}: {{mem_mb: 300}}" if name != "sample" else "{mem_mb: 300}")
+    project.write(f"results/toy/.state/{name}/holder", "process 1 on a node that killed it")
+    result = project.snakemake(f"results/toy/{RETRIED[stage]}", FAKE_FAILS_ONCE=stage)
+    assert result.status == 0, result.text
+    called = [command for command, options in project.calls() if ("--gather" in options) == (stage != name)]
+    assert called.count(name) == 2, result.text
+    assert result.text.count("mem_mb=600,") == 1, result.text
+
+
+def test_what_failed_for_good_is_repeated_in_a_gap_of_the_queue(project: Project) -> None:
+    """The record is there when the job is tried again, and not yet when it was first."""
+    project.edit(RUN, "{shards: 2}", "{shards: 2}, train: {runtime: 240}")
+    record = project.folder / "results/toy/.state/train/0123456789abcdef/failed.json"
+    project.edit("bin/sciflow", "    sys.exit(75)", f"    os.makedirs({str(record.parent)!r})\n"
+                 f"    open({str(record)!r}, 'w').close()\n    sys.exit(75)")  # fmt: skip
+    result = project.snakemake("results/toy/model.pt", FAKE_FAILS_ONCE="train")
+    assert result.status == 0, result.text
+    assert re.findall(r"runtime=(\d+)", result.text.partition("rule train:")[2])[:2] == ["240", "5"], result.text
+    (project.folder / "results/toy/model.pt").unlink()
+    again = project.snakemake("--dry-run", "results/toy/model.pt").text
+    assert "runtime=240" in again, "a new call does not know whether what it depends on has changed"
+
+
+def _jobs(shown: str, rule: str) -> list[str]:
+    """What Snakemake says of each job of a rule, in one line."""
+    return [" ".join(part.split()) for part in shown.split("rule ") if part.startswith(f"{rule}:")]
+
+
+def test_one_shard_is_sampled_at_once_and_many_are_joined(project: Project, changed: Callable[[], Project]) -> None:
+    """What joins shards asks for neither the threads nor the devices of the work."""
+    project.edit(RUN, "{shards: 2}", "{shards: 1, threads: 2, gpu: 1}")
+    shown = project.snakemake("--dry-run", "-p", "--resources", "local_gpu=1")
+    assert shown.jobs == dict.fromkeys(DATASET - {"sample_part"}, 1), shown.text
+    (job,) = _jobs(shown.text, "sample")
+    assert "threads: 2" in job and "gpu=1, local_gpu=1" in job, job
+    assert "--data results/toy/data.nc --model results/toy/model.pt --out results/toy/samples.nc --state" in job, job
+    project.edit(RUN, "{shards: 1,", "{shards: 3,")
+    shown = project.snakemake("--dry-run", "-p", "--resources", "local_gpu=1")
+    assert shown.jobs == {**dict.fromkeys(DATASET, 1), "sample_part": 3}, shown.text
+    (job,) = _jobs(shown.text, "sample")
+    assert "threads:" not in job and "gpu=0, local_gpu=0" in job and "--gather results/toy/samples.part1of3.nc" in job
+    again = changed()
+    again.edit(RUN, "{shards: 2}", "{shards: 1}")
+    assert again.snakemake("--dry-run").jobs == {}, "the number of shards changes no result"
+
+
+GROUPS = {
+    "shards of a run": (
+        "groups: {sample_part: shards}\ngroup-components: {shards: 2}\n",
+        "resources: {sample: {shards: 4}}",
+        2 * [["sample_part"] * 2],
+    ),
+    "children of a sweep": (
+        "groups: {sample: child, evaluate: child, report: child}\ngroup-components: {child: 3}\n",
+        "resources: {}\nsweep: {sample.solver.order: [1, 2, 3, 4, 5, 6]}",
+        2 * [["evaluate"] * 3 + ["report"] * 3 + ["sample"] * 3],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_several_shards_or_children_are_one_job_of_a_cluster(name: str, project: Project) -> None:
+    """Snakemake's own groups, written as docs/cluster.md has them."""
+    groups, resources, expected = GROUPS[name]
+    project.edit(RUN, "resources: {sample: {shards: 2}}", resources)
+    project.write("profiles/grouped/profile.v9+.yaml", f"executor: stand-in\njobs: 9\n{groups}")
+    stand_in = (ROOT / "tests/pipeline/stand_in.py").read_text()
+    project.write("snakemake_executor_plugin_stand_in/__init__.py", stand_in)
+    shown = project.snakemake("--dry-run", "--profile", "profiles/grouped").text
+    together = [re.split(r"^\S", part, maxsplit=1, flags=re.M)[0] for part in re.split(r"Group job .*\n", shown)[1:]]
+    assert [sorted(re.findall(r"^    rule (\w+):", group, flags=re.M)) for group in together] == expected, shown
+    assert groups in (ROOT / "docs/cluster.md").read_text(encoding="utf-8"), "as the page says it"
+
+
+SPREAD = {
+    "gpu: 1": ("gpu=1, local_gpu=1", "&& sciflow train"),
+    "gpu: 2": ("gpu=2, nodes=1, local_gpu=2", "&& sciflow train"),
+    "ranks: 3, threads: 2": ("gpu=0, local_gpu=0", "&& sciflow train"),
+    "gpu: 2, nodes: 3, threads: 4": (
+        "gpu=0, nodes=3, tasks_per_node=2, mpi=srun, slurm_extra=--gpus-per-node=2, local_gpu=2",
+        "&& MASTER_ADDR=$(hostname) srun --nodes=3 --ntasks-per-node=2 --cpus-per-task=4 --kill-on-bad-exit=1 "
+        "sciflow train",
+    ),
+    "gpu: 1, nodes: 3": (  # the plugin takes no `tasks_per_node: 1`
+        "gpu=0, nodes=3, tasks=3, mpi=srun, slurm_extra=--gpus-per-node=1, local_gpu=1",
+        "srun --nodes=3 --ntasks-per-node=1 --cpus-per-task=1 --kill-on-bad-exit=1 sciflow train",
+    ),
+}
+
+
+def test_training_on_several_devices_asks_for_them(project: Project) -> None:
+    """On one node the command starts its ranks, on several nodes SLURM does."""
+    run = (project.folder / RUN).read_text()
+    for number, asked in enumerate(SPREAD):
+        asking = run.replace("{shards: 2}}", "{shards: 2}, train: {" + asked + "}}")
+        project.write(f"workflows/runs/spread{number}.yaml", asking)
+    models = [f"results/spread{number}/model.pt" for number in range(len(SPREAD))]
+    shown = project.snakemake("--dry-run", "-p", *models, "--cores", "6", "--resources", "local_gpu=6").text
+    for number, (asked, (resources, command)) in enumerate(SPREAD.items()):
+        (job,) = [part for part in shown.split("rule ") if part.startswith("train") and models[number] in part]
+        assert resources in job and command in " ".join(job.split()), shown
+        assert ("threads: 6" in job) == asked.startswith("ranks"), shown
+
+
+def test_ranks_of_sample_are_asked_for_like_those_of_train(project: Project) -> None:
+    run = (project.folder / RUN).read_text()
+    project.write("workflows/runs/ranked.yaml", run.replace("{shards: 2}}", "{ranks: 2, nodes: 3}}"))
+    shown = project.snakemake("--dry-run", "-p", "results/ranked/samples.nc", "--cores", "6").text
+    project.edit("workflows/runs/ranked.yaml", "{ranks: 2, nodes: 3}", "{ranks: 2, nodes: 3, shards: 4}")
+    cut = project.snakemake("--dry-run", "-p", "results/ranked/samples.nc", "--cores", "6").text
+    whole = _jobs(shown, "sample")
+    parts, (joining,) = _jobs(cut, "sample_part"), _jobs(cut, "sample")
+    assert len(parts) == 4 and not _jobs(shown, "sample_part"), shown
+    assert "srun" not in joining and "nodes=" not in joining and "--gather" in joining, cut
+    assert len(whole) == 1
+    for job in (*whole, *parts):
+        assert "nodes=3, tasks_per_node=2, mpi=srun" in job, shown
+        tasks = "--nodes=3 --ntasks-per-node=2 --cpus-per-task=1"
+        assert f"srun {tasks} --kill-on-bad-exit=1 sciflow sample" in job, shown
