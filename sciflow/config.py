@@ -58,7 +58,7 @@ from sciflow.stages import TRAININGS
 from sciflow.stages.evaluate import EvaluateSection
 from sciflow.stages.report import ReportSection
 from sciflow.stages.sample import SampleSection
-from sciflow.stages.train import Training
+from sciflow.stages.learned import Training
 
 SLOTS: dict[type, MutableMapping[str, type]] = {
     Solver: SOLVERS,

@@ -14,6 +14,8 @@ from sciflow.data.formats.netcdf import NetCDF
 from sciflow.data.formats.pictures import Pictures
 from sciflow.data.formats.suffix import SUFFIXES, Reader, format_class
 from sciflow.data.split import shares
+from sciflow.domains.imaging.ellipses import EllipseImages
+from sciflow.domains.imaging.head_slice import HeadSlice
 from sciflow.domains.imaging.patches import Patches
 from sciflow.domains.imaging.recording import EVENT, Count, Share, observed
 from sciflow.errors import InputError
@@ -155,4 +157,4 @@ class File:
         return made
 
 
-DATASETS: dict[str, type] = {"digits": Digits, "patches": Patches, "file": File}
+DATASETS: dict[str, type] = {"digits": Digits, "patches": Patches, "head_slice": HeadSlice, "ellipses": EllipseImages, "file": File}
