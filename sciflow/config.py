@@ -56,9 +56,9 @@ from sciflow.solvers.kinetic import KineticSolver
 from sciflow.solvers.solve import Solver
 from sciflow.stages import TRAININGS
 from sciflow.stages.evaluate import EvaluateSection
+from sciflow.stages.learned import Training
 from sciflow.stages.report import ReportSection
 from sciflow.stages.sample import SampleSection
-from sciflow.stages.learned import Training
 
 SLOTS: dict[type, MutableMapping[str, type]] = {
     Solver: SOLVERS,

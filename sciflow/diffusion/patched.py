@@ -1,4 +1,4 @@
-"""A denoiser of small pieces as one of whole images, of any size: every piece is denoised, and what they say averaged."""
+"""A denoiser of small pieces as one of whole images, of any size: all are denoised, and what they say is averaged."""
 
 from __future__ import annotations
 

@@ -145,5 +145,5 @@ def test_volumes_of_two_sizes_are_refused(tmp_path: Path) -> None:
 
 
 def test_more_than_the_limit_is_refused_before_it_is_read(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="takes .* GB, the limit is 1e-06 GB"):
+    with pytest.raises(InputError, match=r"takes .* GB, the limit is 1e-06 GB"):
         FastMRI(max_gigabytes=1e-6).read(volume(tmp_path / "a.h5"), look_inside=False)

@@ -1,4 +1,4 @@
-"""Objects of ellipses as a data set, measured by formula; and one slice of a head beside photographs of other things."""
+"""Objects of ellipses as a data set, measured by formula; one slice of a head beside photographs of other things."""
 
 from __future__ import annotations
 

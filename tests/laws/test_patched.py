@@ -89,9 +89,8 @@ def test_the_covariance_that_it_implies_is_tapered_symmetric_and_of_no_negative_
             total[which[:, None], which] += inner / 16
     assert torch.allclose(found, total, atol=1e-12)
     early = float(SCHEDULE.time(torch.tensor(-4.0)))  # σ = e⁴ α: what is seen says next to nothing
-    found = float(SCHEDULE.sigma(early)) ** 2 / float(SCHEDULE.alpha(early)) * jacobian(
-        denoiser, torch.zeros(1, 1, 12, 12, dtype=torch.float64), early
-    )
+    scale = float(SCHEDULE.sigma(early)) ** 2 / float(SCHEDULE.alpha(early))
+    found = scale * jacobian(denoiser, torch.zeros(1, 1, 12, 12, dtype=torch.float64), early)
     for down, right in ((0, 0), (1, 0), (2, 3), (4, 0)):
         taper = max(0.0, 1 - down / 4) * max(0.0, 1 - right / 4) * 0.7 ** (down + right)
         assert float(found[0, 12 * down + right]) == pytest.approx(taper, abs=7e-3)  # α² ‖C‖/σ², ‖C‖ < 20, e⁻⁸

@@ -21,4 +21,4 @@ FORMATS: dict[str, type] = {
     "fastmri": FastMRI,
 }
 
-__all__ = ["DICOM", "FORMATS", "HDF5", "FastMRI", "NPZ", "NetCDF", "OMEZarr", "Pictures", "format_of"]
+__all__ = ["DICOM", "FORMATS", "HDF5", "NPZ", "FastMRI", "NetCDF", "OMEZarr", "Pictures", "format_of"]

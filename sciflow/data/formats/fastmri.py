@@ -132,7 +132,7 @@ class FastMRI:
                 )
             maps = found[..., shown]
         else:
-            maps = np.ones(1)
+            maps = np.ones(1, complex)
         image = (maps.conj() * images_of(space)[..., shown]).sum(1)
         return np.stack([image.real, image.imag], 1).astype(np.float32)
 

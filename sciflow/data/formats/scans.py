@@ -136,9 +136,9 @@ def _kspace(
     if "s_maps" in file:
         maps = array(path, file, "s_maps", max_gigabytes)
         arrays["operator_maps"] = maps_of(path, maps, space.shape[:2], shape, encoding)
-    elif space.shape[1] > 1 and (maps := calibrated_maps(space, columns)) is not None:
-        maps = maps[..., middle(maps.shape[3], shape[2])]
-        arrays["operator_maps"] = np.stack([maps.real, maps.imag], 2).astype(np.float64)
+    elif space.shape[1] > 1 and (told := calibrated_maps(space, columns)) is not None:
+        told = told[..., middle(told.shape[3], shape[2])]
+        arrays["operator_maps"] = np.stack([told.real, told.imag], 2).astype(np.float64)
         facts["coil_maps"] = "from the middle of k-space"
     if was_acquired.sum() < len(was_acquired):
         facts["acquired_columns"] = f"{np.flatnonzero(was_acquired)[0]}-{np.flatnonzero(was_acquired)[-1]}"

@@ -52,9 +52,9 @@ class HeadSlice:
             images += [_cropped(texture(name)) for name in names]
             labels += [split] * len(names)
         whole = _reduced(np.stack([*images, head()]), self.reduction).astype(np.float32)[:, None]
-        names = np.array([*labels, "test"])
+        splits = np.array([*labels, "test"])
         chosen = np.full(self.n_observations, len(images))
-        return assembled(whole, np.arange(len(whole)), "1", names, chosen, self.observation, stream)
+        return assembled(whole, np.arange(len(whole)), "1", splits, chosen, self.observation, stream)
 
 
 def _cropped(picture: np.ndarray) -> np.ndarray:

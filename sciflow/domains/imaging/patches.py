@@ -97,7 +97,7 @@ class Patches:
 
 
 def texture(name: str) -> np.ndarray:
-    """A photograph of scikit-image, (y, x), in [0, 1]; of a colour one the luminance, in the weights of ITU-R BT.709."""
+    """A photograph of scikit-image, (y, x), in [0, 1]; of a colour one the luminance of ITU-R BT.709."""
     import skimage.data
 
     picture = getattr(skimage.data, name)().astype(np.float64) / 255

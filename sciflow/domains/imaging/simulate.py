@@ -70,7 +70,7 @@ OPTIONS = ("variable", "dims", "units", "split_by", "scaling")
 
 @dataclass(frozen=True)
 class File:
-    """Your own images: netCDF, HDF5, NPZ with their dims declared; PNG, TIFF, OME-Zarr, DICOM, fastMRI, which say theirs.
+    """Your own images: netCDF, HDF5, NPZ with dims declared; PNG, TIFF, OME-Zarr, DICOM, fastMRI, which say theirs.
 
     Exactness: values as stored or scaled, in float32
     Cost: the whole array in memory
