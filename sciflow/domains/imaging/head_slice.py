@@ -21,7 +21,8 @@ PHOTOGRAPHS = {"train": ("astronaut", "camera", "chelsea", "coffee", "coins"), "
 
 @dataclass(frozen=True)
 class HeadSlice:
-    """A sagittal slice of a head, 256 × 256, measured whole; what is learned from are six photographs of other things.
+    """A sagittal slice of a head, 256 × 256, measured whole; what is learned from are five photographs of other
+    things, and a sixth validates.
 
     The slice is one, so that nothing of it can be kept from itself: a prior that learned from heads would need others.
     Photographs, reduced and cropped to the size of the slice and in grey levels from 0 to 1 like it, share with it
