@@ -73,12 +73,13 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "data set of another domain": (
         {"dataset": {"kind": "mixture_grid", "dimension": 4}},
-        "dataset.kind must be one of ['digits', 'file', 'patches'] for domain 'imaging', got 'mixture_grid' of another "
+        "dataset.kind must be one of ['digits', 'ellipses', 'file', 'head_slice', 'patches'] for domain 'imaging', got "
+        "'mixture_grid' of another "
         "domain.",
     ),
     "keys of another domain": (
         {"dataset.kind": "mixture_grid"},
-        "dataset.kind must be one of ['digits', 'file', 'patches'] for",
+        "dataset.kind must be one of ['digits', 'ellipses', 'file', 'head_slice', 'patches'] for",
     ),
     "unknown metric": ({"evaluate.metrics": ["crsp"]}, "evaluate.metrics must be among ["),
     "unknown metric, suggestion": ({"evaluate.metrics": ["crsp"]}, "got 'crsp'. Did you mean 'crps'?"),

@@ -216,7 +216,9 @@ def test_the_plugin_of_the_page_is_an_operator(tmp_path: Path) -> None:
 
 
 def test_the_run_files_of_the_imaging_page_are_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "micrographs").mkdir()
+    for folder in ("micrographs", "multicoil_train"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "multicoil_train" / "file1000000.h5").touch()
     monkeypatch.chdir(tmp_path)
     for text in blocks(ROOT / "docs" / "imaging.md", "yaml"):
         assert config.parse(yaml.safe_load(text), "imaging.md").domain == "imaging"

@@ -25,6 +25,7 @@ from sciflow.diffusion.model import load
 from sciflow.diffusion.nested import KarrasPower
 from sciflow.diffusion.network import NetworkDenoiser
 from sciflow.diffusion.own import OwnDenoiser
+from sciflow.diffusion.patched import PatchedDenoiser
 from sciflow.diffusion.paths import Follmer, KineticOptimal, SubVariancePreserving, data_separation
 from sciflow.diffusion.poisson_flow import PoissonFlow, PoissonFlowDenoiser, PoissonFlowPrior
 from sciflow.diffusion.schedule import (
@@ -67,6 +68,7 @@ DENOISERS: dict[str, type] = {
     "subspace_mixture": SubspaceDenoiser,
     "network": NetworkDenoiser,
     "windowed": WindowedDenoiser,
+    "patched": PatchedDenoiser,
     "own": OwnDenoiser,
 }
 
@@ -107,6 +109,7 @@ __all__ = [
     "NetworkDenoiser",
     "OwnDenoiser",
     "PDERefiner",
+    "PatchedDenoiser",
     "PathDensity",
     "PoissonFlow",
     "PoissonFlowDenoiser",

@@ -19,6 +19,7 @@ from sciflow.diffusion.mixture import EmpiricalDenoiser, GaussianMixture, Mixtur
 from sciflow.diffusion.network import NetworkDenoiser
 from sciflow.diffusion.one_step import DiffusionModel, ForecastModel, RefinerModel, RegressionModel, Scale
 from sciflow.diffusion.own import OwnDenoiser
+from sciflow.diffusion.patched import PatchedDenoiser
 from sciflow.diffusion.schedule import Scaled, Schedule
 from sciflow.diffusion.subspace import SubspaceDenoiser, SubspaceMixture
 from sciflow.diffusion.windowed import WindowedDenoiser
@@ -154,6 +155,9 @@ def pack(denoiser: Denoiser, network: Any = None) -> dict[str, Any]:
         tensors = {"weights": mixture.weights, "means": mixture.means, "covariances": mixture.covariances}
         outside = {"basis": law.basis, "centre": law.centre, "width": law.width}
         return {**common, "kind": "subspace_mixture", **tensors, **outside}
+    if isinstance(denoiser, PatchedDenoiser):
+        own = {"piece": pack(denoiser.piece), "stride": denoiser.stride, "mean": denoiser.mean}
+        return {**common, "kind": "patched", **own}
     if isinstance(denoiser, EmpiricalDenoiser):
         return {**common, "kind": "empirical", "points": denoiser.points, "width": denoiser.width}
     if isinstance(denoiser, Forecasts):
@@ -179,6 +183,9 @@ def unpack(fields: Mapping[str, Any]) -> Denoiser:
         mixture = GaussianMixture(fields["weights"], fields["means"], fields["covariances"])
         law = SubspaceMixture(fields["basis"], mixture, fields["centre"], fields["width"])
         return SubspaceDenoiser(law, schedule, shape)
+    if fields["kind"] == "patched":
+        assert isinstance(schedule, Scaled), "a prior of pieces is scaled by the standard deviation of its data"
+        return PatchedDenoiser(unpack(fields["piece"]), schedule, shape, fields["stride"], fields["mean"])
     if fields["kind"] == "empirical":
         return EmpiricalDenoiser(fields["points"], schedule, fields["width"])
     if fields["kind"] == "dynamics":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -93,12 +94,17 @@ def loss(evidence: Evidence) -> Drawing | None:
 def verdicts(evidence: Evidence) -> list[str]:
     """Whether the credible intervals can be believed."""
     covered = [
-        f"{row['posterior']}: 90 % credible intervals hold the truth in {100 * row['value']:.1f} ± "
-        f"{100 * row['stderr']:.1f} % of the inferred values ({row['note'].partition('; ')[2] or row['note']})."
+        f"{row['posterior']}: 90 % credible intervals hold the truth in {_percent(row['value'], row['stderr'])} of the "
+        f"inferred values ({row['note'].partition('; ')[2] or row['note']})."
         for row in evidence.rows
         if row["metric"] == "coverage_90"
     ]
     return [*covered, *calibration_verdicts(evidence)]
+
+
+def _percent(share: float, stderr: float) -> str:
+    """A share with its error, if there is one: a single observation gives none."""
+    return f"{100 * share:.1f}{'' if math.isnan(stderr) else f' ± {100 * stderr:.1f}'} %"
 
 
 def calibration_verdicts(evidence: Evidence) -> list[str]:

@@ -20,6 +20,8 @@ GAP, FOOT = 0.08, 0.5
 """Space between tiles, and below them for the colour bars, in tiles."""
 TILE = 1.0
 """Side of a tile in inches."""
+LARGE, HEADING = 128, 0.14
+"""Pixels from which a single case is shown in two rows of tiles twice as large, and the room of their headings."""
 
 
 def posterior_gallery(
@@ -35,6 +37,8 @@ def posterior_gallery(
     ax: Axes | None = None,
 ) -> Axes:
     """A mosaic with one row for each observation; hatched grey marks pixels that were not measured.
+
+    One observation of 128 pixels or more stands in two rows of larger tiles.
 
     Exactness: draws the numbers it is given; mean and standard deviation are over all members, not only those shown
     Cost: one small picture for each tile
@@ -57,27 +61,36 @@ def posterior_gallery(
     draws = np.asarray(samples, dtype=float)[:n_rows]
     columns = _columns(truth, observation, draws, n_members, others or {})
     ratio = columns["mean"].shape[1] / columns["mean"].shape[2]
-    step = np.array([1 + GAP, ratio + GAP])
-    width, height = step * (len(columns), len(draws)) - GAP
-    ax = style.axes(ax, TILE * width + 0.2, TILE * (height + FOOT) + 0.65)
+    per_row, heading, tile = len(columns), 0.0, TILE
+    if len(draws) == 1 and min(columns["mean"].shape[1:]) >= LARGE and len(columns) > 5:
+        columns["std. dev."] = columns.pop("std. dev.")  # last, above its colour bar
+        per_row, heading, tile = -(-len(columns) // 2), HEADING, 2 * TILE
+    step = np.array([1 + GAP, ratio + GAP + heading])
+    places = [divmod(k, per_row)[::-1] for k in range(len(columns))]
+    width, height = step * (per_row, places[-1][1] + len(draws)) - (GAP, GAP + heading)
+    ax = style.axes(ax, tile * width + 0.2, tile * (height + FOOT) + 0.65)
     shown = columns.get("truth", columns["mean"])
     scales = {name: Normalize(np.nanmin(shown), np.nanmax(shown)) for name in columns}
     if observation is not None and columns["observed"].shape[1:] != columns["mean"].shape[1:]:
         scales["observed"] = Normalize(np.nanmin(columns["observed"]), np.nanmax(columns["observed"]))
     scales["std. dev."] = Normalize(0, max(float(columns["std. dev."].max()), 1e-12))
     images = {}
-    for column, (name, tiles) in enumerate(columns.items()):
+    for place, (name, tiles) in zip(places, columns.items(), strict=True):
         colours = style.SPREAD if name == "std. dev." else style.VALUES
-        for row, tile in enumerate(tiles):
-            images[name] = _tile(ax, tile, step * (column, row), ratio, colours, scales[name])
-        ax.text(step[0] * column + 0.5, -0.06, name, ha="center", va="bottom", fontsize=9, color=style.INK)
+        left, top = step * place
+        for row, picture in enumerate(tiles):
+            corner = np.array([left, top + step[1] * row])
+            images[name] = _tile(ax, picture, corner, ratio, colours, scales[name])
+        ax.text(left + 0.5, top - 0.06, name, ha="center", va="bottom", fontsize=9, color=style.INK)
     ax.set(xlim=(0, width), ylim=(height + FOOT, 0), aspect="equal", anchor="NW")
     style.dress(ax, title, "\n")
     ax.set_axis_off()
-    _foot(ax, images, list(columns).index("std. dev.") * step[0], height, unit)
+    spread = places[list(columns).index("std. dev.")][0] * step[0]
+    _foot(ax, images, spread, height, unit)
     is_missing = any(np.isnan(tiles).any() for tiles in columns.values())
     note = "hatched: not measured\n" * is_missing + f"mean and std. dev. over all {draws.shape[1]} draws"
-    ax.text(width, height + 0.12, note, ha="right", va="top", fontsize=8, color=style.FAINT)
+    end = width if spread + 1 < width - GAP else spread - GAP  # beside the bar of the spread, not on it
+    ax.text(end, height + 0.12, note, ha="right", va="top", fontsize=8, color=style.FAINT)
     return ax
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -34,8 +34,16 @@ class Observation:
         """Shape of the first measurement of events of `shape`, as an array."""
         return tuple(self.operator.draw(tuple(shape), stream.child(0, "operator")).range_shape)
 
-    def record(self, truth: Tensor, stream: Stream) -> dict[str, Tensor]:
+    def record(
+        self, truth: Tensor, stream: Stream, clean: Callable[[int, Operator], Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """Observe each event of `truth` (observation, *event).
+
+        Args:
+            truth: the events.
+            stream: of what is drawn.
+            clean: number of an observation and its operator → what it measures before noise, (measurement,), where
+                something else than the operator made it.
 
         Returns:
             `measured` (observation, measurement), and `operator_<name>` (observation, …) for what was drawn.
@@ -45,7 +53,8 @@ class Observation:
             operator = self.operator.draw(tuple(event.shape), stream.child(i, "operator"))
             if i == 0:
                 check_users(operator)
-            y = self.noise.sample(operator(event[None]), stream.child(i, "noise"))
+            measured = operator(event[None]) if clean is None else clean(i, operator).to(event)[None]
+            y = self.noise.sample(measured, stream.child(i, "noise"))
             drawn = {PREFIX + name: value for name, value in operator.parameters().items()}
             records.append({"measured": y[0], **drawn})
         return {name: torch.stack([record[name] for record in records]) for name in records[0]}

@@ -26,6 +26,7 @@ from sciflow.types import placed
 MOST_GIGABYTES = 8.0
 """Of a system matrix with its transpose; a larger one is refused before it is made."""
 BYTES = 2 * (8 + 4 + 4 + 4)  # of an entry: its value in both precisions and its index, there and in the transpose
+MOST_RAYS = 10**7  # that are followed one by one to see how many pixels they meet
 DENSE = 1024  # measurements up to which systems are solved by the eigenbasis of A Aᵀ, once per geometry
 GRAZE = 1e-6  # pixels: a ray along the edge of pixels is two rays of half the weight, this far to either side
 Count = Annotated[int, Field(gt=0)]
@@ -63,11 +64,14 @@ class _Tomography:
             got = f"n_views = {self.n_views}, pixel_size = {self.pixel_size}"
             raise InputError(f"{name} needs n_views ≥ 1 and a finite pixel_size > 0, got {got}.")
         grid = (shape[1], shape[2])
-        size = self.n_views * self.detectors(grid) * sum(grid) * BYTES / 1e9  # a ray meets at most sum(grid) pixels
-        if size > MOST_GIGABYTES:
+        n_rays, most = self.n_views * self.detectors(grid), MOST_GIGABYTES * 1e9
+        size = n_rays * sum(grid) * BYTES  # a ray meets at most sum(grid) pixels
+        if size > most and n_rays <= MOST_RAYS:
+            size = most_entries(self, grid) * BYTES
+        if size > most:
             raise InputError(
-                f"{name}: the system matrix of {self.n_views} views on {grid} pixels may take {size:.3g} GB, the limit "
-                f"is {MOST_GIGABYTES:g} GB. Take fewer views or detectors, or coarser pixels."
+                f"{name}: the system matrix of {self.n_views} views on {grid} pixels may take {size / 1e9:.3g} GB, the "
+                f"limit is {MOST_GIGABYTES:g} GB. Take fewer views or detectors, or coarser pixels."
             )
 
     @cached_property
@@ -131,16 +135,35 @@ def system_matrix(scanner: _Tomography, grid: tuple[int, int]) -> SparseMap:
 
     Source: Siddon (1985), Fast calculation of the exact radiological path for a three-dimensional CT array.
     """
-    rays = scanner.rays(grid)
-    parts = [path_lengths(*view, grid) for view in zip(*rays, strict=True)]
-    n = rays.points.shape[1]
-    ray = np.concatenate([part[0] + view * n for view, part in enumerate(parts)])
-    pixel, length = (np.concatenate([part[k] for part in parts]) for k in (1, 2))
-    size = (rays.points.shape[0] * n, math.prod(grid))
-    from scipy.sparse import coo_array  # a quarter of a second, and only here
+    from scipy.sparse import coo_array, vstack  # a quarter of a second, and only here
 
-    entries = coo_array((length * scanner.pixel_size, (ray, pixel)), shape=size)
-    return SparseMap(entries.tocsr())
+    rays, n_pixels = scanner.rays(grid), math.prod(grid)
+    views = []
+    for points, directions in zip(*rays, strict=True):  # one at a time: unsorted entries take twice the memory
+        ray, pixel, length = path_lengths(points, directions, grid)
+        entries = length * scanner.pixel_size, (ray.astype(np.int32), pixel.astype(np.int32))
+        views.append(coo_array(entries, shape=(len(points), n_pixels)).tocsr())
+    return SparseMap(vstack(views, format="csr"))
+
+
+@functools.lru_cache(maxsize=8)
+def most_entries(scanner: _Tomography, grid: tuple[int, int]) -> int:
+    """Upper bound of the entries of a scanner's matrix, by the way of each ray through the image.
+
+        pixels ≤ 1 + ⌈|Δx|⌉ + ⌈|Δy|⌉,   Δ: from where the ray enters the image to where it leaves
+
+    Rays along an axis count twice, as they are split.
+    """
+    rays, half = scanner.rays(grid), np.array([grid[1], grid[0]]) / 2
+    straight = np.abs(rays.directions) < GRAZE
+    steps = np.where(straight, 1.0, rays.directions)
+    ends = np.stack([(side * half - rays.points) / steps for side in (-1, 1)])
+    free = np.where(np.abs(rays.points) <= half + GRAZE, np.inf, -np.inf)  # along the axis: all of it or none
+    entry = np.where(straight, -free, ends.min(0)).max(-1)
+    leave = np.where(straight, free, ends.max(0)).min(-1)
+    way = np.maximum(leave - entry, 0)[..., None] * np.abs(rays.directions)
+    met = np.where(leave >= entry, 1 + np.ceil(way).sum(-1), 0)
+    return int((met * (1 + straight.any(-1))).sum())
 
 
 @functools.lru_cache(maxsize=8)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from sciflow.stages.mixtures import MixtureTraining, PatchMixtureTraining
 from sciflow.stages.train import (
     ClosedForm,
     ForecastTraining,
     FromFile,
     KnownEquation,
-    MixtureTraining,
     NetworkTraining,
     OwnNetwork,
 )
@@ -17,6 +17,7 @@ TRAININGS: dict[str, type] = {
     "network": NetworkTraining,
     "closed_form": ClosedForm,
     "mixture": MixtureTraining,
+    "patch_mixture": PatchMixtureTraining,
     "dynamics": KnownEquation,
     "forecast": ForecastTraining,
     "checkpoint": FromFile,

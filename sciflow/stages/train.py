@@ -24,7 +24,6 @@ from sciflow.diffusion.network import NetworkDenoiser
 from sciflow.diffusion.one_step import ForecastModel, Scale
 from sciflow.diffusion.own import OwnDenoiser, Predicts, Told
 from sciflow.diffusion.schedule import EDM, Cosine, Scaled, Schedule
-from sciflow.diffusion.subspace import SubspaceDenoiser
 from sciflow.domains.protocol import question
 from sciflow.errors import InputError
 from sciflow.networks.mlp import Network
@@ -39,7 +38,6 @@ from sciflow.training.checkpoint import Checkpoint, save
 from sciflow.training.checkpoint import load as read_checkpoint
 from sciflow.training.launch import rank_environment, ranks
 from sciflow.training.loop import Fitted, fit
-from sciflow.training.mixture import fit_mixture
 from sciflow.training.optimisation import Optimisation
 from sciflow.training.windows import Windows
 
@@ -225,45 +223,6 @@ class ClosedForm:
     def learn(self, job: Job, data: xr.Dataset, checkpoint: Path | None) -> Learned:
         _, std = moments(rows(data, "train"))
         return Learned(pack(question(job.domain, "train").closed_form(data, Scaled(self.schedule, std))))
-
-
-@dataclass(frozen=True)
-class MixtureTraining:
-    """A Gaussian mixture fitted to the training split, whose denoiser is then exact.
-
-        x = U z + c + width (I − U Uᵀ) ε,   z ~ Σ_k w_k N(m_k, C_k),   U the leading principal directions
-
-    Exactness: the denoiser is exact for the fitted law, which is that of the data as far as they are a mixture
-    Cost: one eigendecomposition of the covariance, n_iterations passes over the data
-    Bias: that of the fit; the validation row of its log-density shows it
-    Args:
-        n_components: of the mixture.
-        n_directions: principal directions with full covariances; outside them all directions are alike.
-        n_iterations: most iterations of expectation maximisation.
-        symmetries: also learn from the images turned by quarter turns and mirrored; they must be square.
-        schedule: noise levels, in standard deviations of the data.
-    Source: Zoran and Weiss (2011), From learning models of natural image patches to whole image restoration.
-    """
-
-    n_components: Annotated[int, Field(gt=0)] = 4
-    n_directions: Annotated[int, Field(gt=0)] = 128
-    n_iterations: Annotated[int, Field(gt=0)] = 30
-    symmetries: bool = False
-    schedule: Schedule = field(default_factory=Cosine)
-
-    def learn(self, job: Job, data: xr.Dataset, checkpoint: Path | None) -> Learned:
-        train, held_out = rows(data, "train"), rows(data, "validation")
-        shape, (_, std) = tuple(train.shape[1:]), moments(train)
-        if self.symmetries:
-            if len(shape) < 2 or shape[-1] != shape[-2]:
-                raise InputError(f"train.symmetries needs square images, got events of shape {shape}. Leave it out.")
-            train = torch.cat([torch.rot90(x, k, (-2, -1)) for x in (train, train.flip(-1)) for k in range(4)])
-        seed = job.stream.child("mixture").key()
-        with job.ending():
-            law = fit_mixture(train.flatten(1), self.n_components, self.n_directions, self.n_iterations, seed)
-        sets = {"train": train, "validation": held_out}
-        facts = {f"log_density_{name}": round(float(law.log_prob(x.flatten(1)).mean()), 3) for name, x in sets.items()}
-        return Learned(pack(SubspaceDenoiser(law, Scaled(self.schedule, std), shape)), facts=facts)
 
 
 @dataclass(frozen=True)

@@ -270,7 +270,7 @@ def test_pieces_of_the_head_hold_tissue_and_share_no_pixel_between_splits(
     with pytest.raises(InputError, match=r"dataset\.size 33 does not fit the bands of 32 pixels"):
         Patches("head", 33)
     with monkeypatch.context() as patched:
-        patched.setattr(patches, "_head", lambda: np.zeros((256, 256)))
+        patched.setattr(patches, "head", lambda: np.zeros((256, 256)))
         with pytest.raises(InputError, match=r"dataset\.filled 0\.7 leaves no piece of 'head'"):
             Patches(**options, observation=observation).simulate(STREAM)
     truth = torch.as_tensor(made["truth"].to_numpy())

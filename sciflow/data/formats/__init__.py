@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sciflow.data.formats.dicom import DICOM
+from sciflow.data.formats.fastmri import FastMRI
 from sciflow.data.formats.hdf5 import HDF5
 from sciflow.data.formats.netcdf import NetCDF
 from sciflow.data.formats.npz import NPZ
@@ -17,6 +18,7 @@ FORMATS: dict[str, type] = {
     "pictures": Pictures,
     "ome_zarr": OMEZarr,
     "dicom": DICOM,
+    "fastmri": FastMRI,
 }
 
-__all__ = ["DICOM", "FORMATS", "HDF5", "NPZ", "NetCDF", "OMEZarr", "Pictures", "format_of"]
+__all__ = ["DICOM", "FORMATS", "HDF5", "NPZ", "FastMRI", "NetCDF", "OMEZarr", "Pictures", "format_of"]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sciflow.data.formats.coils import along, calibrated_maps
 from sciflow.data.formats.ismrmrd import Encoding, read_encoding
 from sciflow.data.formats.mapping import check_size
 from sciflow.errors import InputError
@@ -41,7 +42,8 @@ def read_scan(path: Path, shape: tuple[int, ...], max_gigabytes: float) -> tuple
 
     fastMRI: `kspace` (slice, [coil,] y, x), complex; columns of k-space are those of `mask`, or those that are not
     zero, and of these only what `ismrmrd_header` says was acquired; where it shows the middle of a larger grid, the
-    readout y is cropped to it; coil maps of your own as `s_maps` (slice, coil, y, x).
+    readout y is cropped to it; coil maps of your own as `s_maps` (slice, coil, y, x), else those that the middle of
+    k-space tells, where 8 columns or more of it were measured.
 
     LoDoPaB-CT: `data` (scan, view, detector), line integrals over 81.35858/m, which are multiplied by it: the logarithm
     of the share of photons is left, negative.
@@ -63,7 +65,7 @@ def read_scan(path: Path, shape: tuple[int, ...], max_gigabytes: float) -> tuple
             if "kspace" in found:
                 return _kspace(path, file, shape, max_gigabytes)
             if "data" in found and file["data"].ndim == 3:
-                return {"measured": _sinograms(path, _array(path, file, "data", max_gigabytes))}, {}
+                return {"measured": _sinograms(path, array(path, file, "data", max_gigabytes))}, {}
     except (OSError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"{path} is no HDF5 file, or damaged ({reason}). Write it again.") from error
@@ -73,7 +75,12 @@ def read_scan(path: Path, shape: tuple[int, ...], max_gigabytes: float) -> tuple
     )
 
 
-def _array(path: Path, file: h5py.File, name: str, max_gigabytes: float) -> np.ndarray:
+def array(path: Path, file: h5py.File, name: str, max_gigabytes: float) -> np.ndarray:
+    """One array of the file.
+
+    Raises:
+        InputError: it is empty, lies in another file, or is larger than the limit.
+    """
     stored = file[name]
     if stored.external or stored.is_virtual or stored.shape is None:
         raise InputError(f"{path}: {name!r} is empty, or lies in another file. Copy it into this one.")
@@ -98,8 +105,8 @@ def _sinograms(path: Path, values: np.ndarray) -> np.ndarray:
 def _kspace(
     path: Path, file: h5py.File, shape: tuple[int, ...], max_gigabytes: float
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    encoding, facts = _header(path, file, max_gigabytes)
-    space = _array(path, file, "kspace", max_gigabytes)
+    encoding, facts = header(path, file, max_gigabytes)
+    space = array(path, file, "kspace", max_gigabytes)
     if space.dtype.kind != "c":
         raise InputError(
             f"{path}: `kspace` holds {space.dtype}, needs complex numbers: its phase is lost. Store it so."
@@ -107,12 +114,12 @@ def _kspace(
     space = space[:, None] if space.ndim == 3 else space
     if space.ndim != 4:
         raise InputError(f"{path}: `kspace` has shape {space.shape}, needs (slice, [coil,] y, x). Name no other axis.")
-    mask = _array(path, file, "mask", max_gigabytes).astype(bool) if "mask" in file else None
+    mask = array(path, file, "mask", max_gigabytes).astype(bool) if "mask" in file else None
     if mask is not None and mask.shape not in (space.shape[3:], encoding and encoding.encoded[1:2]):
         raise InputError(f"{path}: `mask` has shape {mask.shape}, needs {space.shape[3:]}, a number for each column.")
-    space, was_acquired = _placed(path, space, encoding)
+    space, was_acquired = placed(path, space, encoding)
     columns = np.abs(space).any((0, 1, 2)) if mask is None else _spread(mask, was_acquired)
-    space = _cropped(path, space, shape, encoding)
+    space = cropped(path, space, shape, encoding)
     if shape[0] != 2:
         raise InputError(
             f"{path}: k-space is of complex images, but the model has {shape[0]} channel(s). Train one of two "
@@ -127,8 +134,12 @@ def _kspace(
         "operator_lines": np.broadcast_to(columns.astype(np.uint8), (len(kept), len(columns))),
     }
     if "s_maps" in file:
-        maps = _array(path, file, "s_maps", max_gigabytes)
-        arrays["operator_maps"] = _maps(path, maps, space.shape[:2], shape, encoding)
+        maps = array(path, file, "s_maps", max_gigabytes)
+        arrays["operator_maps"] = maps_of(path, maps, space.shape[:2], shape, encoding)
+    elif space.shape[1] > 1 and (told := calibrated_maps(space, columns)) is not None:
+        told = told[..., middle(told.shape[3], shape[2])]
+        arrays["operator_maps"] = np.stack([told.real, told.imag], 2).astype(np.float64)
+        facts["coil_maps"] = "from the middle of k-space"
     if was_acquired.sum() < len(was_acquired):
         facts["acquired_columns"] = f"{np.flatnonzero(was_acquired)[0]}-{np.flatnonzero(was_acquired)[-1]}"
     return arrays, facts
@@ -143,7 +154,7 @@ def _spread(mask: np.ndarray, was_acquired: np.ndarray) -> np.ndarray:
     return whole
 
 
-def _placed(path: Path, space: np.ndarray, encoding: Encoding | None) -> tuple[np.ndarray, np.ndarray]:
+def placed(path: Path, space: np.ndarray, encoding: Encoding | None) -> tuple[np.ndarray, np.ndarray]:
     """k-space with each line in its column of the encoded grid, and which columns were acquired.
 
     fastMRI stores the whole grid, with zeros where partial or asymmetric scans have no line: those are not measured.
@@ -167,7 +178,7 @@ def _placed(path: Path, space: np.ndarray, encoding: Encoding | None) -> tuple[n
     return whole, was_acquired
 
 
-def _cropped(path: Path, space: np.ndarray, shape: tuple[int, ...], encoding: Encoding | None) -> np.ndarray:
+def cropped(path: Path, space: np.ndarray, shape: tuple[int, ...], encoding: Encoding | None) -> np.ndarray:
     """k-space of the middle of the image along y, where that is what the header shows and the model has.
 
     The readout is measured whole, so that this is exact: the transform back is unitary, and white noise stays white.
@@ -177,7 +188,7 @@ def _cropped(path: Path, space: np.ndarray, shape: tuple[int, ...], encoding: En
     is_image = len(shape) == 3
     is_shown = is_image and encoding is not None and encoding.shown[:2] == grid and encoding.encoded[:2] == size
     if is_shown and size != grid and size[0] >= grid[0] and size[1] >= grid[1]:
-        return _along(np.fft.fft, _along(np.fft.ifft, space)[:, :, _middle(size[0], grid[0])])
+        return along(np.fft.fft, along(np.fft.ifft, space, 2)[:, :, middle(size[0], grid[0])], 2)
     if not is_image or size != grid:
         known = (
             "" if encoding is None else f"; its header encodes {encoding.encoded[:2]} and shows {encoding.shown[:2]}"
@@ -189,17 +200,12 @@ def _cropped(path: Path, space: np.ndarray, shape: tuple[int, ...], encoding: En
     return space
 
 
-def _middle(whole: int, part: int) -> slice:
+def middle(whole: int, part: int) -> slice:
     """The middle of an axis; index n // 2 of both is the same place."""
     return slice(whole // 2 - part // 2, whole // 2 - part // 2 + part)
 
 
-def _along(transform: Any, space: np.ndarray) -> np.ndarray:
-    """A centred unitary transform along y."""
-    return np.fft.fftshift(transform(np.fft.ifftshift(space, axes=2), axis=2, norm="ortho"), axes=2)
-
-
-def _maps(
+def maps_of(
     path: Path, maps: np.ndarray, stack: tuple[int, ...], shape: tuple[int, ...], encoding: Encoding | None
 ) -> np.ndarray:
     """Coil maps on the grid of the model, (slice, coil, 2, y, x); of the encoded grid, its middle."""
@@ -209,19 +215,19 @@ def _maps(
         and maps.shape[2:] == encoding.encoded[:2]
         and encoding.shown[:2] == shape[1:]
     ):
-        maps = maps[:, :, _middle(maps.shape[2], shape[1]), _middle(maps.shape[3], shape[2])]
+        maps = maps[:, :, middle(maps.shape[2], shape[1]), middle(maps.shape[3], shape[2])]
     wanted = (*stack, *shape[1:])
     if maps.shape != wanted or maps.dtype.kind != "c":
         raise InputError(f"{path}: `s_maps` is {maps.dtype} {maps.shape}, needs complex numbers {wanted}.")
     return np.stack([maps.real, maps.imag], 2).astype(np.float64)
 
 
-def _header(path: Path, file: h5py.File, max_gigabytes: float) -> tuple[Encoding | None, dict[str, Any]]:
+def header(path: Path, file: h5py.File, max_gigabytes: float) -> tuple[Encoding | None, dict[str, Any]]:
     """What the header encodes, and acquisition and matrix sizes, where the file tells them."""
     facts = {name: str(file.attrs[name]) for name in ("acquisition",) if name in file.attrs}  # and not whose scan it is
     if "ismrmrd_header" not in file:
         return None, facts
-    stored: Any = _array(path, file, "ismrmrd_header", max_gigabytes)
+    stored: Any = array(path, file, "ismrmrd_header", max_gigabytes)
     encoding = read_encoding(path, stored if isinstance(stored, bytes) else str(stored).encode())
     facts |= {
         f"matrix_{name}": "x".join(map(str, sizes))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from sciflow.data.formats.dicom import DCM, DICOM
+from sciflow.data.formats.fastmri import FastMRI, holds_kspace, volumes
 from sciflow.data.formats.hdf5 import HDF5
 from sciflow.data.formats.netcdf import NetCDF
 from sciflow.data.formats.npz import NPZ
@@ -31,16 +32,19 @@ class Reader(Protocol):
 
 
 def format_class(path: str | Path) -> type:
-    """The format that the suffix of a file asks for; a folder without one holds DICOM files or pictures.
+    """The format that the suffix of a file asks for; a folder without one holds DICOM files, fastMRI's or pictures.
+
+    An HDF5 file with `kspace` at its top is one of fastMRI's.
 
     Raises:
         InputError: the suffix is not known.
     """
     suffix = Path(path).suffix.lower()
     if suffix in SUFFIXES:
-        return SUFFIXES[suffix]
+        return FastMRI if holds_kspace(Path(path)) else SUFFIXES[suffix]
     if Path(path).is_dir():
-        return DICOM if next(Path(path).rglob(f"*{DCM}"), None) else Pictures
+        is_dicom = next(Path(path).rglob(f"*{DCM}"), None) is not None
+        return DICOM if is_dicom else FastMRI if volumes(Path(path)) else Pictures
     raise InputError(f"{path} has suffix {suffix!r}, known are {sorted(SUFFIXES)}. Convert or rename the file.")
 
 

@@ -52,9 +52,8 @@ def gallery(evidence: Evidence) -> Drawing:
         said = "The draws agree on what the measurement and the prior together determine, and differ in the rest: their"
     if len(shape) == 3 and "operator_mask" not in data.variables:
         said = "What was measured has a grid and a grey scale of its own. " + said
-    return Drawing(
-        ax, f"Sampler: {name}. Each row is one held-out image. {said} standard deviation is the uncertainty."
-    )
+    rows = "Each row is one held-out image." if samples.sizes["observation"] > 1 else "One held-out image."
+    return Drawing(ax, f"Sampler: {name}. {rows} {said} standard deviation is the uncertainty.")
 
 
 FIGURES: dict[str, Callable[[Evidence], Drawing | None]] = {"posterior_gallery": gallery, **CALIBRATION, **ENSEMBLES}

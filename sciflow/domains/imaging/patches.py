@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 BANDS = 8  # vertical bands of the photograph: whole bands go to one split
 HEAD_SIDE, HEAD_LEVEL = 256, 256  # pixels, and stored value of one of its 256 grey levels
+LUMINANCE = (0.2126, 0.7152, 0.0722)  # of red, green and blue
 SIDES = {"gravel": 512, "brick": 512, "grass": 512, "head": HEAD_SIDE}
 
 
@@ -71,7 +72,7 @@ class Patches:
             )
 
     def simulate(self, stream: Stream) -> xr.Dataset:
-        whole = _head() if self.photograph == "head" else _texture(self.photograph)
+        whole = head() if self.photograph == "head" else texture(self.photograph)
         n = len(whole) // self.reduction
         whole = whole[: n * self.reduction, : n * self.reduction]
         whole = whole.reshape(n, self.reduction, n, self.reduction).mean((1, 3)).astype(np.float32)
@@ -95,14 +96,15 @@ class Patches:
         )  # fmt: skip
 
 
-def _texture(name: str) -> np.ndarray:
-    """A photograph of scikit-image, (y, x), in [0, 1]."""
+def texture(name: str) -> np.ndarray:
+    """A photograph of scikit-image, (y, x), in [0, 1]; of a colour one the luminance of ITU-R BT.709."""
     import skimage.data
 
-    return getattr(skimage.data, name)().astype(np.float64) / 255
+    picture = getattr(skimage.data, name)().astype(np.float64) / 255
+    return picture if picture.ndim == 2 else picture[..., :3] @ LUMINANCE
 
 
-def _head() -> np.ndarray:
+def head() -> np.ndarray:
     """The slice that Matplotlib ships, (y, x), in [0, 1]; its module, which draws, is not imported for it."""
     spec = find_spec("matplotlib")
     file = Path(str(spec and spec.origin)).parent / "mpl-data" / "sample_data" / "s1045.ima.gz"

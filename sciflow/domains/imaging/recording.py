@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from sciflow.data.arrays import to_xarray
 from sciflow.data.split import split
 from sciflow.errors import InputError
 from sciflow.inverse.observe import Observation
+from sciflow.inverse.operator import Operator
 from sciflow.random import Stream
 
 if TYPE_CHECKING:
     import xarray as xr
 
 EVENT = ("channel", "y", "x")
+Clean = Callable[[int, Operator], Tensor]
+"""Number of an image and the operator that sees it → its measurement before noise, (measurement,)."""
 Count = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 def observed(
     images: np.ndarray, unit: np.ndarray, units: str, n_observations: int, fractions: dict[str, float],
-    observation: Observation, stream: Stream, may_be_observed: np.ndarray | None = None,
+    observation: Observation, stream: Stream, may_be_observed: np.ndarray | None = None, clean: Clean | None = None,
 ) -> xr.Dataset:  # fmt: skip
     """The data set of an imaging run: all images with their split, and observations of test images.
 
@@ -37,6 +42,7 @@ def observed(
         observation: how they are observed.
         stream: of all that is drawn.
         may_be_observed: which images may be, bool, (sample,); None: all.
+        clean: what is measured of an image before noise, where that is known better than by the operator.
 
     Raises:
         InputError: fewer test images than observations.
@@ -50,8 +56,27 @@ def observed(
             "Lower it, or raise dataset.test."
         )
     order = torch.randperm(len(held_out), generator=stream.child("observed").generator()).numpy()
-    chosen = np.sort(held_out[order[:n_observations]])
-    records = observation.record(torch.as_tensor(images[chosen]), stream.child("observe"))
+    return assembled(images, unit, units, labels, np.sort(held_out[order[:n_observations]]), observation, stream, clean)
+
+
+def assembled(
+    images: np.ndarray, unit: np.ndarray, units: str, labels: np.ndarray, chosen: np.ndarray, observation: Observation,
+    stream: Stream, clean: Clean | None = None,
+) -> xr.Dataset:  # fmt: skip
+    """The same with given splits and given observed images.
+
+    Args:
+        images: (sample, *event).
+        unit: id of what each image belongs to, (sample,).
+        units: of the values.
+        labels: split of each image, (sample,).
+        chosen: images that are observed, (observation,).
+        observation: how they are observed.
+        stream: of all that is drawn.
+        clean: what is measured of an image before noise, where that is known better than by the operator.
+    """
+    model = None if clean is None else lambda i, operator: clean(int(chosen[i]), operator)
+    records = observation.record(torch.as_tensor(images[chosen]), stream.child("observe"), model)
     dims = {name: ("observation", *_dims(name, value.ndim - 1)) for name, value in records.items()}
     made = to_xarray(
         {"data": images, "truth": images[chosen], **records},

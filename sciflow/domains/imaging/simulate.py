@@ -10,10 +10,14 @@ import numpy as np
 import torch
 
 from sciflow.data.arrays import from_xarray
+from sciflow.data.formats.fastmri import H5
+from sciflow.data.formats.hdf5 import HDF5
 from sciflow.data.formats.netcdf import NetCDF
 from sciflow.data.formats.pictures import Pictures
 from sciflow.data.formats.suffix import SUFFIXES, Reader, format_class
 from sciflow.data.split import shares
+from sciflow.domains.imaging.ellipses import EllipseImages
+from sciflow.domains.imaging.head_slice import HeadSlice
 from sciflow.domains.imaging.patches import Patches
 from sciflow.domains.imaging.recording import EVENT, Count, Share, observed
 from sciflow.errors import InputError
@@ -66,13 +70,14 @@ OPTIONS = ("variable", "dims", "units", "split_by", "scaling")
 
 @dataclass(frozen=True)
 class File:
-    """Your own images: netCDF, HDF5 or NPZ with their dims declared; PNG, TIFF or OME-Zarr, which say theirs.
+    """Your own images: netCDF, HDF5, NPZ with dims declared; PNG, TIFF, OME-Zarr, DICOM, fastMRI, which say theirs.
 
     Exactness: values as stored or scaled, in float32
     Cost: the whole array in memory
     Bias: none; without `split_by` each image counts as independent of the others
     Args:
-        path: the file, or a folder of PNG and TIFF files; its ending tells the format.
+        path: the file, or a folder of PNG and TIFF files, of DICOM files or of fastMRI volumes; the ending tells the
+            format.
         variable: name of the array, or of the resolution of an OME-Zarr; empty takes the only one, or the finest.
         dims: our dim → theirs, e.g. {sample: n, channel: null, y: row, x: column}; null makes an axis of size one.
         units: of the values; empty takes the file's.
@@ -114,7 +119,7 @@ class File:
         suffix = Path(self.path).suffix.lower()
         if suffix not in SUFFIXES and not (self.path and Path(self.path).is_dir()):
             raise InputError(f"dataset.path must end in one of {[*SUFFIXES]}, got {self.path!r}. Convert the file.")
-        reader = format_class(self.path)
+        reader = HDF5 if suffix in H5 and self.variable else format_class(self.path)
         options = {name: getattr(self, name) for name in OPTIONS if getattr(self, name)}
         known = [entry.name for entry in fields(reader)]
         for name in options:
@@ -155,4 +160,10 @@ class File:
         return made
 
 
-DATASETS: dict[str, type] = {"digits": Digits, "patches": Patches, "file": File}
+DATASETS: dict[str, type] = {
+    "digits": Digits,
+    "patches": Patches,
+    "head_slice": HeadSlice,
+    "ellipses": EllipseImages,
+    "file": File,
+}
