@@ -348,14 +348,24 @@ def export(
     suffix: Annotated[str, typer.Option("--format", help="xtc, dcd, trr, nc, pdb or h5.")] = "xtc",
     posterior: Annotated[list[str] | None, typer.Option(help="Sampler to write, more than once for several "
                                                              "[all].")] = None,
+    frames: Annotated[bool, typer.Option("--frames", help="Write the frames of data.nc in place of draws, a file for "
+                                         "each chain.")] = False,
 ) -> None:  # fmt: skip
-    """Write the draws of a run of molecules as trajectories, with the topology beside them as PDB."""
-    from sciflow.domains.molecules.export import export as write
+    """Write draws of a run of molecules, or frames of its data, as trajectories, with the topology as PDB."""
+    from sciflow.domains.molecules import export as written
     from sciflow.tree import finished
 
-    data, samples = finished(results, "molecules", ("data", "samples"))
-    for file in write(data, samples, to, f".{suffix.lstrip('.')}", posterior or ()):
-        typer.echo(f"Wrote {file.path}: {file.n_frames} draws of {file.posterior}, repeat {file.repeat}")
+    if frames and posterior:
+        raise InputError("--frames writes no draws, and --posterior chooses among draws. Leave one of them out.")
+    ending = f".{suffix.lstrip('.')}"
+    if frames:
+        (data,) = finished(results, "molecules", ("data",))
+        files = written.export_frames(data, to, ending)
+    else:
+        data, samples = finished(results, "molecules", ("data", "samples"))
+        files = written.export(data, samples, to, ending, posterior or ())
+    for file in files:
+        typer.echo(f"Wrote {file.path}: {file.n_frames} {file.what}")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -51,8 +51,8 @@ from sciflow.particles.ranks import Ranks
 from sciflow.resources import Resources
 from sciflow.search import SEARCHES
 from sciflow.search.reference import Search
-from sciflow.solvers import KINETIC_SOLVERS, SOLVERS
-from sciflow.solvers.kinetic import KineticSolver
+from sciflow.solvers import LANGEVIN_SOLVERS, SOLVERS
+from sciflow.solvers.kinetic import LangevinSolver
 from sciflow.solvers.solve import Solver
 from sciflow.stages import TRAININGS
 from sciflow.stages.evaluate import EvaluateSection
@@ -62,7 +62,7 @@ from sciflow.stages.sample import SampleSection
 
 SLOTS: dict[type, MutableMapping[str, type]] = {
     Solver: SOLVERS,
-    KineticSolver: KINETIC_SOLVERS,
+    LangevinSolver: LANGEVIN_SOLVERS,
     Schedule: SCHEDULES,
     Times: TIMES,
     Search: SEARCHES,

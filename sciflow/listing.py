@@ -23,7 +23,7 @@ from sciflow.networks import NETWORKS
 from sciflow.particles import KERNELS, RESAMPLERS
 from sciflow.runs import did_you_mean
 from sciflow.search import SEARCHES
-from sciflow.solvers import KINETIC_SOLVERS, SOLVERS
+from sciflow.solvers import LANGEVIN_SOLVERS, SOLVERS
 from sciflow.stages import TRAININGS
 from sciflow.types import facts
 
@@ -36,7 +36,7 @@ def tables() -> dict[str, Mapping[str, Any]]:
     """Every public table by the name under which it is listed."""
     return {
         "solvers": SOLVERS,
-        "kinetic_solvers": KINETIC_SOLVERS,
+        "langevin_solvers": LANGEVIN_SOLVERS,
         "schedules": SCHEDULES,
         "times": TIMES,
         "searches": SEARCHES,

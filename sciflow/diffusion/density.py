@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from sciflow.diffusion.denoiser import Denoiser
 from sciflow.diffusion.divergence import Divergence, ExactDivergence
+from sciflow.diffusion.fokker_planck import DensityNetwork
 from sciflow.diffusion.framed import FrameFlow
+from sciflow.errors import InputError
 from sciflow.random import Stream
 from sciflow.solvers.dynamics import Dynamics, Equation
 from sciflow.solvers.explicit import RungeKutta4
@@ -131,6 +133,38 @@ def log_base(
         return -0.5 * (x.flatten(1) / sigma).square().sum(1) - 0.5 * x[0].numel() * math.log(2 * math.pi * sigma**2)
 
     return white
+
+
+def known_log_density(denoiser: Denoiser, t: float) -> Callable[[Tensor], Tensor]:
+    """log p_t of states x_t, (n, ...) -> (n,), where it is known: the denoiser's own, or that of its network.
+
+        log p_t(x) = log q((x/α − m)/√(s² + u²), log(u/s)) − d log(α √(s² + u²)),   u = σ/α
+
+    Args:
+        denoiser: one with `log_prob(x, t)`, or with a network that has a density: `energy_mlp`.
+        t: time.
+    Raises:
+        InputError: neither is there.
+    """
+    own: Callable[[Tensor, float], Tensor] | None = getattr(denoiser, "log_prob", None)
+    if own is not None:
+        return lambda x: own(x, t)
+    known: Any = denoiser
+    network = getattr(known, "module", known)
+    if not isinstance(network, DensityNetwork):
+        raise InputError(
+            f"{type(network).__name__} knows no density, which this asks for. Take a prior in closed form, or "
+            "`network: {kind: energy_mlp}` without `centred`."
+        )
+    spread = float(denoiser.schedule.alpha(t)) * known.std
+    sigma, centre = float(denoiser.schedule.sigma(t)), float(denoiser.schedule.alpha(t)) * known.mean
+    width = math.hypot(spread, sigma)
+
+    def log_density(x: Tensor) -> Tensor:
+        level = x.new_full((len(x),), math.log(sigma / spread))
+        return network.log_density((x - centre) / width, level) - x[0].numel() * math.log(width)
+
+    return log_density
 
 
 def log_likelihood(

@@ -31,7 +31,7 @@ from sciflow.solvers.kinetic import BAOAB, KINETIC_SOLVERS, OBABO, Kinetic
 from sciflow.solvers.langevin import PredictorCorrector, langevin
 from sciflow.solvers.model_statistics import ModelStatistics, fit_statistics
 from sciflow.solvers.momentum import GHVB, HeavyBall
-from sciflow.solvers.overdamped import MALA, Overdamped
+from sciflow.solvers.overdamped import LANGEVIN_SOLVERS, MALA, Overdamped
 from sciflow.solvers.per_row import solve_counted
 from sciflow.solvers.pndm import IPNDM, PLMS, PNDM
 from sciflow.solvers.rosenbrock import ExponentialRosenbrock
@@ -106,6 +106,7 @@ __all__ = [
     "GHVB",
     "IPNDM",
     "KINETIC_SOLVERS",
+    "LANGEVIN_SOLVERS",
     "MALA",
     "OBABO",
     "PLMS",

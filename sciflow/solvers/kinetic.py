@@ -89,15 +89,15 @@ class Kinetic:
 
 
 @runtime_checkable
-class KineticSolver(Solver, Protocol):
-    """A solver of `Kinetic` dynamics.
+class LangevinSolver(Solver, Protocol):
+    """A solver of dynamics in a heat bath.
 
     Attributes:
-        scheme: the parts of one step in order: A moves positions, B kicks velocities, O is the exact heat bath.
+        has_inertia: whether it carries positions and velocities of `Kinetic`, or positions of `Overdamped`.
     """
 
     @property
-    def scheme(self) -> str: ...
+    def has_inertia(self) -> bool: ...
 
 
 class Moving(NamedTuple):
@@ -125,6 +125,7 @@ class _Splitting:
 
     scheme = ""
     convergence = 2
+    has_inertia = True
 
     def plan(self, dynamics: Dynamics, times: Sequence[float], past: Sequence[float] = ()) -> list[Lengths]:
         if not isinstance(dynamics, Kinetic):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sciflow.errors import InputError
 from sciflow.solvers.dynamics import Dynamics, Noise, TrivialSplit
+from sciflow.solvers.kinetic import KINETIC_SOLVERS
 from sciflow.solvers.metropolis import Point, accepted, langevin_log_ratio, langevin_move, look, pull, valued
 from sciflow.solvers.solve import Past, StepNoise
 
@@ -112,6 +113,7 @@ class MALA:
     """
 
     convergence = 1
+    has_inertia = False
 
     def plan(self, dynamics: Dynamics, times: Sequence[float], past: Sequence[float] = ()) -> list[float]:
         if not isinstance(dynamics, Overdamped):
@@ -149,3 +151,6 @@ class MALA:
         value = valued(dynamics.log_density, x.unflatten(1, shape)).double()
         slope = dynamics.force(x.unflatten(1, shape)).flatten(1) / dynamics.temperature
         return Point(x, value, pull(scale, slope))
+
+
+LANGEVIN_SOLVERS: dict[str, type] = {**KINETIC_SOLVERS, "mala": MALA}

@@ -81,6 +81,44 @@ def test_what_is_written_reads_back_as_the_samples(results: Path, place: Place) 
                 assert found["residue"].to_numpy().tolist() == ["GLY7", "GLY7", "ALA9", "ALA9"]
 
 
+def test_frames_of_the_data_are_written_chain_by_chain_in_the_order_of_time(place: Place, tmp_path: Path) -> None:
+    """Before anything is trained: data.nc is enough."""
+    results = place.build(change(MOLECULES, {"dataset": {**two_chains(tmp_path), "n_frames": 3}}), until="dataset")
+    with xr.open_dataset(results / "data.nc") as data:
+        exact, units = data["data"].load(), data["unit"].to_numpy()
+    for suffix in ("xtc", "dcd", "h5"):
+        outcome = place.sciflow("export", results, "--to", suffix, "--format", suffix, "--frames")
+        assert outcome.status == 0, outcome.text
+        folder, (absolute, relative) = place.folder / suffix, LOST[suffix]
+        assert len(list(folder.glob(f"chain-*.{suffix}"))) == 64 and "chain-9." in outcome.text
+        assert "3 frames of chain 63" in outcome.text
+        topology = folder / "topology.pdb"
+        for chain in (0, 41):
+            found = open_trajectory(folder / f"chain-{chain}.{suffix}", topology if topology.is_file() else None)
+            own = exact[np.flatnonzero(units == chain)].sortby("frame").to_numpy()
+            assert own.shape == (3, 4, 3) and float(np.abs(own[0] - own[2]).max()) > 1e-3  # atoms move between frames
+            gap = np.abs(found["positions"].to_numpy()[0] - own)
+            assert bool((gap <= absolute + relative * np.abs(own)).all()), suffix
+            if suffix != "dcd":  # 20 steps of 0.5 fs; XTC and HDF5 hold float32
+                assert np.allclose(found["time"].to_numpy(), [0, 0.01, 0.02], rtol=1e-6)
+    both = place.sciflow("export", results, "--to", "out", "--frames", "--posterior", "flow")
+    assert both.status == 2 and "--frames writes no draws" in both.text
+
+
+def test_hot_frames_of_replicas_are_written_beside_the_cold_ones(place: Place, tmp_path: Path) -> None:
+    sizes = {"n_ladders": 16, "n_temperatures": 2, "n_frames": 4, "every": 2, "exchange_every": 2, "heating": 2,
+             "warm_up": 2, "step": 0.0005}  # fmt: skip
+    replicas = {"kind": "replica_exchange", "molecule": two_chains(tmp_path)["molecule"], "n_repeats": 1, **sizes}
+    results = place.build(change(MOLECULES, {"dataset": replicas}), until="dataset")
+    assert place.sciflow("export", results, "--to", "out", "--format", "h5", "--frames").status == 0
+    with xr.open_dataset(results / "data.nc") as data:
+        rows = np.flatnonzero(data["unit"].to_numpy() == 5)
+        hot, cold = (data[name][rows].sortby("frame").to_numpy() for name in ("hottest", "data"))
+    for name, own in (("hottest", hot), ("chain", cold)):
+        assert np.array_equal(open_trajectory(place.folder / "out" / f"{name}-5.h5")["positions"].to_numpy()[0], own)
+    assert not np.array_equal(hot, cold)
+
+
 def test_units_on_disk_are_those_of_the_formats_and_chains_stay_apart(results: Path, place: Place) -> None:
     with xr.open_dataset(results / "samples.nc") as samples, xr.open_dataset(results / "data.nc") as data:
         exact, first = samples["samples"].sel(posterior="flow", observation=1).to_numpy(), data["data"].to_numpy()[0]

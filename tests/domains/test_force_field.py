@@ -8,6 +8,7 @@ from typing import Any
 import openmm
 import pytest
 import torch
+from openmm import app
 from torch import Tensor
 
 from sciflow.domains.molecules.alanine import FORCE_FIELDS, alanine_dipeptide, check_form, heavy_atoms
@@ -106,6 +107,52 @@ def test_exceptions_replace_what_the_atoms_say() -> None:
     assert error(system_of(nonbonded), perturbed(cluster(), 0.02)) < 1
 
 
+SALT = {"implicitSolventKappa": 1.0}  # 1/nm, of 0.1 mol/l
+NEAR = {"nonbondedMethod": app.CutoffNonPeriodic, "nonbondedCutoff": 0.5 * openmm.unit.nanometer}  # half of the pairs
+
+
+@pytest.mark.parametrize("options", [{}, SALT, NEAR, {**SALT, **NEAR}], ids=["plain", "salt", "cutoff", "both"])
+@pytest.mark.parametrize("solvent", ["hct", "obc1", "obc2", "gbn", "gbn2"])
+def test_every_solvent_of_openmm_has_its_energy_and_force(solvent: str, options: dict[str, Any]) -> None:
+    molecule = alanine_dipeptide()
+    files = app.ForceField("amber14-all.xml", f"implicit/{solvent}.xml")
+    system = files.createSystem(molecule.topology, constraints=None, rigidWater=False, **options)
+    assert error(system, perturbed(molecule.positions, 0.02)) < 1
+    if options:  # the option says something at all
+        (plain,) = of_openmm(files.createSystem(molecule.topology), molecule.positions[None])[0]
+        (other,) = of_openmm(system, molecule.positions[None])[0]
+        assert abs(float(plain - other)) > 10 * ENERGY
+
+
+def test_a_cutoff_leaves_exceptions_whole_and_has_a_dielectric_around() -> None:
+    nonbonded, born = openmm.NonbondedForce(), openmm.GBSAOBCForce()
+    for force in (nonbonded, born):
+        force.setNonbondedMethod(force.CutoffNonPeriodic)
+        force.setCutoffDistance(0.3)
+    for i in range(6):
+        nonbonded.addParticle((-1) ** i * 0.3 + 0.1, 0.2 + 0.01 * i, 0.4 + 0.1 * i)
+        born.addParticle((-1) ** i * 0.3 + 0.1, 0.15, 0.8)
+    nonbonded.addException(0, 5, 0.25, 0.15, 0.9)
+    x = perturbed(cluster(), 0.02)
+    assert float((x[:, 0] - x[:, 5]).norm(dim=1).max()) > 0.3  # an exception beyond the cutoff
+    assert error(system_of(nonbonded, born), x) < 1
+
+
+def test_maps_of_two_torsions_are_those_of_openmm() -> None:
+    """Two maps on angles that share atoms and on angles that do not, all around the circle."""
+    force = openmm.CMAPTorsionForce()
+    for seed in (5, 6):
+        force.addMap(8, (20 * Stream(seed).normal(1, (64,), dtype=torch.float64)[0]).tolist())
+    force.addTorsion(1, 0, 1, 2, 3, 1, 2, 3, 4)
+    force.addTorsion(0, 5, 2, 4, 1, 0, 3, 5, 2)
+    frames = 0.3 * Stream(4).normal(100, (6, 3), dtype=torch.float64)
+    assert error(system_of(force), frames) < 1
+    molecule = alanine_dipeptide()
+    corrected = app.ForceField("amber19/protein.ff19SB.xml").createSystem(molecule.topology, constraints=None)
+    assert "CMAPTorsionForce" in {type(force).__name__ for force in corrected.getForces()}
+    assert error(corrected, perturbed(molecule.positions, 0.02)) < 1
+
+
 @pytest.mark.parametrize("is_custom", [False, True])
 def test_atoms_deep_inside_others_are_as_in_the_form_that_was_read(is_custom: bool) -> None:
     """Radii of 0.05 to 0.6 nm at distances of 0.25: an atom inside another one has the term 2(1/o − 1/L) or not."""
@@ -144,9 +191,24 @@ def custom_bond() -> openmm.Force:
     return force
 
 
-def with_cutoff() -> openmm.Force:
+def in_a_box() -> openmm.Force:
+    force = openmm.NonbondedForce()
+    force.setNonbondedMethod(force.PME)
+    return force
+
+
+def two_sizes() -> openmm.Force:
+    force = openmm.CMAPTorsionForce()
+    for size in (4, 8):
+        force.addMap(size, [0.0] * size**2)
+    force.addTorsion(1, 0, 1, 2, 3, 1, 2, 3, 4)
+    return force
+
+
+def switched() -> openmm.Force:
     force = openmm.NonbondedForce()
     force.setNonbondedMethod(force.CutoffNonPeriodic)
+    force.setUseSwitchingFunction(True)
     return force
 
 
@@ -158,30 +220,53 @@ def with_offset() -> openmm.Force:
     return force
 
 
-def neck() -> openmm.Force:
-    from openmm.app.internal.customgbforces import GBSAGBnForce
+def unknown_solvent() -> openmm.Force:
+    force = openmm.CustomGBForce()
+    force.addPerParticleParameter("charge")
+    return force
 
-    return GBSAGBnForce()
 
-
-def salted() -> openmm.Force:
+def changed(kappa: float = 0.0, cutoff: float | None = None) -> openmm.Force:
     from openmm.app.internal.customgbforces import GBSAOBC1Force
 
-    force = GBSAOBC1Force(kappa=1.0)
+    force = GBSAOBC1Force(kappa=kappa, cutoff=cutoff)
     for _ in range(6):
         force.addParticle([0.1, 0.15, 0.8])
     force.finalize()
     return force
 
 
+def another_energy() -> openmm.Force:
+    force = changed()
+    force.addEnergyTerm("charge^2/B", force.SingleParticle)
+    return force
+
+
+def half_salted() -> openmm.Force:
+    force = changed()
+    force.setEnergyTermParameters(0, *changed(kappa=1.0).getEnergyTermParameters(0))
+    return force
+
+
+def another_shift() -> openmm.Force:
+    force = changed(cutoff=0.5)
+    force.setNonbondedMethod(force.CutoffNonPeriodic)
+    force.setCutoffDistance(0.6)
+    return force
+
+
 @pytest.mark.parametrize(
     ("force", "message"),
     [
-        (custom_bond, "has a CustomBondForce, known are \\['CustomGBForce', 'GBSAOBCForce', 'HarmonicAngleForce'"),
-        (with_cutoff, "method CutoffNonPeriodic, known is NoCutoff"),
+        (custom_bond, "has a CustomBondForce, known are \\['CMAPTorsionForce', 'CustomGBForce', 'GBSAOBCForce'"),
+        (in_a_box, "NonbondedForce has periodic images. Make the System with nonbondedMethod=NoCutoff, no box"),
+        (switched, "has a switching function. Make the System without switchDistance"),
+        (two_sizes, "maps of \\[4, 8\\] points a side"),
         (with_offset, "depend on a global one"),
-        (neck, "CustomGBForce has the parameters \\[.*\\] and computes"),
-        (salted, "CustomGBForce has for an energy the formula .*kappa"),
+        (unknown_solvent, "CustomGBForce has the parameters \\['charge'\\] and computes"),
+        (another_energy, "CustomGBForce has for an energy the formula 'charge\\^2/B', known are those of Open"),
+        (half_salted, "not one self energy and one pair energy of the same dielectrics and salt"),
+        (another_shift, "has a cutoff of 0.6 nm, but shifts 1/f by 2.0"),
     ],
 )
 def test_what_is_not_known_is_refused_by_its_name(force: Callable[[], openmm.Force], message: str) -> None:
@@ -194,7 +279,7 @@ def test_constraints_two_solvents_and_nothing_are_refused() -> None:
     with pytest.raises(InputError, match="has no forces"):
         force_field(system)
     system.addConstraint(0, 1, 0.1)
-    with pytest.raises(InputError, match="1 constraints, whose bonds have no energy"):
+    with pytest.raises(InputError, match=r"1 constraints, .* Make it with constraints=None, rigidWater=False"):
         force_field(system)
     with pytest.raises(InputError, match="two forces of the class HarmonicBondForce"):
         force_field(system_of(openmm.HarmonicBondForce(), openmm.HarmonicBondForce()))

@@ -13,6 +13,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from sciflow.diffusion.model import load
 from sciflow.domains.molecules.clusters import DW4, LJ13ECNF, pair_distances
 from sciflow.domains.molecules.figures import certificate, verdicts
 from sciflow.domains.molecules.law import Law
@@ -206,3 +207,34 @@ def test_a_centred_network_gives_positions_with_their_centre_at_zero(place: Plac
     assert float(abs(drawn["own"].mean("particle")).max()) < 1e-5  # four numbers of about 3 in float32
     assert float(drawn["own"].std()) > 1
     np.testing.assert_array_equal(drawn["own"], drawn["again"])
+
+
+@pytest.mark.slow
+def test_a_second_run_file_cools_what_a_first_one_has_learned(place: Place) -> None:
+    """As docs/molecules.md has it; a network that has learned nothing has N(0, s²), its square is N(0, s²/2)."""
+    nothing = {"n_steps": 1, "learning_rate": 1e-9}
+    learned = {"kind": "network", "network": {"kind": "egnn", "width": 8, "depth": 2}, "schedule": {"kind": "edm"},
+               "optimisation": nothing, "centred": True}  # fmt: skip
+    hot = change(MOLECULES, {"dataset.potential": {"kind": "dw4", "temperature": 2.0}, "train": learned})
+    place.build(hot, "hot", until="train")
+    cooled = {"kind": "annealed", "power": 2.0, "ensemble": {"n_particles": 512}}
+    changes = {
+        "dataset.potential": {"kind": "dw4", "temperature": 1.0},
+        "train": {"kind": "checkpoint", "path": "results/hot/model.pt"},
+        "sample.posteriors": {"cooled": cooled, "as it is": {"kind": "unguided"}},
+        "sample.times": {"kind": "log_snr", "n_steps": 20, "ratio_max": 20.0, "ratio_min": 0.01},
+        "sample.n_samples": 512,
+        "dataset.n_repeats": 1,
+        "evaluate.metrics": ["energy_w2"],
+    }
+    results = place.build(change(MOLECULES, changes), "cold", until="evaluate")
+    square = load(place.results("hot") / "model.pt").std ** 2
+    with xr.open_dataset(results / "samples.nc") as samples:
+        drawn = samples["samples"].sel(observation=0).load()
+    degrees = 3 * 2  # of four particles in the plane, whose centre stays
+    for name, power in (("cooled", 2.0), ("as it is", 1.0)):
+        found = float((drawn.sel(posterior=name) ** 2).sum(("particle", "axis")).mean()) / degrees
+        # s.e. √(2/3072), 2.6 %; twenty steps of second order leave below 1 %
+        assert found == pytest.approx(square / power, rel=4 * math.sqrt(2 / (512 * degrees)) + 0.01)
+    metrics = (results / "metrics.csv").read_text()
+    assert "cooled" in metrics and "energy_w2_z" in metrics  # against frames at the lower temperature

@@ -19,6 +19,8 @@ from sciflow.diffusion.mixture import EmpiricalDenoiser
 from sciflow.domains.molecules.alanine import placed
 from sciflow.domains.molecules.collective import Collective
 from sciflow.domains.molecules.collective_metrics import N_PROFILE, Conformations
+from sciflow.domains.molecules.law import Law
+from sciflow.domains.molecules.metrics import METRICS
 from sciflow.domains.molecules.molecule import Atom
 from sciflow.domains.molecules.quadrature import draws
 from sciflow.domains.molecules.replicas import ReplicaExchange, exchanged
@@ -290,3 +292,22 @@ def test_a_missing_extra_is_said_before_any_work(library: str, message: str, mon
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(InputError, match=rf"{message}.*pip install 'sciflow\[molecule\]'"):
         SHORT.look()
+
+
+def test_mirror_images_and_cis_bonds_are_counted() -> None:
+    """Of ten conformations: three in a mirror, two with the last peptide bond turned by half a turn."""
+    system = AlanineDipeptide("ff99sbildn_obc2")
+    frames = system.molecule.positions + 0.002 * Stream(0).normal(10, (22, 3), dtype=torch.float64)
+    drawn, atoms = frames.clone(), {(atom.residue, atom.name): k for k, atom in enumerate(system.molecule.atoms)}
+    drawn[:3, :, 0] *= -1
+    carbon, nitrogen = atoms["ALA2", "C"], atoms["NME3", "N"]
+    moved = [k for (residue, name), k in atoms.items() if residue == "NME3" and name != "N"]
+    for x in drawn[2:4]:
+        axis = (x[nitrogen] - x[carbon]) / (x[nitrogen] - x[carbon]).norm()
+        arms = x[moved] - x[nitrogen]
+        x[moved] = x[nitrogen] + 2 * (arms @ axis)[:, None] * axis - arms
+    law = Law(system, frames, 0, Stream(0))
+    rows = {(row.posterior, row.metric): row.score.value for row in METRICS["stereochemistry"](law, {"a": drawn[None]})}
+    assert rows == {("held-out frames", "share_d_form"): 0, ("held-out frames", "share_cis"): 0,
+                    ("a", "share_d_form"): 0.3, ("a", "share_cis"): 0.2}  # fmt: skip
+    assert METRICS["stereochemistry"](Law(DoubleWell(), frames[:, 0, :2], 0, Stream(0)), {"a": drawn[None]}) == []

@@ -25,7 +25,7 @@ from sciflow.inverse.posterior import Posterior
 from sciflow.networks.mlp import Network
 from sciflow.particles.kernels import Kernel
 from sciflow.search.reference import Search
-from sciflow.solvers.kinetic import KineticSolver
+from sciflow.solvers.kinetic import LangevinSolver
 from sciflow.solvers.solve import Solver
 from tests.tiny import ANALYTIC, FORECAST, IMAGING, MOLECULES, PATHS, PDE, Place, change
 
@@ -82,7 +82,7 @@ ROWS: dict[type, tuple[dict[str, Any], str, Callable[[str], dict[str, Any]]]] = 
         "sample",
         lambda kind: {"dataset.equation": {"kind": kind}, "train.schedule": {"kind": "edm"}},
     ),
-    KineticSolver: (ANALYTIC, "sample", lambda kind: posterior({**SIMULATED, "method": {"kind": kind}})),
+    LangevinSolver: (ANALYTIC, "sample", lambda kind: posterior({**SIMULATED, "method": {"kind": kind}})),
     Potential: (MOLECULES, "dataset", lambda kind: {"dataset.potential": {"kind": kind}}),
     Forecaster: (FORECAST, "sample", lambda kind: {"train.forecasters": {"a": {"kind": kind}}, **posterior(ROLLOUT)}),
     Network: (IMAGING, "train", lambda kind: {"train.network": {"kind": kind}, "train.optimisation.n_steps": 1}),

@@ -185,7 +185,8 @@ class Langevin:
         self.look()
         frames = self.frames(stream.child("dynamics"))
         parts = shares(self.test, self.validation)
-        return named(self.molecule, frames, parts, self.n_repeats, stream, self.collective)
+        made = named(self.molecule, frames, parts, self.n_repeats, stream, self.collective)
+        return made.assign_attrs(frame_interval=self.every * self.step)
 
     def frames(self, stream: Stream) -> Tensor:
         """(chain, frame, atom, 3) [nm], float32.

@@ -10,6 +10,7 @@ import numpy as np
 
 from sciflow.domains.ensembles import ENSEMBLES
 from sciflow.domains.molecules.collective_figures import basins, maps, overlaps, profiles, sentences
+from sciflow.domains.molecules.collective_metrics import FRAMES
 from sciflow.domains.molecules.metrics import DISTANCES, EXACT
 from sciflow.domains.molecules.reference import LARGEST_ERROR, LARGEST_Z
 from sciflow.domains.protocol import Drawing, Evidence, unmarked
@@ -20,6 +21,7 @@ from sciflow.figures.style import grid, panels
 
 PANELS = 4  # maps in a row
 LARGEST_RHAT = 1.1  # Gelman et al. (2013), section 11.4
+LARGEST_HEIGHT = 1000  # beyond, overlapping atoms of a few draws rule a distance: a number would say nothing
 SIGNED = ("free_energy_", "log_partition")  # z of these may be below zero: they are said elsewhere
 TITLES = {
     "js": ("Jensen–Shannon divergence", "Density on a grid"),
@@ -126,6 +128,11 @@ def agreement(row: Mapping[str, Any], first: str) -> str:
     return f"{both} agree as two sets of perfect draws do (z = {z:.1f})."
 
 
+def mirrored(row: Mapping[str, Any]) -> str:
+    """How many draws are mirror images of the molecule."""
+    return f"{100 * row['value']:.1f} % of the draws of {row['posterior']} have a residue of the D form."
+
+
 def verdicts(evidence: Evidence) -> list[str]:
     """The certificate of the data, and which samplers can be told from perfect draws."""
     found = [certificate(evidence.data.attrs)]
@@ -137,8 +144,10 @@ def verdicts(evidence: Evidence) -> list[str]:
             found.append(agreement(row, str(evidence.samples["posterior"].to_numpy()[0])))
             continue
         good = f"cannot be told from perfect draws by {metric} at this sample size (z = {z:.1f})"
-        bad = f"is {z:.0f} standard deviations above the floor of {metric}"
+        height = f"{z:.0f}" if z <= LARGEST_HEIGHT else f"more than {LARGEST_HEIGHT}"
+        bad = f"is {height} standard deviations above the floor of {metric}"
         found.append(f"{row['posterior']} {bad if z > 2 else good}.")
+    found += [mirrored(row) for row in evidence.rows if row["metric"] == "share_d_form" and row["posterior"] != FRAMES]
     return [sentence for sentence in [*found, *sentences(evidence)] if sentence]
 
 

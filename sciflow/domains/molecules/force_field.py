@@ -17,9 +17,9 @@ ROWS = 256  # at once: what 22 atoms need for them stays in the second-level cac
 
 @dataclass(frozen=True, eq=False)
 class ForceField:
-    """A molecular-mechanics energy without cutoff and without periodic images.
+    """A molecular-mechanics energy without periodic images.
 
-        U(x) = Σ bonds + Σ angles + Σ torsions + Σ_{i<j} (A r⁻¹² − C r⁻⁶ + Q r⁻¹) + solvent
+        U(x) = Σ bonds + Σ angles + Σ torsions + Σ maps + Σ_{i<j} (A r⁻¹² − C r⁻⁶ + Q r⁻¹) + solvent
 
     `energy` can be differentiated once: its gradient is the closed form that `energy_and_force` gives.
 

@@ -7,8 +7,9 @@ forces to them copies whole lines.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -27,14 +28,16 @@ class Term(Protocol):
 
 
 class Numbers:
-    """A frozen dataclass of tensors that can change their dtype."""
+    """A frozen dataclass of tensors, and of other such dataclasses, that can change their dtype."""
 
     def to(self, like: Tensor) -> Self:
         """Floating numbers in the dtype of `like`, all on its device."""
-        moved = {}
+        moved: dict[str, Any] = {}
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
                 moved[name] = value.to(like) if value.is_floating_point() else value.to(like.device)
+            elif isinstance(value, Numbers):
+                moved[name] = value.to(like)
         return dataclasses.replace(self, **moved)  # type: ignore[type-var]
 
 
@@ -112,7 +115,7 @@ class Torsions(Numbers):
         periodicity: n, (term, 1).
         phase: φ₀ [rad], (term, 1).
         height: k [kJ/mol], (term, 1).
-    Source: forces: Blondel and Karplus (1996), New formulation for derivatives of torsion angles.
+    Source: definition; forces as in `Twist`.
     """
 
     atoms: Tensor
@@ -122,20 +125,110 @@ class Torsions(Numbers):
     height: Tensor
 
     def add(self, x: Tensor, force: Tensor) -> Tensor:
-        i, j, k, l = self.atoms  # noqa: E741
+        twist = Twist.of(x, self.atoms)
+        turned = self.periodicity * twist.angle[self.dihedral] - self.phase
+        slope = torch.zeros_like(twist.angle)
+        slope.index_add_(0, self.dihedral, self.height * self.periodicity * turned.sin())
+        twist.pull(slope, force)
+        return (self.height * (1 + turned.cos())).sum(0)
+
+
+class Twist(NamedTuple):
+    """Dihedral angles of atoms (4, dihedral), and what turns their slopes into forces.
+
+    Attributes:
+        atoms: (4, dihedral).
+        vectors: between neighbours, and the normals of both planes, (dihedral, axis, batch) each.
+        angle: φ [rad], (dihedral, batch).
+    Source: Blondel and Karplus (1996), New formulation for derivatives of torsion angles.
+    """
+
+    atoms: Tensor
+    vectors: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+    angle: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, atoms: Tensor) -> Twist:
+        i, j, k, l = atoms  # noqa: E741
         first, axis, last = x[j] - x[i], x[k] - x[j], x[l] - x[k]
-        m, n, axis2 = cross(first, axis), cross(axis, last), dot(axis, axis)
+        m, n = cross(first, axis), cross(axis, last)
+        angle = torch.atan2(dot(axis, axis).sqrt() * dot(first, n), dot(m, n))
+        return cls(atoms, (first, axis, last, m, n), angle)
+
+    def pull(self, slope: Tensor, force: Tensor) -> None:
+        """Add to `force` what energies do whose slope is −dE/dφ, (dihedral, batch)."""
+        i, j, k, l = self.atoms  # noqa: E741
+        first, axis, last, m, n = self.vectors
+        axis2 = dot(axis, axis)
         length = axis2.sqrt()
-        phi = torch.atan2(length * dot(first, n), dot(m, n))
-        turned = self.periodicity * phi[self.dihedral] - self.phase
-        slope = torch.zeros_like(phi).index_add_(0, self.dihedral, self.height * self.periodicity * turned.sin())
         on_i = m * (-slope * length / dot(m, m))[:, None]
         on_l = n * (slope * length / dot(n, n))[:, None]
         p, q = (dot(first, axis) / axis2)[:, None], (dot(last, axis) / axis2)[:, None]
         twist = p * on_i - q * on_l
         force.index_add_(0, i, on_i).index_add_(0, l, on_l)
         force.index_add_(0, j, on_i + twist, alpha=-1).index_add_(0, k, twist - on_l)
-        return (self.height * (1 + turned.cos())).sum(0)
+
+
+@dataclass(frozen=True, eq=False)
+class Maps(Numbers):
+    """E = Σ M(φ, ψ): corrections of two dihedral angles at once, by splines through tables.
+
+    M is the periodic bicubic spline through the values of a table at (2π k/n, 2π l/n).
+
+    Args:
+        first, second: atoms of φ and of ψ, (4, pair) each.
+        table: of each pair, (pair,).
+        patches: M, n ∂M/2π of each axis and both, at the knots: (4, table, n, n) [kJ/mol].
+    Source: MacKerell, Feig and Brooks (2004), Extending the treatment of backbone energetics in protein force fields.
+    """
+
+    first: Tensor
+    second: Tensor
+    table: Tensor
+    patches: Tensor
+
+    def add(self, x: Tensor, force: Tensor) -> Tensor:
+        twists, n = [Twist.of(x, atoms) for atoms in (self.first, self.second)], self.patches.shape[-1]
+        at = [twist.angle.remainder(2 * math.pi) * (n / (2 * math.pi)) for twist in twists]
+        low = [place.floor().clamp_max(n - 1) for place in at]
+        (u, du), (v, dv) = (hermite(place - below) for place, below in zip(at, low, strict=True))
+        ends = [(below.long() + torch.tensor([0, 1], device=x.device)[:, None, None]) % n for below in low]
+        known = self.patches[:, self.table[:, None], ends[0][:, None], ends[1][None]]  # (4, end, end, pair, batch)
+        value, by_u, by_v, by_both = known
+        corners = torch.stack([torch.stack([value, by_v]), torch.stack([by_u, by_both])])  # (slope, slope, end, end, …)
+
+        def blended(first: Tensor, second: Tensor) -> Tensor:
+            return torch.einsum("sepb,tfpb,stefpb->pb", first, second, corners)
+
+        scale = -n / (2 * math.pi)
+        for twist, slope in zip(twists, (blended(du, v), blended(u, dv)), strict=True):
+            twist.pull(scale * slope, force)
+        return blended(u, v).sum(0)
+
+
+def hermite(t: Tensor) -> tuple[Tensor, Tensor]:
+    """Cubic polynomials of t in [0, 1] with value or slope 1 at one end, and derivatives, (value or slope, end, …).
+
+    Source: de Boor (1978), A practical guide to splines, chapter IV.
+    """
+    s = 1 - t
+    values = [torch.stack([s * s * (1 + 2 * t), t * t * (3 - 2 * t)]), torch.stack([t * s * s, -t * t * s])]
+    slopes = [torch.stack([-6 * t * s, 6 * t * s]), torch.stack([s * (1 - 3 * t), t * (3 * t - 2)])]
+    return torch.stack(values), torch.stack(slopes)
+
+
+def knots(values: Tensor) -> Tensor:
+    """Values and slopes per step of the periodic bicubic spline through tables (table, n, n), (4, table, n, n).
+
+        s_{k−1} + 4 s_k + s_{k+1} = 3 (M_{k+1} − M_{k−1}) along each axis
+
+    Source: de Boor (1978), chapter IV, periodic; de Boor (1962), Bicubic spline interpolation.
+    """
+    one = torch.eye(values.shape[-1], dtype=values.dtype)
+    right, left = one.roll(1, 1), one.roll(-1, 1)
+    slope = torch.linalg.solve(left + 4 * one + right, 3 * (right - left))
+    by_first = torch.einsum("ij,tjk->tik", slope, values)
+    return torch.stack([values, by_first, values @ slope.T, by_first @ slope.T])
 
 
 def dihedral(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:

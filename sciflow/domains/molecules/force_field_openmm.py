@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from sciflow.domains.molecules.force_field import ForceField
-from sciflow.domains.molecules.force_field_bonded import Angles, Bonds, Term, Torsions
-from sciflow.domains.molecules.force_field_nonbonded import SURFACE, Born, Pairs
-from sciflow.domains.molecules.force_field_solvent import custom_born
+from sciflow.domains.molecules.force_field_bonded import Angles, Bonds, Maps, Term, Torsions, knots
+from sciflow.domains.molecules.force_field_nonbonded import SURFACE, Born, Cutoff, Pairs
+from sciflow.domains.molecules.force_field_solvent import custom_born, reach
 from sciflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def force_field(system: openmm.System) -> ForceField:
     """The energy of an OpenMM System, in torch.
 
     Raises:
-        InputError: the System holds something that is not known here, by its name; constraints, virtual sites, a cutoff
-            or periodic images.
+        InputError: the System holds something that is not known here, by its name; constraints, virtual sites or
+            periodic images.
     """
     n = system.getNumParticles()
     _check_particles(system)
@@ -61,8 +61,7 @@ def force_field(system: openmm.System) -> ForceField:
         if force.usesPeriodicBoundaryConditions():
             raise InputError(f"{name} has periodic images. Make the System with nonbondedMethod=NoCutoff, no box.")
         found[name] = READERS[name](force)
-    terms = [found[name] for name in ("HarmonicBondForce", "HarmonicAngleForce", "PeriodicTorsionForce")
-             if found.get(name) is not None]  # fmt: skip
+    terms = [found[name] for name in BONDED if found.get(name) is not None]
     solvents = [found[name] for name in ("GBSAOBCForce", "CustomGBForce") if name in found]
     if len(solvents) > 1:
         raise InputError("the System has a GBSAOBCForce and a CustomGBForce: two solvents. Keep one.")
@@ -131,12 +130,25 @@ def _torsions(force: Any) -> Term | None:
     return Torsions(_index(quadruples), which, n, phase, height)
 
 
+def _maps(force: Any) -> Term | None:
+    rows = [force.getTorsionParameters(k) for k in range(force.getNumTorsions())]
+    if not rows:
+        return None
+    maps = [force.getMapParameters(k) for k in range(force.getNumMaps())]
+    sizes = sorted({size for size, _ in maps})
+    if len(sizes) > 1:
+        raise InputError(f"CMAPTorsionForce has maps of {sizes} points a side. Give all of them one size.")
+    values = torch.tensor([[float(getattr(value, "_value", value)) for value in energy] for _, energy in maps],
+                          dtype=torch.float64)  # fmt: skip
+    tables = values.unflatten(1, (sizes[0], sizes[0])).transpose(1, 2)  # φ runs fastest in OpenMM
+    return Maps(_index([row[1:5] for row in rows]), _index([row[5:] for row in rows]),
+                torch.tensor([row[0] for row in rows]), knots(tables))  # fmt: skip
+
+
 def _nonbonded(force: Any) -> Any:
-    """The force itself, if it is one of all pairs."""
-    names = ("NoCutoff", "CutoffNonPeriodic", "CutoffPeriodic", "Ewald", "PME", "LJPME")
-    if force.getNonbondedMethod() != 0:
-        method = names[force.getNonbondedMethod()]
-        raise InputError(f"NonbondedForce has the method {method}, known is NoCutoff. Make the System with that.")
+    """The force itself, if it is one of all pairs, or of those nearer than a cutoff."""
+    if force.getNonbondedMethod() and force.getUseSwitchingFunction():
+        raise InputError("NonbondedForce has a switching function. Make the System without switchDistance.")
     if force.getNumParticleParameterOffsets() or force.getNumExceptionParameterOffsets():
         raise InputError("NonbondedForce has parameters that depend on a global one. Make a System without offsets.")
     return force
@@ -152,31 +164,45 @@ def _pairs(force: Any, born: Born | None, n: int) -> Pairs:
     size, well, product = (sigma[i] + sigma[j]) / 2, np.sqrt(depth[i] * depth[j]), charge[i] * charge[j]
     place = np.full((n, n), -1)
     place[i, j] = place[j, i] = np.arange(len(i))
+    whole = np.zeros(len(i), dtype=bool)
     for k in range(force.getNumExceptions() if force is not None else 0):
         a, b, *values = force.getExceptionParameters(k)
         product[place[a, b]], size[place[a, b]], well[place[a, b]] = (value._value for value in values)
+        whole[place[a, b]] = True
     values = (4 * well * size**12, 4 * well * size**6, COULOMB * product)
     repulsion, attraction, charges = (torch.from_numpy(value)[:, None] for value in values)
-    return Pairs(torch.from_numpy(np.stack([i, j])), repulsion, attraction, charges, born)
+    cutoff = None
+    if force is not None and force.getNonbondedMethod():
+        cutoff = _cutoff(force, torch.from_numpy(whole)[:, None], charges)
+    return Pairs(torch.from_numpy(np.stack([i, j])), repulsion, attraction, charges, born, cutoff)
+
+
+def _cutoff(force: Any, whole: Tensor, charges: Tensor) -> Cutoff:
+    distance, dielectric = force.getCutoffDistance()._value, force.getReactionFieldDielectric()
+    normal = charges.masked_fill(whole, 0.0)
+    field = normal * (dielectric - 1) / ((2 * dielectric + 1) * distance**3)
+    return Cutoff(distance, whole, field, normal * 3 * dielectric / ((2 * dielectric + 1) * distance))
 
 
 def _born(force: Any) -> Born:
     """GBSAOBCForce is OBC2 with a surface term."""
-    if force.getNonbondedMethod() != 0:
-        raise InputError("GBSAOBCForce has a cutoff. Make the System with nonbondedMethod=NoCutoff.")
     rows = [[value._value if hasattr(value, "_value") else value for value in force.getParticleParameters(i)]
             for i in range(force.getNumParticles())]  # fmt: skip
     charge, radius, scale = (_column([row[c] for row in rows]) for c in range(3))
     offset = radius - OFFSET
-    coupling = COULOMB * (1 / force.getSoluteDielectric() - 1 / force.getSolventDielectric())
+    coupling = COULOMB / force.getSoluteDielectric(), COULOMB / force.getSolventDielectric()
     surface = SURFACE * force.getSurfaceAreaEnergy()._value
-    return Born(charge, radius, offset, scale * offset, OBC2, coupling, surface, is_deep=True)
+    return Born(charge, radius, offset, scale * offset, OBC2, coupling, 0.0, surface, is_deep=True, cutoff=reach(force))
 
 
-READERS: dict[str, Callable[[Any], Any]] = {
+BONDED: dict[str, Callable[[Any], Term | None]] = {
     "HarmonicBondForce": _bonds,
     "HarmonicAngleForce": _angles,
     "PeriodicTorsionForce": _torsions,
+    "CMAPTorsionForce": _maps,
+}
+READERS: dict[str, Callable[[Any], Any]] = {
+    **BONDED,
     "NonbondedForce": _nonbonded,
     "GBSAOBCForce": _born,
     "CustomGBForce": custom_born,

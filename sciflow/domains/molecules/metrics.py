@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sciflow.data.arrays import from_xarray, to_xarray
-from sciflow.domains.molecules.collective_metrics import Conformations
+from sciflow.domains.molecules.collective_metrics import FRAMES, Conformations
 from sciflow.domains.molecules.law import Law
 from sciflow.domains.molecules.potential import OnGrid
 from sciflow.domains.molecules.quadrature import lattice, log_weights
@@ -154,12 +154,36 @@ def _consistency_js(law: Law, drawn: Mapping[str, Tensor]) -> list[Row]:
     return rows
 
 
+def _stereochemistry(law: Law, drawn: Mapping[str, Tensor]) -> list[Row]:
+    """Share of draws with a residue of the D form, and with a cis peptide bond, of held-out frames and every sampler.
+
+    Exactness: exact for the given draws
+    Cost: O(draws)
+    Bias: none
+    Source: IUPAC-IUB (1970), conventions for polypeptides: L has (N−CA × C−CA)·(CB−CA) > 0, trans |ω| > 90°.
+    """
+    molecule = getattr(law.potential, "molecule", None)
+    if molecule is None:
+        return []
+    rows = []
+    for name, x in {FRAMES: law.frames[None], **drawn}.items():
+        for metric, wrong in (("share_d_form", molecule.handedness(x) <= 0), ("share_cis", molecule.cis(x))):
+            if wrong.shape[-1]:
+                shares = wrong.any(-1).double().mean(1)
+                rows.append(Row(name, metric, average(shares, "1", f"of {x.shape[1]} draws")))
+    return rows
+
+
 DISTANCES: dict[str, tuple[Callable[[Law, Tensor], float | None], str]] = {
     "js": (_js, "nat"),
     "pmf_error": (_pmf_error, "kT²"),
     "energy_w2": (_energy_w2, "kT"),
     "observable_w2": (_observable_w2, "1"),
     "collective_js": (_collective_js, "nat"),
+}
+OF_DRAWS: dict[str, Callable[[Law, Mapping[str, Tensor]], list[Row]]] = {
+    "consistency_js": _consistency_js,
+    "stereochemistry": _stereochemistry,
 }
 OF_CONFORMATIONS: dict[str, Callable[[Conformations], list[Row]]] = {
     "basin_free_energy": _basin_free_energy,
@@ -168,7 +192,7 @@ OF_CONFORMATIONS: dict[str, Callable[[Conformations], list[Row]]] = {
 METRICS: dict[str, Callable] = {
     **{name: entry for name, (entry, _) in DISTANCES.items()},
     "free_energy": _free_energy,
-    "consistency_js": _consistency_js,
+    **OF_DRAWS,
     **OF_CONFORMATIONS,
 }
 BETTER: dict[str, Mapping[str, Direction]] = {
@@ -195,8 +219,8 @@ def evaluate(
     for name in names:
         if name == "free_energy":
             rows += _free_energies(law, drawn, stream.child(name))
-        elif name == "consistency_js":
-            rows += _consistency_js(law, drawn)
+        elif name in OF_DRAWS:
+            rows += OF_DRAWS[name](law, drawn)
         elif name in OF_CONFORMATIONS:
             rows += OF_CONFORMATIONS[name](conformations) if conformations else []
         else:

@@ -104,14 +104,14 @@ class AlanineDipeptide(_OfMolecule):
 class OpenMMSystem(_OfMolecule):
     """A molecule of your own: a PDB file and the System that OpenMM made of it, written as XML.
 
-        U: bonds, angles, torsions, Lennard-Jones, Coulomb without cutoff, generalised Born solvent
+        U: bonds, angles, torsions, maps of two torsions, Lennard-Jones, Coulomb, generalised Born solvent
 
     Exactness: compared with OpenMM at the conformation of the PDB file when it is opened; refused if it differs
     Cost: O(atoms²)
     Bias: none
     Args:
         pdb: atoms and one conformation, with hydrogens.
-        system: XML of `openmm.XmlSerializer.serialize(system)`, without cutoff, periodic images and constraints.
+        system: XML of `openmm.XmlSerializer.serialize(system)`, without periodic images and constraints.
         kelvin: temperature [K].
     Source: Eastman et al. (2024), OpenMM 8.
     """
