@@ -74,8 +74,8 @@ class Plan:
     """How long is trained and how much is drawn."""
 
     width: int = 96
-    n_steps: int = 20_000
-    batch_size: int = 512
+    n_steps: int = 10_000
+    batch_size: int = 1024
     learning_rate: float = 5e-3
     sharpness: float = 3.0
     mean: float = -1.5

@@ -128,8 +128,8 @@ class FokkerPlanck:
     Integrated, its product with F gives way to the mean of that, which the Laplacian of log q knows, the more the less
     noise there is.
 
-    Likelihood: w = 1/(1 + ρ²) in place of 1. For levels that are uniform in log ρ this is the bound on the likelihood of
-    the data; the high levels, which have most of the noise and least to tell, then weigh less.
+    Likelihood: w = 1/(1 + ρ²) in place of 1. For levels that are uniform in log ρ this is the bound on the likelihood
+    of the data; the high levels, which have most of the noise and least to tell, then weigh less.
 
     Exactness: its minimiser is the law of the data at every level: R = 0 there
     Cost: in up to three dimensions 2.5 times `denoising` with a network that knows its `derivatives`, else about seven,
