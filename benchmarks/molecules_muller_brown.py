@@ -3,11 +3,12 @@
     python benchmarks/molecules_muller_brown.py [--quick] [--json FILE] [--record]
 
 A scalar network learns the density at all noise levels, by score matching alone or with the Fokker–Planck residual,
-from exact draws that are each seen once. Then, for each of three seeds,
+from exact draws that are each seen once: no energy and no force is asked for. Both see the same noise, integrated where
+it can be, and weigh levels as the likelihood does. Then, for each of three seeds,
 
     density     the exact law on 100² cells beside that which the model's density has at its last level, by quadrature
     sampling    draws along the flow from noise
-    simulation  frames of Langevin dynamics with the model's force, 4000 chains one after the other, from such draws
+    simulation  frames of Langevin dynamics with the model's force, chain after chain, from such draws
 
 Draws and frames are compared with the exact law on 100² cells: Jensen–Shannon divergence and error of the potential of
 mean force. The floor is what as many perfect draws score; beside it a simulation with the exact force, whose frames are
@@ -73,17 +74,19 @@ class Plan:
     """How long is trained and how much is drawn."""
 
     width: int = 96
-    n_steps: int = 20_000
-    batch_size: int = 512
+    n_steps: int = 10_000
+    batch_size: int = 1024
     learning_rate: float = 5e-3
+    sharpness: float = 3.0
+    mean: float = -1.5
     n_draws: int = 1_000_000
-    n_levels: int = 40
-    n_chains: int = 4000
+    n_levels: int = 60
+    n_chains: int = 15_625
     step: float = 0.005
     stride: int = 50
 
 
-QUICK = Plan(32, 30, 64, 5e-3, 10_000, 10, 200, 0.005, 4)
+QUICK = Plan(32, 30, 64, n_draws=10_000, n_levels=10, n_chains=200, stride=4)
 LEVELS = {"ratio_max": 20.0, "ratio_min": 0.01}
 FRICTION, MASS, TILE = 1.0, 0.5, 2000
 
@@ -107,10 +110,10 @@ def trained(plan: Plan, weight: float, seed: int) -> Model:
     data = perfect(plan.n_steps * plan.batch_size, "train", seed)
     centre = data.double().mean(0).float()
     data = data - centre
-    loss = FokkerPlanck(weight, paired=True)
+    loss = FokkerPlanck(weight, plan.mean, noise="integrated", likelihood=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(Stream(seed, ("weights",)).key())
-        module = EnergyMLP(plan.width).build((2,))
+        module = EnergyMLP(plan.width, sharpness=plan.sharpness).build((2,))
     start = NetworkDenoiser(module, Scaled(EDM(), float(data.double().std())), (2,), 0.0)
 
     def of_batch(module: nn.Module, batch: Tensor, stream: Stream, step: int, first: int = 0) -> Tensor:
@@ -173,12 +176,11 @@ def distances(x: Tensor, law: Law, sizes: Sequence[int]) -> dict[str, list[float
 
 
 def of_model(plan: Plan, law: Law, said: str, seed: int) -> dict[str, Any]:
-    """What one model scores, and what it cost; all samples of the model that is judged alone."""
+    """What one model scores, and what it cost."""
     start = time.process_time()
     model = trained(plan, WEIGHTS[said], seed)
     spent = time.process_time() - start
-    sizes = sizes_of(plan) if said == TIED else sizes_of(plan)[:1]
-    scores = {kind: distances(x, law, sizes) for kind, x in drawn(model, plan, sizes[-1], seed).items()}
+    scores = {kind: distances(x, law, sizes_of(plan)) for kind, x in drawn(model, plan, plan.n_draws, seed).items()}
     return {"seconds": spent, "density": density(model, law), **scores}
 
 
@@ -191,7 +193,7 @@ def kept(folder: Path, plan: Plan, law: Law) -> dict[int, dict[str, Any]]:
     source = closure(LEARNED_BY, Path(__file__).resolve().parents[1])
     identity = {**asdict(plan), **LEVELS, "source": hashlib.sha256(repr(sorted(source.items())).encode()).hexdigest()}
     found: dict[int, dict[str, Any]] = {}
-    for seed, said in itertools.product(SEEDS, WEIGHTS):
+    for said, seed in itertools.product(reversed(WEIGHTS), SEEDS):  # the models that are judged come first
         file = folder / f"seed-{seed}-weight-{WEIGHTS[said]}.json"
         stored = json.loads(file.read_text()) if file.is_file() else {}
         if stored.get("identity") != identity:
@@ -233,7 +235,7 @@ def model_rows(found: Mapping[int, Any], floors: Mapping[str, Sequence[Floor]], 
             mean, error = pooled([scores[model]["density"][name] for scores in found.values()])
             said.append(Row(f"{model}: density by quadrature, {name}", mean, error))
     for model, kind, name in itertools.product(WEIGHTS, ("sampling", "simulation"), DISTANCES):
-        for place, n in enumerate(sizes_of(plan)[: 2 if model == TIED else 1]):
+        for place, n in enumerate(sizes_of(plan)):
             own = floors[name][place]
             mean, error = pooled([scores[model][kind][name][place] for scores in found.values()])
             target = None if quick or model != TIED else own.mean + 2 * own.std

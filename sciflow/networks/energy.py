@@ -32,6 +32,8 @@ class EnergyMLP:
         width: hidden units.
         depth: hidden layers.
         dropout: share of hidden units dropped in training.
+        sharpness: factor on the weights and shifts that the first layer starts with. At 1 its units bend over about
+            one standard deviation of the data; a law with finer detail is learned in fewer steps with sharper ones.
 
     Source: Salimans and Ho (2021), Should EBMs model the energy or the score?; for the preconditioning Karras et al.
         (2022), table 1, with the potential of its network.
@@ -40,6 +42,7 @@ class EnergyMLP:
     width: Annotated[int, Field(gt=0)] = 96
     depth: Annotated[int, Field(gt=0)] = 3
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    sharpness: Annotated[float, Field(gt=0)] = 1.0
 
     def build(self, shape: tuple[int, ...]) -> EnergyModule:
         """The module for events of this shape, with parameters drawn from torch's default generator."""
@@ -53,7 +56,7 @@ class EnergyModule(nn.Module):
         super().__init__()
         self.shape, size = tuple(shape), math.prod(shape)
         self.embedding = NoiseEmbedding(spec.width)
-        self.first = nn.Linear(size, spec.width)
+        self.first = sharpened(nn.Linear(size, spec.width), spec.sharpness)
         self.layers = nn.ModuleList(nn.Linear(spec.width, spec.width) for _ in range(spec.depth - 1))
         self.shifts = nn.ModuleList(nn.Linear(spec.width, spec.width) for _ in range(spec.depth))
         self.last = nn.Linear(spec.width, 1, bias=False)
@@ -129,3 +132,11 @@ class EnergyModule(nn.Module):
         level = level.clamp(-30, 30)  # infinite at the ends of a schedule
         gain = torch.sigmoid(2 * level).sqrt().reshape(-1, *[1] * (x.ndim - 1))
         return gain * self.gradient(x, level)
+
+
+@torch.no_grad()
+def sharpened(layer: nn.Linear, factor: float) -> nn.Linear:
+    """`layer` with all parameters times a factor: its units bend where they did, over 1/factor of the distance."""
+    for parameter in layer.parameters():
+        parameter.mul_(factor)
+    return layer

@@ -136,9 +136,12 @@ def test_dropout_drops_the_same_units_of_a_value_and_of_its_derivatives() -> Non
     assert not torch.allclose(found[0], module.eval().derivatives(z, level).slope)
 
 
-@pytest.mark.parametrize("paired", [False, True])
-def test_gradients_of_the_loss_are_finite_differences_in_every_parameter(paired: bool) -> None:
-    module, loss, stream = filled(), FokkerPlanck(weight=0.5, paired=paired), Stream(2)
+NOISES = ("drawn", "paired", "integrated")
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_gradients_of_the_loss_are_finite_differences_in_every_parameter(noise: str) -> None:
+    module, loss, stream = filled(), FokkerPlanck(weight=0.5, noise=noise, likelihood=noise == "integrated"), Stream(2)
     denoiser = NetworkDenoiser(module, Scaled(Cosine(), 0.7), (2,), 0.3)
     x1 = 0.3 + 0.7 * Stream(0).normal(6, (2,), dtype=torch.float64)
     loss(denoiser, x1, stream, 0).mean().backward()
@@ -154,21 +157,50 @@ def test_gradients_of_the_loss_are_finite_differences_in_every_parameter(paired:
         assert slope == pytest.approx(float(parameter.grad.flatten()[0]), abs=1e-7, rel=1e-5), name  # 1e-16/h
 
 
-def test_pairs_of_noise_have_the_same_mean_and_at_low_noise_far_less_variance() -> None:
-    """Gradients of one weight at ρ = 0.02, of a row with ε and of one with ε and −ε: N(0, 1) data, 4096 rows each."""
-    module, n = filled(), 4096
+def gradients(loss: FokkerPlanck, module: torch.nn.Module, n: int) -> Tensor:
+    """Of one weight, from batches of 64 of n rows of N(0, 1) data."""
     denoiser = NetworkDenoiser(module, Scaled(Cosine(), 1.0), (2,), 0.0)
-    x1 = Stream(0).normal(n, (2,), dtype=torch.float64)
-    slopes = {}
-    for paired in (False, True):
-        loss = FokkerPlanck(0.1, mean=math.log(0.02), spread=1e-6, paired=paired)
-        losses = loss(denoiser, x1, Stream(4), 0)
-        weight = module.first.weight
-        parts = [torch.autograd.grad(part.mean(), weight, retain_graph=True)[0][0, 0] for part in losses.split(64)]
-        slopes[paired] = torch.stack(parts)
-    means, errors = ([s(v) for v in slopes.values()] for s in (torch.mean, lambda v: v.std() / math.sqrt(len(v))))
+    batches = Stream(0).normal(n, (2,), dtype=torch.float64).split(64)
+    weight, found = module.first.weight, []
+    for step, batch in enumerate(batches):
+        value = loss(denoiser, batch, Stream(4), step).mean()
+        found.append(torch.autograd.grad(value, weight)[0][0, 0])
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("noise", NOISES[1:])
+def test_noise_in_pairs_or_integrated_has_the_same_mean_and_at_low_noise_far_less_variance(noise: str) -> None:
+    """At ρ = 0.02, beside noise that is drawn: 4096 rows each."""
+    module, level = filled(), {"mean": math.log(0.02), "spread": 1e-6}
+    slopes = [gradients(FokkerPlanck(0.1, **level, noise=kind), module, 4096) for kind in ("drawn", noise)]
+    means, errors = ([s(v) for v in slopes] for s in (torch.mean, lambda v: v.std() / math.sqrt(len(v))))
     assert abs(float(means[0] - means[1])) < 4 * math.hypot(*map(float, errors))
     assert float(errors[1]) < 0.2 * float(errors[0])  # 1/ρ = 50 for the part of noise alone; other parts remain
+
+
+@pytest.mark.parametrize("level", [-1.0, 0.0, 1.0])
+def test_integrated_noise_has_the_same_mean_at_every_level(level: float) -> None:
+    """The difference of the two gradients is of the same rows: its mean is 0 within 4 standard errors of itself."""
+    module, options = filled(), {"mean": level, "spread": 1e-6}
+    drawn, known = (gradients(FokkerPlanck(0.0, **options, noise=kind), module, 4096) for kind in NOISES[::2])
+    gap = known - drawn
+    assert float(gap.std()) > 0  # they are not the same numbers
+    assert abs(float(gap.mean())) < 4 * float(gap.std()) / math.sqrt(len(gap))
+
+
+def test_levels_weigh_as_in_the_likelihood_and_the_residual_as_before() -> None:
+    """With all rows at one level the regression is divided by 1 + ρ²."""
+    module, level = filled(), 0.4
+    denoiser, x1 = NetworkDenoiser(module, Scaled(Cosine(), 0.7), (2,), 0.3), Stream(0).normal(8, (2,)).double()
+
+    def losses(weight: float, likelihood: bool) -> Tensor:
+        loss = FokkerPlanck(weight, level, 1e-9, "integrated", likelihood)
+        return loss(denoiser, x1, Stream(3), 4).detach()
+
+    share = 1 / (1 + math.exp(2 * level))
+    assert torch.allclose(losses(0.0, True), share * losses(0.0, False), rtol=1e-8, atol=0)  # the spread of the level
+    residual = [losses(0.5, likelihood) - losses(0.0, likelihood) for likelihood in (True, False)]
+    assert torch.allclose(*residual, rtol=0, atol=100 * ROUNDING) and float(residual[0].min()) > 0
 
 
 def test_without_weight_it_is_denoising_and_needs_a_density_in_any_case() -> None:
@@ -182,3 +214,21 @@ def test_without_weight_it_is_denoising_and_needs_a_density_in_any_case() -> Non
     with pytest.raises(InputError, match="energy_mlp"):
         other = NetworkDenoiser(MLP(8, 1).build((2,)), Scaled(Cosine(), 0.7), (2,), 0.3)
         FokkerPlanck()(other, x1.float(), stream, 0)
+
+
+def test_noise_is_not_integrated_where_the_laplacian_is_an_estimate() -> None:
+    denoiser = NetworkDenoiser(filled((4,)), Scaled(Cosine(), 0.7), (4,), 0.3)
+    with pytest.raises(InputError, match="up to 3 dimensions, got EnergyModule in 4"):
+        FokkerPlanck(noise="integrated")(denoiser, torch.zeros(2, 4, dtype=torch.float64), Stream(3), 0)
+
+
+def test_a_sharp_network_starts_with_the_same_units_steeper() -> None:
+    """Its first layer at z is the plain one at z times the factor, shift and all; no other parameter differs."""
+    modules = []
+    for factor in (1.0, 3.0):
+        torch.manual_seed(0)
+        modules.append(EnergyMLP(16, 2, sharpness=factor).build((2,)))
+    z = places(2, torch.float32)[0]
+    assert torch.allclose(modules[1].first(z), 3 * modules[0].first(z), rtol=1e-5, atol=1e-6)  # float32
+    parts = zip(modules[0].named_parameters(), modules[1].parameters(), strict=True)
+    assert [name for (name, a), b in parts if not torch.equal(a, b)] == ["first.weight", "first.bias"]
