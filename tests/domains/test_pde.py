@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 from sciflow.domains.pde.boxes import Ring, Torus
 from sciflow.domains.pde.equations import Advection, Burgers, KortewegDeVries, semilinear
 from sciflow.domains.pde.evolve import check_step, fields
+from sciflow.domains.pde.forecast_figures import space_time_gallery
 from sciflow.domains.pde.navier_stokes import NavierStokes
 from sciflow.domains.pde.simulate import Evolving
 from sciflow.errors import InputError, NonFiniteError
@@ -201,3 +203,24 @@ def test_the_exact_posterior_is_scored_beside_the_samplers(place: Place) -> None
     assert "exact draws,crps," in table and "PiGDM,crps," in table
     report = (results / "report.html").read_text()
     assert "One held-out event" in report and report.count("data:image/png") >= 2
+
+
+def test_fields_of_a_plane_are_shown_at_a_few_times() -> None:
+    """Of the trajectory that changes most: truth, mean, spread and two members, a line for each of four times."""
+    values = np.random.default_rng(0).normal(size=(2, 6, 7, 4, 8))  # observation, member, time, y, x
+    values[1] *= 10
+    dims = ("time", "y", "x")
+    axes = {"time": np.arange(7.0), "y": np.arange(4.0), "x": np.arange(8.0)}
+    data = xr.Dataset(
+        {"data": (("sample", *dims), values[:, 0]), "truth": (("observation", *dims), values[:, 0])}, axes
+    )
+    members = (("posterior", "observation", "member", *dims), values[None])
+    samples = xr.Dataset({"samples": members}, {**axes, "posterior": ["law"]})
+    drawn = space_time_gallery(SimpleNamespace(data=data, samples=samples))  # type: ignore[arg-type]
+    assert drawn is not None
+    shown = [image.get_array() for image in drawn.axes.images]
+    assert len(shown) == 20  # four times, five columns
+    chosen = values[1][:, [0, 2, 4, 6]]
+    expected = [chosen[0], chosen.mean(0), chosen.std(0, ddof=1), chosen[0], chosen[1]]
+    np.testing.assert_allclose(shown, np.concatenate(expected), rtol=1e-12)
+    assert {f"t = {k}" for k in (0, 2, 4, 6)} <= {text.get_text() for text in drawn.axes.texts}

@@ -109,9 +109,10 @@ def fields(
             modes = solve(dynamics, modes, torch.linspace(a, b, n_steps + 1, dtype=torch.float64), chosen)
             found.append(box.values(modes))
             if not bool(found[-1].isfinite().all()):
+                size = float(found[-2].abs().max())
                 raise NonFiniteError(
-                    f"the fields blow up between t = {a:g} and {b:g}, with values up to {float(found[-2].abs().max()):.3g} "
-                    f"before. {_advice(box, (b - a) / n_steps, speed)}"
+                    f"the fields blow up between t = {a:g} and {b:g}, with values up to {size:.3g} before. "
+                    f"{_advice(box, (b - a) / n_steps, speed)}"
                 )
     return torch.stack(found, 1)
 
