@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from sciflow.data.formats.ome_zarr import OMEZarr
 from sciflow.data.formats.pictures import PNG, TIFF, read_picture, scale
 from sciflow.data.formats.scans import read_scan, top
 from sciflow.data.layouts.layout import layout_of
-from sciflow.data.layouts.simulations import OBSERVED, PARAMETER, UNEVEN
+from sciflow.data.layouts.simulations import OBSERVED, PARAMETER, UNEVEN, Simulations
 from sciflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def read_measured(
     shape: tuple[int, ...],
     scaling: Literal["full", "stored"] = "full",
     given: Sequence[float] = (),
+    trained: xr.Dataset | None = None,
 ) -> xr.Dataset:
     """Observations from netCDF or NPZ, a picture (PNG, TIFF, OME-Zarr, DICOM), or HDF5 of fastMRI or LoDoPaB-CT.
 
@@ -49,6 +51,8 @@ def read_measured(
         shape: event shape of the model.
         scaling: of whole numbers in pictures, that of the data that the model learned from.
         given: times of the fields that a forecaster is given, from 0; none for another model.
+        trained: the data that a forecaster learned from, whose grid and boundaries simulations must have; null looks
+            at neither.
 
     Raises:
         InputError: neither is there, shapes do not fit, or values that should be finite are not.
@@ -56,7 +60,7 @@ def read_measured(
     path = Path(path)
     is_scan = path.suffix.lower() in SCANS and path.is_file() and not {"measured", "image"} & set(top(path))
     if given and (is_scan or path.suffix.lower() == STORE):
-        return _first_fields(path, shape, given)
+        return _first_fields(path, shape, given, trained)
     if is_scan:
         scanned, facts = read_scan(path, shape, MOST_GIGABYTES)
         if not np.isfinite(scanned["measured"]).all():
@@ -76,7 +80,7 @@ def read_measured(
     if "image" in arrays:
         return _from_image(path, _numbers(path, "image", arrays), shape)
     if "measured" not in arrays and given and path.suffix != ".npz":
-        return _first_fields(path, shape, given)
+        return _first_fields(path, shape, given, trained)
     if "measured" not in arrays:
         raise InputError(f"{path}: needs `measured` or `image`, found {sorted(arrays)}. Name the array so.")
     measured = _numbers(path, "measured", arrays)
@@ -98,7 +102,7 @@ def read_measured(
     return _named(values)
 
 
-def _first_fields(path: Path, shape: tuple[int, ...], given: Sequence[float]) -> xr.Dataset:
+def _first_fields(path: Path, shape: tuple[int, ...], given: Sequence[float], trained: xr.Dataset | None) -> xr.Dataset:
     """The first fields of each trajectory of a file of simulations, as measurements, and what is known of each."""
     found = layout_of(path).read(path)
     if len(found.fields) > 1:
@@ -113,8 +117,37 @@ def _first_fields(path: Path, shape: tuple[int, ...], given: Sequence[float]) ->
             f"{path}: the given fields are at {times.tolist()}, counted from the first, but the model learned from "
             f"fields at {[*given]}. Take such fields."
         )
+    if trained is not None:
+        _check_place(path, found, trained)
     numbers = {OBSERVED + name: values for name, values in found.parameters.items()}
     return _named({"measured": fields.to_numpy().reshape(len(fields), -1).astype(np.float64), **numbers})
+
+
+def _check_place(path: Path, found: Simulations, trained: xr.Dataset) -> None:
+    """Refuse fields of another grid or other boundaries than the data that a model learned from.
+
+    Where an axis starts does not matter, and what either file does not say is not asked for.
+    """
+    known = json.loads(trained.attrs.get("boundary", "{}"))
+    for axis, places in found.space.items():
+        own, learned = np.diff(places), np.diff(trained[axis].to_numpy()) if axis in trained.coords else None
+        if learned is not None and not np.allclose(own, learned, rtol=UNEVEN, atol=0):
+            raise InputError(
+                f"{path}: the points of {axis!r} are {_range(own)} apart, but the model learned from fields whose "
+                f"points are {_range(learned)} apart. Interpolate to those, or train on such fields."
+            )
+        kinds = found.boundary.get(axis), known.get(axis)
+        if None not in kinds and kinds[0] != kinds[1]:
+            raise InputError(
+                f"{path}: the boundary of {axis!r} is {kinds[0]!r}, but the model learned from fields with "
+                f"{kinds[1]!r}. Train on such fields."
+            )
+
+
+def _range(steps: np.ndarray) -> str:
+    """The steps of an axis in words: one number, or the smallest and the largest."""
+    low, high = f"{steps.min():.4g}", f"{steps.max():.4g}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _pictures(path: Path, scaling: Literal["full", "stored"]) -> tuple[np.ndarray, dict[str, Any]]:

@@ -73,7 +73,8 @@ def posterior_gallery(
     scales = {name: Normalize(np.nanmin(shown), np.nanmax(shown)) for name in columns}
     if observation is not None and columns["observed"].shape[1:] != columns["mean"].shape[1:]:
         scales["observed"] = Normalize(np.nanmin(columns["observed"]), np.nanmax(columns["observed"]))
-    scales["std. dev."] = Normalize(0, max(float(columns["std. dev."].max()), 1e-12))
+    rounding = max(1e-3 * float(np.nanmax(shown) - np.nanmin(shown)), 1e-12)  # draws that are all alike: no spread
+    scales["std. dev."] = Normalize(0, max(float(columns["std. dev."].max()), rounding))
     images = {}
     for place, (name, tiles) in zip(places, columns.items(), strict=True):
         colours = style.SPREAD if name == "std. dev." else style.VALUES

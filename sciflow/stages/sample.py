@@ -101,7 +101,7 @@ def apply(job: Job, section: SampleSection, observation: Path) -> None:
     data = job.open_data()
     scaling: Literal["full", "stored"] = "stored" if data["data"].attrs.get("scaling") == "stored" else "full"
     prior = _prior(job, section)
-    measured = read_measured(observation, tuple(data["data"].shape[1:]), scaling, _given(prior))
+    measured = read_measured(observation, tuple(data["data"].shape[1:]), scaling, _given(prior), data)
     job = replace(job, state=None, inputs={**job.inputs, "observation": observation})
     header = replace(job.header(), stage="apply")
     merged = data.drop_dims("observation", errors="ignore").merge(measured)

@@ -14,7 +14,7 @@ from sciflow.domains.pde import kicked
 from sciflow.domains.pde.equations import Advection, Burgers
 from sciflow.domains.pde.kicked import Kicked
 from sciflow.domains.pde.navier_stokes import NavierStokes
-from sciflow.errors import InputError
+from sciflow.errors import InputError, NonFiniteError
 from sciflow.random import Stream
 from tests.tiny import FORECAST, Place, change
 
@@ -150,6 +150,21 @@ def test_steps_that_are_too_long_are_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(kicked, "COARSEST", 1e-3)
     with pytest.raises(InputError, match=r"reference error of these fields is 0\.\d%. Lower dataset\.step"):
         made(step=0.125, gust_strength=5.0, gust_width=0.4)
+
+
+def test_a_blow_up_names_a_step_that_does() -> None:
+    """By the waves of the first strong gust, not by fields that are nonsense since; later gusts are as strong."""
+    law, n = replace(SMALL, gust_strength=20.0), 60
+    rest = torch.zeros(n, *law.box.shape, dtype=torch.float64)
+    with pytest.raises(NonFiniteError, match=r"let waves of speed 1\d(\.\d)? cross") as blown:
+        law.follow(rest, lambda k: law.kick(n, Stream(1), k), 4, 0.125, {})
+    step = float(str(blown.value).rpartition(" ")[2].rstrip("."))
+    assert bool(law.follow(rest, lambda k: law.kick(n, Stream(1), k), 4, step, {}).isfinite().all())
+    with pytest.raises(
+        NonFiniteError, match=r"twice dataset\.step.* of at most 0\.0\d+\. Half of that for dataset\.step"
+    ):
+        wave = lambda law, k: 20 * law.box.places.cos().expand(2, -1)  # noqa: E731
+        replace(SMALL, step=0.06).errors(torch.zeros(2, 3, 32, dtype=torch.float64), wave, {})
 
 
 @pytest.mark.slow

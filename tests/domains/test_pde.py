@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
+from torch import Tensor
 
-from sciflow.domains.pde.boxes import Ring
+from sciflow.domains.pde.boxes import Ring, Torus
 from sciflow.domains.pde.equations import Advection, Burgers, KortewegDeVries, semilinear
 from sciflow.domains.pde.evolve import check_step, fields
+from sciflow.domains.pde.forecast_figures import space_time_gallery
 from sciflow.domains.pde.navier_stokes import NavierStokes
 from sciflow.domains.pde.simulate import Evolving
 from sciflow.errors import InputError, NonFiniteError
@@ -140,29 +146,55 @@ def test_what_does_not_fit_is_refused(options: dict[str, object], message: str) 
         made(**options)
 
 
+def advised(error: pytest.ExceptionInfo[Exception]) -> float:
+    """The step at the end of a message."""
+    return float(re.search(r"Take steps of at most ([\d.e-]+)\.$", str(error.value))[1])  # type: ignore[index]
+
+
 def test_a_step_too_long_for_the_waves_is_refused_with_the_longest_that_is_safe() -> None:
-    with pytest.raises(InputError, match=r"cells; at most 1.3 are stable. Take steps of at most (?P<step>[\d.e-]+)"):
-        made(equation=KortewegDeVries(), amplitude=20.0, step=0.5, duration=4.0)
+    options = {"equation": KortewegDeVries(), "amplitude": 5.0, "waves": 1, "size": 64, "duration": 0.004, "n_exact": 2}
+    with pytest.raises(InputError, match=r"cells; at most 1.3 are stable") as refused:
+        made(step=0.005, **options)
+    assert made(step=advised(refused), **options).attrs["reference_error"] < 1e-3
 
 
 @pytest.mark.parametrize("speed", [0.3, 1.7, 15.0, 999.0])
 def test_the_step_that_is_advised_is_taken(speed: float) -> None:
     box = Ring(2 * math.pi, 64)
-    with pytest.raises(InputError, match=r"cut into 2, lets waves .* of at most ([\d.e-]+)\.$") as refused:
-        check_step(box, 5.0, speed, n_parts=2)
-    advised = float(str(refused.value).rpartition(" ")[2].rstrip("."))
-    check_step(box, advised, speed, n_parts=2)
+    with pytest.raises(InputError, match=r"lets waves .* at most 1\.3 are stable") as refused:
+        check_step(box, 5.0, speed)
+    check_step(box, advised(refused), speed)
     with pytest.raises(InputError, match=r"at most 1\.3 are stable"):
-        check_step(box, 1.2 * advised, speed, n_parts=2)  # two digits: it is no more than 10 % too short
+        check_step(box, 1.2 * advised(refused), speed)  # two digits: it is no more than 10 % too short
 
 
-def test_a_blow_up_names_the_step_that_would_do() -> None:
+def vortices(torus: Torus) -> Tensor:
+    """Of vorticity 40, and speed 10: the vorticity is no speed."""
+    return 40 * (2 * torus.places.cos()[:, None] + (3 * torus.places).sin())[None] / 3
+
+
+@pytest.mark.parametrize(
+    ("equation", "start", "step"),
+    [
+        (KortewegDeVries(), lambda ring: 10 * ring.places.cos()[None], 0.1),
+        (NavierStokes(viscosity=0.01), vortices, 1.0),
+    ],
+    ids=["factor 6", "vorticity"],
+)
+def test_a_blow_up_names_a_step_that_does(equation: Any, start: Callable[[Any], Tensor], step: float) -> None:
+    box = equation.box(2 * math.pi, 32)
+    dynamics, times = equation.dynamics(box), [0.0, 10 * step]
+    speed = equation.fastest(box, start(box))
+    with pytest.raises(NonFiniteError, match=r"between t = 0 and \d+, with values up to (10|40) before") as blown:
+        fields(dynamics, box, start(box), times, step, speed=speed)
+    assert bool(fields(dynamics, box, start(box), [0.0, step], advised(blown), speed=speed).isfinite().all())
+
+
+def test_a_blow_up_by_waves_that_came_up_on_the_way_names_half_the_step() -> None:
     ring = Ring(2 * math.pi, 32)
-    start = 40 * ring.places.cos()[None]
-    with pytest.raises(
-        NonFiniteError, match=r"between t = 0 and 4, .* values up to 40 before. Take smaller steps: below"
-    ):
-        fields(semilinear(KortewegDeVries(), ring), ring, start, [0.0, 4.0], 0.5)
+    with pytest.raises(NonFiniteError, match="faster waves came up on the way") as blown:
+        fields(semilinear(KortewegDeVries(), ring), ring, 40 * ring.places.cos()[None], [0.0, 4.0], 0.5)
+    assert advised(blown) == 0.25
 
 
 def test_the_exact_posterior_is_scored_beside_the_samplers(place: Place) -> None:
@@ -171,3 +203,24 @@ def test_the_exact_posterior_is_scored_beside_the_samplers(place: Place) -> None
     assert "exact draws,crps," in table and "PiGDM,crps," in table
     report = (results / "report.html").read_text()
     assert "One held-out event" in report and report.count("data:image/png") >= 2
+
+
+def test_fields_of_a_plane_are_shown_at_a_few_times() -> None:
+    """Of the trajectory that changes most: truth, mean, spread and two members, a line for each of four times."""
+    values = np.random.default_rng(0).normal(size=(2, 6, 7, 4, 8))  # observation, member, time, y, x
+    values[1] *= 10
+    dims = ("time", "y", "x")
+    axes = {"time": np.arange(7.0), "y": np.arange(4.0), "x": np.arange(8.0)}
+    data = xr.Dataset(
+        {"data": (("sample", *dims), values[:, 0]), "truth": (("observation", *dims), values[:, 0])}, axes
+    )
+    members = (("posterior", "observation", "member", *dims), values[None])
+    samples = xr.Dataset({"samples": members}, {**axes, "posterior": ["law"]})
+    drawn = space_time_gallery(SimpleNamespace(data=data, samples=samples))  # type: ignore[arg-type]
+    assert drawn is not None
+    shown = [image.get_array() for image in drawn.axes.images]
+    assert len(shown) == 20  # four times, five columns
+    chosen = values[1][:, [0, 2, 4, 6]]
+    expected = [chosen[0], chosen.mean(0), chosen.std(0, ddof=1), chosen[0], chosen[1]]
+    np.testing.assert_allclose(shown, np.concatenate(expected), rtol=1e-12)
+    assert {f"t = {k}" for k in (0, 2, 4, 6)} <= {text.get_text() for text in drawn.axes.texts}

@@ -111,6 +111,11 @@ def test_a_file_of_simulations_is_a_state_of_ones_own(own: Place) -> None:
     [
         ({"fields": {"u": np.zeros((2, 4, 8))}, "space": {"x": np.arange(8.0)}}, "(time, x) = (1, 8), needs (1, 16)"),
         ({"fields": {name: np.zeros((2, 4, 16)) for name in "uv"}}, "several fields, ['u', 'v']"),
+        ({"space": {"x": np.linspace(0, 100, 16)}}, "points of 'x' are 6.667 apart, but the model learned from fields"),
+        (
+            {"boundary": {"x": "wall"}},
+            "the boundary of 'x' is 'wall', but the model learned from fields with 'periodic'",
+        ),
     ],
 )
 def test_simulations_of_something_else_are_refused(changes: dict[str, Any], message: str, own: Place) -> None:

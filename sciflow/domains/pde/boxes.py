@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -168,3 +169,8 @@ class Torus:
 
 
 Box = Ring | Torus
+
+
+def periodic(box: Box) -> str:
+    """What a data set says of the ends of its axes: axis → "periodic", as JSON."""
+    return json.dumps(dict.fromkeys(box.axes, "periodic"))

@@ -39,26 +39,36 @@ COURANT = 1.3
 """Cells that the fastest wave may cross in a step: Runge–Kutta's 2.8 over the highest kept wave, 2π/3 a cell."""
 
 
-def check_step(box: Ring | Torus, step: float, speed: float, n_parts: int = 1) -> None:
+def cells(box: Ring | Torus, step: float, speed: float) -> float:
+    """How many of them a wave crosses in a step."""
+    return step * speed * box.size / box.length
+
+
+def safe_step(box: Ring | Torus, speed: float) -> float:
+    """The longest step in which waves of this speed cross no more than `COURANT` cells; infinite for none.
+
+    Of two digits, rounded down: advice that is rounded up would be refused.
+    """
+    safe = COURANT * box.length / box.size / speed if speed > 0 else float("inf")
+    last = 10 ** (math.floor(math.log10(safe)) - 1) if math.isfinite(safe) else 1.0
+    return math.floor(safe / last) * last if math.isfinite(safe) else safe
+
+
+def check_step(box: Ring | Torus, step: float, speed: float) -> None:
     """Refuse a time step in which waves cross more than `COURANT` cells.
 
     Args:
         box: where.
         step: of time.
         speed: of the fastest wave.
-        n_parts: into which each step is cut.
 
     Raises:
         InputError: with the largest step that is safe.
     """
-    safe = n_parts * COURANT * box.length / box.size / speed if speed > 0 else float("inf")
-    if step > safe:
-        crossed = step / n_parts * speed * box.size / box.length
-        last = 10 ** (math.floor(math.log10(safe)) - 1)  # of two digits: advice is rounded down, or it would be refused
-        cut = f", cut into {n_parts}," if n_parts > 1 else ""
+    if (crossed := cells(box, step, speed)) > COURANT:
         raise InputError(
-            f"a step of {step:.3g}{cut} lets waves of speed {speed:.3g} cross {crossed:.3g} cells; at most {COURANT} "
-            f"are stable. Take steps of at most {math.floor(safe / last) * last:.2g}."
+            f"a step of {step:.3g} lets waves of speed {speed:.3g} cross {crossed:.3g} cells; at most {COURANT} are "
+            f"stable. Take steps of at most {safe_step(box, speed):.2g}."
         )
 
 
@@ -69,6 +79,7 @@ def fields(
     times: Sequence[float],
     step: float,
     solver: Solver | None = None,
+    speed: float = 0.0,
 ) -> Tensor:
     """Fields at each of the times, the first of which is that of the start.
 
@@ -79,6 +90,7 @@ def fields(
         times: increasing.
         step: the largest time step; each interval is cut into equal ones.
         solver: null is ETDRK4 in the frame "linear".
+        speed: of the fastest waves that are known, for the advice where fields blow up.
 
     Returns:
         (batch, time, *grid), float64.
@@ -97,20 +109,40 @@ def fields(
             modes = solve(dynamics, modes, torch.linspace(a, b, n_steps + 1, dtype=torch.float64), chosen)
             found.append(box.values(modes))
             if not bool(found[-1].isfinite().all()):
-                speed = float(found[-2].abs().max())
+                size = float(found[-2].abs().max())
                 raise NonFiniteError(
-                    f"the fields blow up between t = {a:g} and {b:g}, with steps of {(b - a) / n_steps:.3g} and values "
-                    f"up to {speed:.3g} before. Take smaller steps: below {box.length / box.size / speed:.2g}, the "
-                    "time in which the fastest wave crosses a cell."
+                    f"the fields blow up between t = {a:g} and {b:g}, with values up to {size:.3g} before. "
+                    f"{_advice(box, (b - a) / n_steps, speed)}"
                 )
     return torch.stack(found, 1)
 
 
-def certified(dynamics: Equation, box: Ring | Torus, start: Tensor, times: Sequence[float], step: float) -> Evolution:
+def _advice(box: Ring | Torus, step: float, speed: float) -> str:
+    """What is said where fields blow up: steps at which these waves are stable, or half of the one that was taken.
+
+    Fields that came up on the way are not asked for theirs: they may have been wrong by far before they were infinite.
+    """
+    crossed = cells(box, step, speed)
+    if crossed <= COURANT:
+        return f"With steps of {step:.3g}, faster waves came up on the way. Take steps of at most {step / 2:.2g}."
+    return (
+        f"Steps of {step:.3g} let waves of speed {speed:.3g} cross {crossed:.3g} cells; at most {COURANT} are stable. "
+        f"Take steps of at most {min(safe_step(box, speed), step / 2):.2g}."
+    )
+
+
+def certified(
+    dynamics: Equation,
+    box: Ring | Torus,
+    start: Tensor,
+    times: Sequence[float],
+    step: float,
+    speed: float = 0.0,
+) -> Evolution:
     """Fields made with half the step, and their distance from those made with the whole one.
 
-    For a method of order 4 the error of what is returned is about a fifteenth of that distance.
+    For a method of order 4 the error of what is returned is about a fifteenth of that distance. `speed` as `fields`.
     """
-    coarse, fine = (fields(dynamics, box, start, times, h) for h in (step, step / 2))
+    coarse, fine = (fields(dynamics, box, start, times, h, speed=speed) for h in (step, step / 2))
     last = fine[:, -1]
     return Evolution(fine, float(((coarse[:, -1] - last).square().mean() / last.square().mean()).sqrt()))

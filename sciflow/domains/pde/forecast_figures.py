@@ -9,25 +9,29 @@ import numpy as np
 from sciflow.domains.pde.evolve import EVENT
 from sciflow.domains.protocol import Drawing, Evidence, unmarked
 from sciflow.figures import style
+from sciflow.figures.gallery import GAP, posterior_gallery
 from sciflow.figures.lead import score_by_lead, space_time, spectra
 from sciflow.figures.loss import loss_curve
 
 if TYPE_CHECKING:
+    import xarray as xr
     from matplotlib.axes import Axes
 
 EXACT = "exact draws"
 GOAL = (0.9, 1.1)  # of the spread–skill ratio
 MOST_ROWS = 4
 N_MEMBERS = 2
+PLANES = ("time", "y", "x")
 
 
 def space_time_gallery(evidence: Evidence) -> Drawing | None:
     """The held-out trajectory that strays most: truth, mean, spread and members of each forecast, in space and time."""
     data, samples = evidence.data, evidence.samples["samples"]
+    if data["data"].dims[1:] == PLANES and "truth" in data.variables:
+        return _planes(data, samples)
     if data["data"].dims[1:] != EVENT or data.sizes["time"] < 3 or "truth" not in data.variables:
         return None
-    truths = data["truth"].transpose("observation", *EVENT).to_numpy()
-    worst = int(np.abs(np.diff(truths, axis=1)).max((1, 2)).argmax())
+    truths, worst = _sharpest(data, EVENT)
     truth, x, time = truths[worst], data["x"].to_numpy(), data["time"].to_numpy()
     names = [str(name) for name in samples["posterior"].to_numpy()]
     draws = {n: samples.sel(posterior=n)[worst].transpose("member", *EVENT).to_numpy() for n in names[:MOST_ROWS]}
@@ -52,6 +56,38 @@ def space_time_gallery(evidence: Evidence) -> Drawing | None:
         "deviation of the members. Where the future is open, as under gusts, no forecast can know when and where such "
         "a change comes; a member of a good ensemble has changes as sharp as those of the truth, at other times and "
         "places.",
+    )
+
+
+def _sharpest(data: xr.Dataset, event: tuple[str, ...]) -> tuple[np.ndarray, int]:
+    """The held-out trajectories (observation, *event), and which has the sharpest change from field to field."""
+    truths = data["truth"].transpose("observation", *event).to_numpy()
+    changes = np.abs(np.diff(truths, axis=1)).reshape(len(truths), -1)
+    return truths, int(changes.max(1).argmax())
+
+
+def _planes(data: xr.Dataset, samples: xr.DataArray) -> Drawing:
+    """Fields of a plane at a few times, one below the other: truth, mean, spread and members of each forecast."""
+    truths, worst = _sharpest(data, PLANES)
+    shown = np.unique(np.linspace(0, truths.shape[1] - 1, MOST_ROWS).round().astype(int))
+    draws = {
+        unmarked(str(name)): samples.sel(posterior=name)[worst].transpose("time", "member", "y", "x").to_numpy()
+        for name in samples["posterior"].to_numpy()[:MOST_ROWS]
+    }
+    if "exact" in data.variables:
+        draws[EXACT] = data["exact"][worst].transpose("time", "exact_member", "y", "x").to_numpy()
+    ratio = truths.shape[-2] / truths.shape[-1]
+    axes = style.grid(len(draws), 1, 6.0, (ratio + GAP) * 1.1 * len(shown) + 1.2)
+    for ax, (name, drawn) in zip(axes, draws.items(), strict=True):
+        posterior_gallery(truths[worst][shown], None, drawn[shown], n_members=N_MEMBERS, title=name, ax=ax)
+        for row, time in enumerate(data["time"].to_numpy()[shown]):
+            middle = (ratio + GAP) * row + ratio / 2
+            ax.text(-0.05, middle, f"t = {time:g}", rotation=90, ha="right", va="center", fontsize=8, color=style.INK)
+    return Drawing(
+        axes[0],
+        "One held-out trajectory, that with the sharpest change from one field to the next, at a few times; one block "
+        "for each forecast. A mean of fields is smoother than any of them; a member of a good ensemble is as sharp as "
+        "the truth, and members differ where the spread is large.",
     )
 
 

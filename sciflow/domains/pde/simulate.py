@@ -14,10 +14,10 @@ from torch import Tensor
 
 from sciflow.data.arrays import to_xarray
 from sciflow.data.split import shares
-from sciflow.domains.pde.boxes import Box
+from sciflow.domains.pde.boxes import Box, periodic
 from sciflow.domains.pde.chromatograms import Chromatograms
 from sciflow.domains.pde.equations import Burgers, PeriodicEquation
-from sciflow.domains.pde.evolve import COARSEST, Evolution, certified, check_step
+from sciflow.domains.pde.evolve import COARSEST, Evolution, certified, check_step, fields
 from sciflow.domains.pde.files import SimulationFile
 from sciflow.domains.pde.kicked import Kicked
 from sciflow.domains.pde.observed import held_out, sensor_places
@@ -130,12 +130,13 @@ class Evolving:
         """Events from starts (batch, *grid), each with its own numbers of the equation (batch,).
 
         Raises:
-            InputError: in half a step waves of the start cross more cells than is stable.
+            InputError: in a step waves of the start cross more cells than is stable.
         """
         box = self.box
         equation = with_own(self.equation, own)
-        check_step(box, self.step, equation.fastest(box, start), n_parts=2)
-        return certified(equation.dynamics(box), box, start, self.times, self.step)
+        speed = equation.fastest(box, start)
+        check_step(box, self.step, speed)  # half of it is used, but the whole one says how far that is off
+        return certified(equation.dynamics(box), box, start, self.times, self.step, speed)
 
     def simulate(self, stream: Stream) -> xr.Dataset:
         event = ("time", *self.box.axes)
@@ -161,7 +162,8 @@ class Evolving:
             dims.setdefault(name, ("observation", *(f"{name}_{axis}" for axis in range(value.ndim - 1))))
         units = {name: "1" for name in ("data", "truth", "measured", "exact")}
         arrays = to_xarray(values, dims, self.coordinates(labels), units)
-        return arrays.assign_attrs(reference_error=made.error, resolution_error=blur)
+        errors = {"reference_error": made.error, "resolution_error": blur}
+        return arrays.assign_attrs(errors, boundary=periodic(self.box))
 
     def coordinates(self, labels: np.ndarray) -> dict[str, Any]:
         """Of trajectories, times and places, and of what sensors read."""
@@ -183,7 +185,8 @@ class Evolving:
             InputError: by more than a hundredth of their root mean square.
         """
         fine = replace(self, size=2 * self.size)
-        sharp = self.box.coarser(fine.evolve(fine.start(z), own).fields[:, -1])
+        dynamics = with_own(self.equation, own).dynamics(fine.box)
+        sharp = self.box.coarser(fields(dynamics, fine.box, fine.start(z), self.times, self.step / 2)[:, -1])
         error = float(((end - sharp).square().mean() / sharp.square().mean()).sqrt())
         if error > COARSEST:
             raise InputError(
