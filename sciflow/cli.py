@@ -157,9 +157,8 @@ def train(run: RunArgument, data: Data = None, out: Out = None, state: State = N
     with importing():
         from sciflow.stages import train as stage
 
-    on_node = scratch.folder(os.environ)
     described, parsed, job = _prepare(run, "train", {"data": data}, out, state, time_limit, source, smoke)
-    job = replace(job, scratch=on_node)
+    job = replace(job, scratch=scratch.folder(os.environ))
     start_ranks(described, "train", job.folder())
     _record(job)
     stage.run(job, parsed.train)
@@ -357,13 +356,9 @@ def export(
 
     if frames and posterior:
         raise InputError("--frames writes no draws, and --posterior chooses among draws. Leave one of them out.")
-    ending = f".{suffix.lstrip('.')}"
-    if frames:
-        (data,) = finished(results, "molecules", ("data",))
-        files = written.export_frames(data, to, ending)
-    else:
-        data, samples = finished(results, "molecules", ("data", "samples"))
-        files = written.export(data, samples, to, ending, posterior or ())
+    data, *rest = finished(results, "molecules", ("data",) if frames else ("data", "samples"))
+    end = f".{suffix.lstrip('.')}"
+    files = written.export_frames(data, to, end) if frames else written.export(data, rest[0], to, end, posterior or ())
     for file in files:
         typer.echo(f"Wrote {file.path}: {file.n_frames} {file.what}")
 
