@@ -18,7 +18,8 @@ from sciflow.inverse import Dense, GaussianLikelihood, Guided, MomentMatching, P
 from sciflow.inverse.belief import Differentiated
 from sciflow.inverse.sensors import Sensors
 from sciflow.random import Stream
-from sciflow.stages.train import ForecastTraining, MixtureTraining
+from sciflow.stages.mixtures import MixtureTraining
+from sciflow.stages.train import ForecastTraining
 from sciflow.stages.windowed import WindowTraining, windows
 from tests.tiny import FORECAST, IMAGING, PDE, Place, change
 

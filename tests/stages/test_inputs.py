@@ -134,15 +134,10 @@ def test_a_damaged_data_set_is_refused_before_training(content: dict, message: s
 
 
 @pytest.mark.parametrize(
-    ("stage", "artefact", "said"),
-    [
-        ("train", "data.nc", " is not the file that its stage wrote: its SHA-256 is"),
-        ("sample", "model.pt", ": model is damaged at archive/data/"),  # has checksums of its own
-        ("evaluate", "samples.nc", " is not the file that its stage wrote: its SHA-256 is"),
-        ("report", "metrics.csv", " is not the file that its stage wrote: its SHA-256 is"),
-    ],
+    ("stage", "artefact"),
+    [("train", "data.nc"), ("sample", "model.pt"), ("evaluate", "samples.nc"), ("report", "metrics.csv")],
 )
-def test_one_changed_bit_is_noticed(stage: str, artefact: str, said: str, copied: Place) -> None:
+def test_one_changed_bit_is_noticed(stage: str, artefact: str, copied: Place) -> None:
     """A number that changed on the disk breaks no structure: only a checksum tells."""
     file = copied.results("imaging") / artefact
     content = bytearray(file.read_bytes())
@@ -150,7 +145,7 @@ def test_one_changed_bit_is_noticed(stage: str, artefact: str, said: str, copied
     file.write_bytes(content)
     outcome = copied.sciflow(stage, "imaging.yaml")
     assert outcome.status == 2, outcome.text
-    assert f"{artefact}{said}" in outcome.text
+    assert f"{artefact} is not the file that its stage wrote: its SHA-256 is" in outcome.text
     assert len(outcome.text.splitlines()) == 1
 
 

@@ -200,6 +200,7 @@ BETTER: dict[str, Mapping[str, Direction]] = {
     "free_energy": {"free_energy_error": 0.0},
     "basin_free_energy": {},  # no error but an estimate, as the reference beside it is
     "mbar": {},
+    "stereochemistry": {"share_d_form": LESS, "share_cis": LESS},
 }
 
 
