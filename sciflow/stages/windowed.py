@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +14,7 @@ from sciflow.diffusion.windowed import WindowedDenoiser
 from sciflow.errors import InputError
 from sciflow.stages.artefact import Job
 from sciflow.stages.learned import Learned, Training
+from sciflow.stages.mixtures import MixtureTraining
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -39,7 +40,7 @@ class WindowTraining:
     Source: Rozet and Louppe (2023), Score-based data assimilation, algorithm 1.
     """
 
-    of: Training
+    of: Training = field(default_factory=MixtureTraining)
     length: Annotated[int, Field(ge=1)] = 5
 
     def __post_init__(self) -> None:
