@@ -122,9 +122,9 @@ def test_training_on_several_devices_asks_for_them(project: Project) -> None:
 
 def test_ranks_of_sample_are_asked_for_like_those_of_train(project: Project) -> None:
     run = (project.folder / RUN).read_text()
-    project.write("workflows/runs/ranked.yaml", run.replace("{shards: 2}}", "{ranks: 2, nodes: 3}}"))
+    project.write("workflows/runs/ranked.yaml", run.replace("{shards: 2}}", "{ranks: 2, nodes: 3, shards: 1}}"))
     shown = project.snakemake("--dry-run", "-p", "results/ranked/samples.nc", "--cores", "6").text
-    project.edit("workflows/runs/ranked.yaml", "{ranks: 2, nodes: 3}", "{ranks: 2, nodes: 3, shards: 4}")
+    project.edit("workflows/runs/ranked.yaml", "shards: 1}", "shards: 4}")
     cut = project.snakemake("--dry-run", "-p", "results/ranked/samples.nc", "--cores", "6").text
     whole = _jobs(shown, "sample")
     parts, (joining,) = _jobs(cut, "sample_part"), _jobs(cut, "sample")

@@ -16,7 +16,7 @@ import pytest
 from sciflow.data import store
 from sciflow.memory import megabytes
 from sciflow.search.grids import DynamicProgramming
-from sciflow.stages import train
+from sciflow.stages import mixtures, train
 from tests.tiny import ANALYTIC, IMAGING, ROOT, Outcome, Place, change
 
 TIME_LIMIT = 400  # seconds for one command: two ranks take 12 CPU s, and a shared core may be ten times slower
@@ -62,7 +62,7 @@ def terminated_in(place: Place, owner: object, name: str, *command: str) -> Outc
 STAGES = {
     "dataset": ({}, store, "_flush", "data.nc"),
     "train": ({}, store, "_flush", "model.pt"),
-    "mixture": ({"train": MIXTURE}, train, "fit_mixture", "model.pt"),
+    "mixture": ({"train": MIXTURE}, mixtures, "fit_mixture", "model.pt"),
     "search": ({"sample.search": SEARCH}, DynamicProgramming, "__call__", "samples.nc"),
     "sample": ({}, store, "_flush", "samples.nc"),
     "evaluate": ({}, store, "_flush", "metrics.csv"),

@@ -21,10 +21,10 @@ PHOTOGRAPHS = {"train": ("astronaut", "camera", "chelsea", "coffee", "coins"), "
 
 @dataclass(frozen=True)
 class HeadSlice:
-    """A sagittal slice of a head, 256 × 256, measured whole; what is learned from are five photographs of other
-    things, and a sixth validates.
+    """A sagittal slice of a head, 256 × 256, measured whole; what is learned from are photographs of other things.
 
-    The slice is one, so that nothing of it can be kept from itself: a prior that learned from heads would need others.
+    Five photographs train, a sixth validates. The slice is one, so that nothing of it can be kept from itself: a prior
+    that learned from heads would need others.
     Photographs, reduced and cropped to the size of the slice and in grey levels from 0 to 1 like it, share with it
     how smooth pieces of an image are and how edges look, and nothing of what a head is.
 
