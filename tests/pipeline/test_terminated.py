@@ -16,7 +16,7 @@ import pytest
 from sciflow.data import store
 from sciflow.memory import megabytes
 from sciflow.search.grids import DynamicProgramming
-from sciflow.stages import mixtures, train
+from sciflow.stages import mixtures
 from tests.tiny import ANALYTIC, IMAGING, ROOT, Outcome, Place, change
 
 TIME_LIMIT = 400  # seconds for one command: two ranks take 12 CPU s, and a shared core may be ten times slower
