@@ -150,8 +150,14 @@ def test_a_loop_hears_sigterm_first_and_passes_on_what_it_did_not_act_upon():
 
 
 def test_deaf_moments_hear_nothing():
-    with terminable(), deaf():
-        terminate()
+    with terminable():
+        listener = signal.getsignal(signal.SIGTERM)
+        with deaf():
+            terminate()
+            heard_by = signal.getsignal(signal.SIGTERM)
+        assert heard_by is not listener and signal.getsignal(signal.SIGTERM) is listener
+        with pytest.raises(Terminated):  # the first that is heard: the other left no trace
+            terminate()
 
 
 def test_work_without_steps_ends_at_its_deadline():
