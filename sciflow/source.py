@@ -23,6 +23,8 @@ PACKAGE = "sciflow"
 QUESTIONS = {"dataset": "simulate", "train": "network", "sample": "target", "evaluate": "metrics", "report": "figures"}
 """Stage -> the module in sciflow/domains/<domain>/ that answers it."""
 
+PAGES = ("report", "comparison")
+
 MEMORY = Path(".snakemake") / "sciflow-source"
 """Among Snakemake's own records, where there are any: what was read of a module, under a name made of its content."""
 
@@ -54,7 +56,7 @@ def digest(
     """16 hex digits that change when code used by `stage` changes; "release-<version>" without a source checkout.
 
     Args:
-        stage: one of the five.
+        stage: one of the five, or "comparison", the page of a sweep, which asks no domain.
         section: what the stage depends on (`Run.section`): `domain`, and any mapping that names kinds.
         known: see `kinds`.
         plugins: Python files that fill tables; each counts whole, for every stage.
@@ -70,8 +72,9 @@ def digest(
 
         release = f"release-{__version__}"
         return f"{release}-{_hash(parts)}" if parts else release
-    domain = section.get("domain", "")
-    starts = {f"{PACKAGE}.stages.{stage}", f"{PACKAGE}.domains.{domain}.{QUESTIONS[stage]}"}
+    starts = {f"{PACKAGE}.stages.{stage}"}
+    if stage in QUESTIONS:
+        starts.add(f"{PACKAGE}.domains.{section.get('domain', '')}.{QUESTIONS[stage]}")
     parts += [f"{file.name} {_hash([file.read_text(encoding='utf-8')])}" for file in _templates(stage, root)]
     names = frozenset(_names(section))
     for name in names:
@@ -81,7 +84,7 @@ def digest(
 
 def _templates(stage: str, root: Path) -> list[Path]:
     """Files other than Python that a stage is made of."""
-    return sorted((root / PACKAGE / "stages" / "templates").glob("*.html")) if stage == "report" else []
+    return sorted((root / PACKAGE / "stages" / "templates").glob("*.html")) if stage in PAGES else []
 
 
 def is_checkout(root: Path) -> bool:

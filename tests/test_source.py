@@ -119,6 +119,15 @@ def test_the_templates_count_for_the_report(tmp_path: Path) -> None:
     assert len({train for _, train in digests}) == 1
 
 
+def test_what_compares_runs_counts_for_the_comparison_alone(tmp_path: Path) -> None:
+    found = {"report": set(), "comparison": set()}
+    for content in ("KEYS = 1\n", "KEYS = 2\n"):
+        root = tree(tmp_path / content.strip(), **{"sciflow/stages/comparison.py": content})
+        for page, digests in found.items():
+            digests.add(digest(page, {}, KINDS, root=root))
+    assert (len(found["comparison"]), len(found["report"])) == (2, 1)
+
+
 def test_an_installed_release_counts_by_its_version(tmp_path: Path) -> None:
     root = tree(tmp_path)
     (root / "pyproject.toml").unlink()

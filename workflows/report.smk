@@ -59,7 +59,7 @@ rule compare:
         runtime=resource("report", "runtime"),
     params:
         section=section("report"),
-        source=source("report"),
+        source=page_source("comparison"),
         before=before("report"),
         write=write_run,
         yaml=run_yaml,
@@ -86,7 +86,7 @@ rule index:
         mem_mb=1000,
         runtime=5,
     params:
-        source=page_source,
+        source=page_source("report"),
         linked=asked_pages,
         results=lambda wildcards, output: Path(output[0]).parent,
     shell:

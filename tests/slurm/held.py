@@ -1,7 +1,8 @@
 """Losses that wait: `held` from its third step on, while the file `hold` is in the working directory, and `paced` a
 second in every step, while the file `slow` is.
 
-The files `trace` and `paced` note the process of every step.
+The files `trace` and `paced` note the process of every step, and `cards` what a process that reads this may use: its
+job and its devices.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from sciflow.diffusion.loss import Denoising
 
 LONGEST = 240  # seconds: a process that a failed test forgot comes to its end
 calls = 0
+with Path("cards").open("a") as seen:
+    seen.write(f"{os.environ.get('SLURM_JOB_ID', '')} {os.environ.get('CUDA_VISIBLE_DEVICES', '')}\n")
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,11 @@ LIMITED = {
     "plugins": ["held.py"],
     "resources": {"dataset": {"runtime": 10}, "train": {"mem_mb": MEGABYTES, "runtime": 1}},
 }
+CARDED = {
+    **IMAGING,
+    "plugins": ["held.py"],
+    "resources": {"dataset": {"runtime": 10}, "train": {"gpu": 1, "mem_mb": MEGABYTES, "runtime": 10}},
+}
 CHILDREN = [f"swept~sample.times.n_steps={n}" for n in (2, 3)]
 # what a test cannot wait for: the plugin looks first after 40 s, and a network file system may need 60; `exec`, since
 # without cgroups SLURM would end the shell alone
@@ -115,10 +120,10 @@ class Submitted:
             assert happened() or (lives and time.monotonic() < end), f"{what}:\n{queue()}\n{out.read_text()}"
             time.sleep(0.2)
 
-    def finish(self, job: str, out: Path) -> None:
-        """Until the controller has ended, well: up to eight jobs, one after another."""
+    def finish(self, job: str, out: Path, well: bool = True) -> None:
+        """Until the controller has ended, well or not: up to eight jobs, one after another."""
         self.wait("the end", lambda: not queue("--noheader", "--jobs", job), job, out, 3 * TIME_LIMIT)
-        assert " ExitCode=0:0" in self.call("scontrol", "show", "job", job), out.read_text()
+        assert (" ExitCode=0:0" in self.call("scontrol", "show", "job", job)) == well, out.read_text()
 
     def steps(self, name: str = "trace") -> Counter[int]:
         """How many steps each process took, in the order of their starts."""
@@ -242,3 +247,17 @@ def test_two_nodes_train_and_sample_as_one_process(cluster: None, submitted: Sub
     # the ranks' sums are added in another order, 1e-7 relative, which eight steps of Adam may raise a hundredfold
     assert spread["loss"] == pytest.approx(alone["loss"], rel=1e-5)
     assert spread["validation"] == pytest.approx(alone["validation"], rel=1e-5)
+
+
+def test_a_job_gets_the_card_that_it_asks_for(cluster: None, submitted: Submitted) -> None:
+    """SLURM shows it to the job alone. The cards are no real ones: torch sees none, and the run says so and ends."""
+    Place(submitted.folder).write(CARDED, "carded")
+    script = CONTROLLER.format(python=sys.executable, run="carded.yaml", targets="results/carded/model.pt")
+    controller, out = submitted.sbatch(script)
+    submitted.finish(controller, out, well=False)
+    assert "torch sees no CUDA device here" in out.read_text()
+    seen = dict(line.split(" ") for line in (submitted.folder / "cards").read_text().splitlines())
+    asked = {job for job in seen if job and "TresPerJob=gres/gpu:1" in submitted.call("scontrol", "show", "job", job)}
+    assert len(asked) == 1 + 3, "the first attempt and its retries"
+    assert {job for job, cards in seen.items() if cards} == asked
+    assert all(seen[job].isdigit() for job in asked), f"one card each: {seen}"
