@@ -76,7 +76,7 @@ class Plan:
     width: int = 96
     n_steps: int = 10_000
     batch_size: int = 1024
-    learning_rate: float = 5e-3
+    learning_rate: float = 1e-2
     sharpness: float = 3.0
     mean: float = -1.5
     n_draws: int = 1_000_000
@@ -120,8 +120,8 @@ def trained(plan: Plan, weight: float, seed: int) -> Model:
         return loss(replace(start, module=module), batch, stream, step, first)
 
     options = Optimisation(
-        n_steps=plan.n_steps, batch_size=plan.batch_size, learning_rate=plan.learning_rate, weight_decay=0.0,
-        gradient_clip=10.0, ema_decay=0.999,
+        n_steps=plan.n_steps, optimiser="soap", batch_size=plan.batch_size, learning_rate=plan.learning_rate,
+        weight_decay=0.0, gradient_clip=10.0, ema_decay=0.999,
     )  # fmt: skip
     with torch.enable_grad():
         fitted = fit(start.module, of_batch, data, None, options, Stream(seed, tile=plan.batch_size), progress=None)

@@ -178,7 +178,7 @@ class _Run:
                 f"training needs at least one row of data and one row of the batch per rank, got {len(train)} rows, "
                 f"batch_size {options.batch_size} and {self.ranks.size} rank(s). Mend the data set or the batch size."
             )
-        self.optimiser = torch.optim.AdamW(self.parameters, weight_decay=options.weight_decay)
+        self.optimiser = options.build(self.parameters)
         self.average = averaged(module, options.ema_decay)
         self.history, self.stopped, self.before = History(), "", 0.0
         self.identity = {**asdict(options), "n_rows": len(train), **asdict(stream)}

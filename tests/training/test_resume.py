@@ -58,8 +58,14 @@ def assert_equal(first, second):
 @pytest.mark.parametrize("kills", [(3,), (16,), (29,), (8, 8, 22)], ids=str)
 @pytest.mark.parametrize(
     ("dropout", "options"),
-    [(0.0, {}), (0.3, {}), (0.3, {"accumulate": 3}), (0.3, {"precision": "bfloat16", "ema_decay": 0.5})],
-    ids=["plain", "dropout", "accumulation", "bfloat16"],
+    [
+        (0.0, {}),
+        (0.3, {}),
+        (0.3, {"accumulate": 3}),
+        (0.3, {"precision": "bfloat16", "ema_decay": 0.5}),
+        (0.0, {"optimiser": "soap"}),
+    ],
+    ids=["plain", "dropout", "accumulation", "bfloat16", "soap"],
 )
 def test_killed_and_resumed_equals_straight(problem, tmp_path, kills, dropout, options):
     problem = replace(problem.change(**options), dropout=dropout)
