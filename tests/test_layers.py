@@ -72,7 +72,14 @@ ONLY_IN = {  # library -> the only places that may import it
     "nbconvert": ("stages.notebook",),
     "snakemake": (),
 }
-DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "skimage": "scikit-image", "sklearn": "scikit-learn", "ot": "pot"}
+DISTRIBUTIONS = {
+    "pytorch_optimizer": "pytorch-optimizer",
+    "PIL": "pillow",
+    "yaml": "pyyaml",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "ot": "pot",
+}
 VAGUE = {"utils", "util", "helpers", "helper", "misc", "common", "base", "core", "tools", "stuff"}
 
 

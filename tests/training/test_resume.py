@@ -51,6 +51,10 @@ def assert_equal(first, second):
         assert list(first) == list(second)
         for key in first:
             assert_equal(first[key], second[key])
+    elif isinstance(first, list):
+        assert len(first) == len(second)
+        for one, other in zip(first, second, strict=True):
+            assert_equal(one, other)
     else:
         assert first == second
 
