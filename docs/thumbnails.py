@@ -20,7 +20,7 @@ RUNS = {
     "mixture-posterior": "",
     "tomography": "tomography_",
     "stochastic-flow": "forecast_",
-    "muller-brown~train.loss.weight=0.1": "muller_brown_",
+    "muller-brown~train.loss.weight=1.0": "muller_brown_",
 }
 """Default run, of a sweep one child -> what stands before the names of its figures, which other runs have too."""
 OTHERS = {"darcy-inverse": "darcy_", "posterior-calibration": "sbc_"}
