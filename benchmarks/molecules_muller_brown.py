@@ -15,8 +15,8 @@ mean force. The floor is what as many perfect draws score; beside it a simulatio
 correlated and whose step is finite. Target: the mean over seeds at most two standard deviations above the floor.
 Published by ScoreMD for the best model of its kind and 10⁵ frames: 0.0108 and 0.099.
 
-Training takes minutes, so what each model scored is kept in results/, until the plan or the source changes: a run that
-was stopped goes on where it was. --quick trains for seconds.
+Training takes minutes, so each model and what it scored is kept in results/ until the plan or the source changes: a run
+that was stopped goes on where it was. --quick trains for seconds.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,6 +55,7 @@ from sciflow.networks.energy import EnergyMLP
 from sciflow.random import Stream
 from sciflow.solvers import BAOAB, Kinetic, solve
 from sciflow.source import closure
+from sciflow.training.checkpoint import load, save
 from sciflow.training.loop import fit
 from sciflow.training.optimisation import Optimisation
 
@@ -63,15 +64,13 @@ CELLS, PIECE = 100, 2**20
 WEIGHTS = {"score matching": 0.0, "with Fokker–Planck residual": 1.0}
 TIED = "with Fokker–Planck residual"
 DISTANCES = ("js", "pmf_error")
-LEARNED_BY = (
-    "sciflow.diffusion.fokker_planck", "sciflow.networks.energy", "sciflow.training.loop",
-    "sciflow.inverse.simulated", "sciflow.inverse.unguided",
-)  # fmt: skip
+LEARNED_BY = ("sciflow.diffusion.fokker_planck", "sciflow.networks.energy", "sciflow.training.loop")
+DRAWN_BY = (*LEARNED_BY, "sciflow.inverse.simulated", "sciflow.inverse.unguided")
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How long is trained and how much is drawn."""
+class Training:
+    """How long is trained."""
 
     width: int = 96
     n_steps: int = 10_000
@@ -79,6 +78,13 @@ class Plan:
     learning_rate: float = 1e-2
     sharpness: float = 3.0
     mean: float = -1.5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained, and how much is drawn."""
+
+    training: Training = field(default_factory=Training)
     n_draws: int = 1_000_000
     n_levels: int = 60
     n_chains: int = 15_625
@@ -86,16 +92,17 @@ class Plan:
     stride: int = 50
 
 
-QUICK = Plan(32, 30, 64, n_draws=10_000, n_levels=10, n_chains=200, stride=4)
+QUICK = Plan(Training(32, 30, 64), n_draws=10_000, n_levels=10, n_chains=200, stride=4)
 LEVELS = {"ratio_max": 20.0, "ratio_min": 0.01}
 FRICTION, MASS, TILE = 1.0, 0.5, 2000
 
 
 class Model(NamedTuple):
-    """A denoiser of x − centre."""
+    """A denoiser of x − centre, and the CPU seconds of its training."""
 
     denoiser: NetworkDenoiser
     centre: Tensor
+    seconds: float
 
 
 def perfect(n: int, *purpose: str | int) -> Tensor:
@@ -105,16 +112,22 @@ def perfect(n: int, *purpose: str | int) -> Tensor:
     return torch.cat([draws(potential, m, Stream(20, (*purpose, k))).float() for k, m in enumerate(sizes)])
 
 
-def trained(plan: Plan, weight: float, seed: int) -> Model:
+def untrained(plan: Training, seed: int, std: float) -> NetworkDenoiser:
+    """The denoiser that a seed starts from, of data of this standard deviation."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(Stream(seed, ("weights",)).key())
+        module = EnergyMLP(plan.width, sharpness=plan.sharpness).build((2,))
+    return NetworkDenoiser(module, Scaled(EDM(), std), (2,), 0.0)
+
+
+def trained(plan: Training, weight: float, seed: int) -> Model:
     """The model of one seed, from exact draws that are each seen once."""
+    began = time.process_time()
     data = perfect(plan.n_steps * plan.batch_size, "train", seed)
     centre = data.double().mean(0).float()
     data = data - centre
     loss = FokkerPlanck(weight, plan.mean, noise="integrated", likelihood=True)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(Stream(seed, ("weights",)).key())
-        module = EnergyMLP(plan.width, sharpness=plan.sharpness).build((2,))
-    start = NetworkDenoiser(module, Scaled(EDM(), float(data.double().std())), (2,), 0.0)
+    start = untrained(plan, seed, float(data.double().std()))
 
     def of_batch(module: nn.Module, batch: Tensor, stream: Stream, step: int, first: int = 0) -> Tensor:
         return loss(replace(start, module=module), batch, stream, step, first)
@@ -125,7 +138,27 @@ def trained(plan: Plan, weight: float, seed: int) -> Model:
     )  # fmt: skip
     with torch.enable_grad():
         fitted = fit(start.module, of_batch, data, None, options, Stream(seed, tile=plan.batch_size), progress=None)
-    return Model(replace(start, module=fitted.module), centre)
+    return Model(replace(start, module=fitted.module), centre, time.process_time() - began)
+
+
+def learned(file: Path, plan: Training, weight: float, seed: int) -> Model:
+    """The model of one seed, from its file, or trained and written there."""
+    identity = {**asdict(plan), "weight": weight, "seed": seed, "source": source(LEARNED_BY)}
+    stored = load(file, "model") if file.is_file() else {}
+    if stored.get("identity") == identity:
+        start = untrained(plan, seed, stored["std"])
+        start.module.load_state_dict(stored["weights"])
+        return Model(start, stored["centre"], stored["seconds"])
+    model = trained(plan, weight, seed)
+    content = {"identity": identity, "weights": model.denoiser.module.state_dict(), "std": model.denoiser.std}
+    save(file, {**content, "centre": model.centre, "seconds": model.seconds}, "model")
+    return model
+
+
+def source(modules: Sequence[str]) -> str:
+    """Digest of these modules and of what they import."""
+    found = closure(modules, Path(__file__).resolve().parents[1])
+    return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()
 
 
 def density(model: Model, law: Law, refine: int = 6) -> dict[str, float]:
@@ -175,13 +208,10 @@ def distances(x: Tensor, law: Law, sizes: Sequence[int]) -> dict[str, list[float
     return {name: [getattr(law, name)(x[:n]) for n in sizes] for name in DISTANCES}
 
 
-def of_model(plan: Plan, law: Law, said: str, seed: int) -> dict[str, Any]:
+def of_model(plan: Plan, law: Law, model: Model, seed: int) -> dict[str, Any]:
     """What one model scores, and what it cost."""
-    start = time.process_time()
-    model = trained(plan, WEIGHTS[said], seed)
-    spent = time.process_time() - start
     scores = {kind: distances(x, law, sizes_of(plan)) for kind, x in drawn(model, plan, plan.n_draws, seed).items()}
-    return {"seconds": spent, "density": density(model, law), **scores}
+    return {"seconds": model.seconds, "density": density(model, law), **scores}
 
 
 def sizes_of(plan: Plan) -> list[int]:
@@ -190,16 +220,16 @@ def sizes_of(plan: Plan) -> list[int]:
 
 def kept(folder: Path, plan: Plan, law: Law) -> dict[int, dict[str, Any]]:
     """Scores of the models of every seed, of each from its file, or computed and written there."""
-    source = closure(LEARNED_BY, Path(__file__).resolve().parents[1])
-    identity = {**asdict(plan), **LEVELS, "source": hashlib.sha256(repr(sorted(source.items())).encode()).hexdigest()}
+    identity = {**asdict(plan), **LEVELS, "source": source(DRAWN_BY)}
+    folder.mkdir(parents=True, exist_ok=True)
     found: dict[int, dict[str, Any]] = {}
     for said, seed in itertools.product(reversed(WEIGHTS), SEEDS):  # the models that are judged come first
         file = folder / f"seed-{seed}-weight-{WEIGHTS[said]}.json"
         stored = json.loads(file.read_text()) if file.is_file() else {}
         if stored.get("identity") != identity:
-            stored = {"identity": identity, "scores": of_model(plan, law, said, seed)}
+            model = learned(file.with_suffix(".pt"), plan.training, WEIGHTS[said], seed)
+            stored = {"identity": identity, "scores": of_model(plan, law, model, seed)}
             print(f"seed {seed}, {said}: {stored['scores']}", flush=True)
-            folder.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(stored, indent=1))
         found.setdefault(seed, {})[said] = stored["scores"]
     return found

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -257,7 +258,8 @@ def test_a_job_gets_the_card_that_it_asks_for(cluster: None, submitted: Submitte
     submitted.finish(controller, out, well=False)
     assert "torch sees no CUDA device here" in out.read_text()
     seen = dict(line.split(" ") for line in (submitted.folder / "cards").read_text().splitlines())
-    asked = {job for job in seen if job and "TresPerJob=gres/gpu:1" in submitted.call("scontrol", "show", "job", job)}
+    one = re.compile(r"TresPerJob=gres[:/]gpu:1\b")  # as versions of SLURM write it
+    asked = {job for job in seen if job and one.search(submitted.call("scontrol", "show", "job", job))}
     assert len(asked) == 1 + 3, "the first attempt and its retries"
     assert {job for job, cards in seen.items() if cards} == asked
     assert all(seen[job].isdigit() for job in asked), f"one card each: {seen}"
