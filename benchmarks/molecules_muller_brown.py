@@ -61,7 +61,7 @@ from sciflow.training.optimisation import Optimisation
 
 SEEDS = (0, 1, 2)
 CELLS, PIECE = 100, 2**20
-WEIGHTS = {"score matching": 0.0, "with Fokker–Planck residual": 1.0}
+WEIGHTS = {"score matching": 0.0, "with Fokker–Planck residual": 10.0}
 TIED = "with Fokker–Planck residual"
 DISTANCES = ("js", "pmf_error")
 LEARNED_BY = ("sciflow.diffusion.fokker_planck", "sciflow.networks.energy", "sciflow.training.loop")
