@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+IN_USE = " is in use by "
+"""In the refusal of a second process at the same work, by which `sciflow status` knows it."""
+
 
 class InputError(ValueError):
     """A configuration, file or value that the user must mend (exit status 2)."""
+
+
+class LaunchError(InputError):
+    """How an attempt was started must be mended, not the run: said, and never recorded (exit status 2)."""
 
 
 class OutOfTime(RuntimeError):

@@ -113,7 +113,7 @@ class _Warnings(logging.Handler):
 def outcome(error: BaseException) -> str:
     """done, stopped (the same command goes on) or failed."""
     if isinstance(error, SystemExit):
-        return "stopped" if error.code == 75 else "failed" if error.code else "done"
+        return "stopped" if error.code in (75, 130) else "failed" if error.code else "done"
     return "stopped" if isinstance(error, OutOfTime | KeyboardInterrupt) else "failed"
 
 
@@ -122,9 +122,17 @@ def _message(error: BaseException) -> str:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a journal, oldest first; a last line that is not complete yet is left out."""
+    """The lines of a journal, oldest first; a line that is not complete yet, or damaged, is left out."""
     lines = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with suppress(json.JSONDecodeError):
+        with suppress(ValueError, RecursionError):
             lines.append(json.loads(line))
-    return [line for line in lines if isinstance(line, dict) and "event" in line]
+    return [line for line in lines if isinstance(line, dict) and _is_ours(line)]
+
+
+def _is_ours(line: dict[str, Any]) -> bool:
+    """Whether a line has what every line has: an event, a process and a time with its zone."""
+    with suppress(KeyError, TypeError, ValueError):
+        is_placed = datetime.datetime.fromisoformat(line["time"]).tzinfo is not None
+        return is_placed and isinstance(line["event"], str) and isinstance(line["process"], int)
+    return False

@@ -76,8 +76,9 @@ def part_of(stage: str, shard: str, gather: bool, parts: list[Path] | None) -> t
     """Which of how many shards; the whole, where they are joined.
 
     Raises:
-        InputError: no such shard, or shards to join without --gather.
+        InputError: no such shard, shards to join without --gather, or some that were written in the future.
     """
+    check_clock(part for part in parts or () if part.is_file())
     if gather != bool(parts):
         raise InputError(f"--gather and the shards to join go together: sciflow {stage} RUN.yaml --gather A B")
     index, _, count = shard.partition("/")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sciflow import journal
-from sciflow.errors import InputError
+from sciflow.errors import IN_USE, InputError
 from sciflow.results import look
 from sciflow.runs import ARTEFACTS, STAGES, Run, builders
 
@@ -138,11 +138,10 @@ def _by_number(name: str) -> tuple[int, str]:
 
 def _of_journal(run: str, stage: str, entries: list[dict[str, Any]], now: datetime.datetime) -> Line | None:
     """What the last attempt says."""
-    starts = [k for k, entry in enumerate(entries) if entry["event"] == "start"]
-    if not starts:
+    attempts = _attempts(entries)
+    if not attempts:
         return None
-    process = entries[starts[-1]]["process"]
-    last = [entry for entry in entries[starts[-1] :] if entry["process"] == process]
+    last = next((one for one in reversed(attempts) if not _is_refused(one)), attempts[-1])
     begin, latest = last[0], last[-1]
     step: dict[str, Any] = next((entry for entry in reversed(last) if entry["event"] == "step"), {})
     heard = (now - _time(latest)).total_seconds()
@@ -155,9 +154,27 @@ def _of_journal(run: str, stage: str, entries: list[dict[str, Any]], now: dateti
         None if left is None else max(left - (now - _time(step)).total_seconds(), 0.0),
         ((_time(latest) if is_over else now) - _time(begin)).total_seconds(),
         latest.get("cpu_seconds", step.get("cpu_seconds")), latest.get("memory_mb", step.get("memory_mb")),
-        {key: value for key, value in step.items() if key not in ASIDE}, heard, len(starts),
+        {key: value for key, value in step.items() if key not in ASIDE}, heard, len(attempts),
         str(latest.get("message") or (warned[-1] if warned else "")),
     )  # fmt: skip
+
+
+def _attempts(entries: Iterable[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The lines of each attempt, which several may write at once."""
+    attempts: list[list[dict[str, Any]]] = []
+    of_process: dict[int, list[dict[str, Any]]] = {}
+    for entry in entries:
+        if entry["event"] == "start":
+            of_process[entry["process"]] = []  # anew, where the number is that of a process that has ended
+            attempts.append(of_process[entry["process"]])
+        if entry["process"] in of_process:
+            of_process[entry["process"]].append(entry)
+    return attempts
+
+
+def _is_refused(attempt: list[dict[str, Any]]) -> bool:
+    """Whether it ended because another process does the work, which is the one to tell of."""
+    return attempt[-1]["event"] == "end" and IN_USE in str(attempt[-1].get("message"))
 
 
 def _time(entry: dict[str, Any]) -> datetime.datetime:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from sciflow import progress, status
-from sciflow.errors import NonFiniteError, OutOfTime, Terminated
+from sciflow.errors import InputError, NonFiniteError, OutOfTime, Terminated
 from sciflow.journal import FILE, read, recorded
 from sciflow.progress import track
 from tests.tiny import IMAGING, Place, change
@@ -72,6 +72,7 @@ def test_steps_are_told_every_few_seconds(tmp_path: Path, monkeypatch: pytest.Mo
         (Terminated("SIGTERM came"), "stopped"),
         (SystemExit(0), "done"),
         (SystemExit(2), "failed"),
+        (SystemExit(130), "stopped"),  # what the command line makes of Ctrl-C
         (NonFiniteError("loss"), "failed"),
         (KeyboardInterrupt(), "stopped"),
     ],
@@ -88,7 +89,9 @@ def test_half_a_line_and_foreign_lines_are_left_out(tmp_path: Path) -> None:
     keep(path(tmp_path))
     n = len(read(path(tmp_path)))
     with path(tmp_path).open("ab") as file:
-        file.write(b'[1]\n"x"\n\xff\xfe\n{"event": "st')
+        file.write(b'[1]\n"x"\n\xff\xfe\n{"event": "start"}\n{"event": "start", "process": 1, "time": "noon"}\n')
+        file.write(b'{"event": "end", "process": 1, "time": "2026-01-01T00:00:00"}\n' + 100_000 * b"[" + b"\n")
+        file.write(b'{"event": "end", "process": ' + 9000 * b"9" + b'}\n{"event": "st')
     assert len(read(path(tmp_path))) == n
     path(tmp_path, "empty").parent.mkdir(parents=True)
     path(tmp_path, "empty").touch()
@@ -135,6 +138,19 @@ def test_the_table_tells_running_from_killed(tmp_path: Path) -> None:
     assert (later.state, later.left) == ("silent", None) and later.heard is not None and later.heard >= 3600
     shown = cells(later)
     assert shown["state"] == "silent (2)" and shown["heard"].startswith("1:00:") and shown["left"] == ""
+
+
+def test_a_process_that_was_refused_hides_nobody(tmp_path: Path) -> None:
+    keep(path(tmp_path))
+    with pytest.raises(InputError):
+        keep(
+            path(tmp_path), InputError("results/digits/.state/train is in use by process 1 on n1. Wait for it to end.")
+        )
+    (line,) = status.lines(tmp_path)
+    assert (line.state, line.done, line.attempts) == ("done", 4, 2)
+    with pytest.raises(InputError):
+        keep(path(tmp_path), InputError("data.nc is damaged."))
+    assert [line.state for line in status.lines(tmp_path)] == ["failed"]
 
 
 def cells(*lines: status.Line) -> dict[str, str]:

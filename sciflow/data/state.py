@@ -27,7 +27,7 @@ from types import TracebackType
 from filelock import FileLock, Timeout
 
 from sciflow.data.store import atomic_path
-from sciflow.errors import InputError, NonFiniteError
+from sciflow.errors import IN_USE, InputError, LaunchError, NonFiniteError
 from sciflow.memory import FAILED, RETRY_VARIABLE, counted
 from sciflow.progress import deaf, time_limit
 
@@ -43,6 +43,13 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch's words
     )
+
+
+def is_permanent(error: BaseException | None) -> bool:
+    """Whether every attempt at the same work must fail so, however and wherever it is started."""
+    if not isinstance(error, PERMANENT) or isinstance(error, LaunchError):
+        return False
+    return not _is_for_want_of_a_package(error)
 
 
 def _is_for_want_of_a_package(error: BaseException | None) -> bool:
@@ -71,8 +78,10 @@ def alone(directory: Path) -> Iterator[None]:
     lock, holder, kept = FileLock(directory / "lock"), directory / "holder", False
     _acquire(lock, directory)
     try:
+        _count_kills(directory)
         holder.write_text(_name())
         yield
+        (directory / "killed").unlink(missing_ok=True)
     except BaseException as error:
         kept = is_out_of_memory(error)
         raise
@@ -94,8 +103,23 @@ def _acquire(lock: FileLock, directory: Path) -> None:
         who = (holder.read_text() if holder.is_file() else "") or "another process"
         (directory / "refused").touch()
         raise InputError(
-            f"{directory} is in use by {who}. Wait for it to end, or stop it, and run the same command again."
+            f"{directory}{IN_USE}{who}. Wait for it to end, or stop it, and run the same command again."
         ) from None
+
+
+def _count_kills(directory: Path) -> None:
+    """Whoever left its name here did not come to an end of its own (`sciflow.memory` reads the count)."""
+    holder, count = directory / "holder", directory / "killed"
+    if holder.is_file():
+        with atomic_path(count) as temporary:  # every parsing of the Snakefile reads it
+            temporary.write_text(str(counted(count) + 1))
+        _log(directory, f"{holder.read_text()} was killed, or had no memory left")
+
+
+def _log(directory: Path, line: str) -> None:
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    with (directory / "log").open("a", encoding="utf-8") as file:
+        file.write(f"{now} {os.getpid()} {line}\n")
 
 
 def _name() -> str:
@@ -130,7 +154,7 @@ class State:
         holder, is_named = self.directory / "holder", False
         try:
             with time_limit(None):  # a SIGTERM waits until it is known who is here
-                self._count_kills(holder)
+                _count_kills(self.directory)
                 holder.write_text(_name())
                 is_named = True
                 self._remove_stale()
@@ -146,11 +170,14 @@ class State:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         with deaf():
             try:
-                with contextlib.suppress(OSError):  # a full disk must not hide the error that is on its way
+                # a full disk must not hide the error that is on its way, nor keep a name here that can go
+                with contextlib.suppress(OSError):
                     if error is not None:
                         self.log(f"{type(error).__name__}: {error}")
-                    if isinstance(error, PERMANENT) and not _is_for_want_of_a_package(error):
+                with contextlib.suppress(OSError):
+                    if is_permanent(error):
                         self.fail(str(error))
+                with contextlib.suppress(OSError):
                     if not is_out_of_memory(error):
                         (self.directory / "holder").unlink(missing_ok=True)
             finally:
@@ -194,21 +221,11 @@ class State:
 
     def log(self, line: str) -> None:
         """Append one line with the time; it survives retries, whose log files Snakemake deletes."""
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        with (self.directory / "log").open("a", encoding="utf-8") as file:
-            file.write(f"{now} {os.getpid()} {line}\n")
+        _log(self.directory, line)
 
     def fail(self, message: str) -> None:
         """Record that every attempt with this key must fail: the next one repeats the message at once."""
         self.save(FAILED, json.dumps({"message": message}).encode())
-
-    def _count_kills(self, holder: Path) -> None:
-        """Whoever left its name here did not come to an end of its own (`sciflow.memory` reads the count)."""
-        if holder.is_file():
-            count = self.directory / "killed"
-            with atomic_path(count) as temporary:  # every parsing of the Snakefile reads it
-                temporary.write_text(str(counted(count) + 1))
-            self.log(f"{holder.read_text()} was killed, or had no memory left")
 
     def _remove_stale(self) -> None:
         """Delete the states of other keys: a changed run never resumes old weights."""

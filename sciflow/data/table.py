@@ -23,7 +23,7 @@ def read_rows(table: Path) -> list[dict[str, Any]]:
             if lacking := {*WORDS} - {*(reader.fieldnames or ())}:
                 raise KeyError(*sorted(lacking))
             return [{**row, **_numbers(row), "better": row.get("better") or ""} for row in reader]
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise InputError(f"{table} is no metrics table ({error}). Run `sciflow evaluate` again.") from error
 
 

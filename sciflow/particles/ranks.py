@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sciflow.errors import InputError
+from sciflow.errors import LaunchError
 
 
 class Ranks(Protocol):
@@ -36,7 +36,7 @@ class Ranks(Protocol):
         """Refuse to go on unless every rank holds the same facts.
 
         Raises:
-            InputError: on every rank, if one differs.
+            LaunchError: on every rank, if one differs.
         """
         ...
 
@@ -106,7 +106,7 @@ class Group:
         extremes = torch.tensor([digest, -digest], device=self.device)
         dist.all_reduce(extremes, op=dist.ReduceOp.MAX, group=self.group)
         if int(extremes.sum()):
-            raise InputError(
+            raise LaunchError(
                 f"the {self.size} ranks of one ensemble were given different seeds, sizes, options or checkpoints; "
                 f"rank {self.rank} has {facts}. Start all of them with the same command and files."
             )

@@ -258,14 +258,14 @@ def gather(job: Job, parts: Sequence[Path]) -> None:
     Raises:
         InputError: shards of different runs or settings, missing or overlapping observations.
     """
-    header = common_header(job.run, parts, "sample")
-    for path in parts:
-        checked_sha256(path)
-    opened = [open_dataset(path, stage="sample") for path in parts]
-    check_each_once([str(part.attrs.pop("shard", "1/1")) for part in opened])
-    joined = concatenate(evened(opened, "smc_step"), "observation")
-    check(joined, SAMPLES, str(job.out))
     with job.alone():
+        header = common_header(job.run, parts, "sample")
+        for path in parts:
+            checked_sha256(path)
+        opened = [open_dataset(path, stage="sample") for path in parts]
+        check_each_once([str(part.attrs.pop("shard", "1/1")) for part in opened])
+        joined = concatenate(evened(opened, "smc_step"), "observation")
+        check(joined, SAMPLES, str(job.out))
         write_dataset(job.out, joined, header)
         job.sign(**total([read_provenance(path) for path in parts]))
         for path in parts:

@@ -9,11 +9,12 @@ from typing import TypeVar
 import torch
 
 from sciflow.data.state import State
-from sciflow.errors import InputError, NonFiniteError, OutOfTime
+from sciflow.errors import InputError, LaunchError, NonFiniteError, OutOfTime
 from sciflow.particles.ranks import Ranks
 
 T = TypeVar("T")
-KINDS: dict[str, type[Exception]] = {kind.__name__: kind for kind in (InputError, NonFiniteError, OutOfTime)}
+FAILURES: tuple[type[Exception], ...] = (InputError, LaunchError, NonFiniteError, OutOfTime)
+KINDS = {kind.__name__: kind for kind in FAILURES}
 
 
 def rounds(work: Iterable[T], is_shared: Callable[[T], bool], n_ranks: int) -> Iterator[list[T]]:

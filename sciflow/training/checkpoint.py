@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import pickle
 import zipfile
@@ -14,12 +15,28 @@ import torch
 
 from sciflow.archives import check_stored
 from sciflow.data.scratch import Carrier
+from sciflow.data.state import is_out_of_memory
 from sciflow.data.store import atomic_path, temporary_path
 from sciflow.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 KIND = "training checkpoint"
+
+UNREADABLE = (
+    OSError, zipfile.BadZipFile, RuntimeError, pickle.UnpicklingError, EOFError,
+    ValueError, LookupError, TypeError, AttributeError, AssertionError, OverflowError,
+)  # fmt: skip
+"""What torch makes of a file that is none of its own, damaged or made to do harm."""
+
+PASSING = (errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT, errno.EAGAIN)
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether reading failed for want of memory, here or on a card, or of a file system that answers."""
+    if isinstance(error, OSError):
+        return error.errno in PASSING
+    return is_out_of_memory(error) or isinstance(error, torch.OutOfMemoryError)
 
 
 def save(path: Path, content: Mapping[str, Any], kind: str) -> None:
@@ -58,6 +75,7 @@ def load(path: Path, kind: str, where: str | Callable[[Any, str], Any] | None = 
 
     Raises:
         InputError: the file cannot be read, is damaged, unpacks to more than it is, or is something else.
+        OSError, RuntimeError: reading failed for a reason that may pass, as want of memory.
     """
     remedy = "Delete it to start afresh, or restore it from a copy."
     check_stored(path)
@@ -66,7 +84,11 @@ def load(path: Path, kind: str, where: str | Callable[[Any, str], Any] | None = 
             if (damaged := archive.testzip()) is not None:
                 raise InputError(f"{path}: {kind} is damaged at {damaged}. {remedy}")
         content = torch.load(path, map_location=where, weights_only=True)
-    except (OSError, zipfile.BadZipFile, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+    except InputError:
+        raise
+    except UNREADABLE as error:
+        if is_passing(error):  # the machine's, not the file's: whoever deletes the file loses what is good
+            raise
         reason = str(error).partition("\n")[0]
         raise InputError(f"{path}: cannot be read as a {kind} ({reason}). {remedy}") from error
     if not isinstance(content, dict) or content.pop("sciflow", None) != kind:

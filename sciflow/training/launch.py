@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -69,6 +70,6 @@ def relaunch(n: int, command: Sequence[str]) -> int:
     except ChildFailedError as error:
         status = error.get_first_failure()[1].exitcode
         return status if status >= 0 else 128 - status  # killed by a signal: as a shell says it
-    except SignalException:
-        return 75  # the ranks got the signal too, saved their state and stopped
+    except SignalException as error:  # the ranks got the signal too; on SIGTERM they saved their state and stopped
+        return 130 if error.sigval == signal.SIGINT else 75
     return 0

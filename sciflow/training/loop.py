@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sciflow.errors import InputError, NonFiniteError, OutOfTime
+from sciflow.errors import InputError, LaunchError, NonFiniteError, OutOfTime
 from sciflow.progress import time_limit, track
 from sciflow.random import Stream
 from sciflow.training.batches import batch_rows
@@ -174,7 +174,7 @@ class _Run:
         self.device = self.parameters[0].device
         self.ranks = Ranks.here(self.device)
         if len(train) == 0 or options.batch_size < self.ranks.size:
-            raise InputError(
+            raise LaunchError(
                 f"training needs at least one row of data and one row of the batch per rank, got {len(train)} rows, "
                 f"batch_size {options.batch_size} and {self.ranks.size} rank(s). Mend the data set or the batch size."
             )
@@ -201,6 +201,11 @@ class _Run:
         if self.stopped or is_interrupted or time.monotonic() - self.saved >= options.checkpoint_every:
             self.save()
         if is_interrupted and not self.stopped:
+            if self.checkpoint is not None:
+                self.checkpoint.settle()
+            self.ranks.total(
+                0.0
+            )  # a launcher ends the rest soon after the first that goes: none goes before all is saved
             raise OutOfTime(
                 f"training stopped after step {n_done} of {options.n_steps} before its time limit; the state is saved. "
                 "Run the same command again to continue."

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import pickle
-import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +17,7 @@ from sciflow.diffusion.own import OwnDenoiser, Predicts, Told
 from sciflow.errors import InputError
 from sciflow.networks.mlp import Network
 from sciflow.random import Stream
+from sciflow.training.checkpoint import UNREADABLE, is_passing
 
 LEVELS = (0.1, 0.3, 1.0, 3.0, 10.0)
 """σ/α at which it is tried, in standard deviations of the data; at less noise even good networks err by more."""
@@ -86,7 +85,9 @@ def weights(path: str) -> dict[str, Tensor]:
     check_stored(path)
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, zipfile.BadZipFile, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+    except UNREADABLE as error:
+        if is_passing(error):
+            raise
         reason = str(error).partition("\n")[0]
         raise InputError(
             f"train.path {path}: cannot be read as weights without running code ({reason}). {remedy}"

@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 import torch.distributed as dist
 
-from sciflow.errors import InputError
+from sciflow.errors import LaunchError
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Ranks:
         """Refuse to start unless every rank holds the same facts.
 
         Raises:
-            InputError: on every rank, if one differs.
+            LaunchError: on every rank, if one differs.
         """
         if self.size == 1:
             return
@@ -57,7 +57,7 @@ class Ranks:
         extremes = torch.tensor([digest, -digest], device=self.device)
         dist.all_reduce(extremes, op=dist.ReduceOp.MAX)
         if extremes.sum() != 0:
-            raise InputError(
+            raise LaunchError(
                 f"the {self.size} ranks of this training run were given different seeds, options, data or "
                 f"checkpoints; rank {self.rank} has {facts}. Start all of them with the same command and files."
             )

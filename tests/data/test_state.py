@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sciflow.data.state import State, alone, state_key
-from sciflow.errors import InputError, NonFiniteError, OutOfTime, Terminated
+from sciflow.errors import InputError, LaunchError, NonFiniteError, OutOfTime, Terminated
 from sciflow.memory import RETRY_VARIABLE, megabytes
 from sciflow.progress import terminable
 
@@ -180,6 +181,40 @@ def test_only_those_that_were_killed_get_more_memory(tmp_path):
     assert asked(4) == 4000, "what was enough stays"
     attempt(tmp_path, "state.clear()")
     assert asked(4) == 1000
+
+
+def test_what_is_over_in_seconds_gets_more_memory_after_every_kill(tmp_path):
+    def ended(by: str) -> list[int]:
+        code = "import os, sys\nfrom pathlib import Path\nfrom sciflow.data.state import alone\n"
+        code += f"with alone(Path(sys.argv[1])):\n    {by}\n"
+        subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, stderr=subprocess.DEVNULL)
+        return [megabytes(1000, tmp_path, n) for n in (1, 2, 3, 4)]
+
+    assert ended("os.kill(os.getpid(), 9)") == [1000, 2000, 2000, 2000]
+    assert ended("os.kill(os.getpid(), 9)") == [1000, 2000, 4000, 4000]
+    assert ended("raise MemoryError") == [1000, 2000, 4000, 8000]
+    assert ended("pass") == [1000, 1000, 1000, 1000]
+
+
+def test_a_full_disk_is_no_kill(tmp_path, monkeypatch):
+    """What cannot be written, log and record, does not keep the name from going."""
+
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(InputError), State(tmp_path, KEY) as state:
+        monkeypatch.setattr("sciflow.data.state._log", full)
+        monkeypatch.setattr(State, "save", full)
+        raise InputError("wrong")
+    assert not (tmp_path / "holder").exists() and megabytes(1000, tmp_path, 2) == 1000
+    assert state.path("failed.json") is None
+
+
+def test_how_it_was_started_is_no_failure_for_good(tmp_path):
+    with pytest.raises(LaunchError), State(tmp_path, KEY):
+        raise LaunchError("more ranks than rows")
+    with State(tmp_path, KEY):
+        pass
 
 
 def test_what_does_not_get_in_leaves_no_name(tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import zipfile
 
 import pytest
 import torch
@@ -64,6 +66,35 @@ def test_code_in_a_file_is_not_run(tmp_path):
     with pytest.raises(InputError, match=r"a\.pt: cannot be read as a model"):
         load(tmp_path / "a.pt", "model")
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [b".", b"\x80\x02.", b"\x80\x02h\x00.", b"cbuiltins\neval\n.", b"(R.", b"\xff"])
+def test_a_pickle_that_says_nothing_sensible_is_refused(tmp_path, content):
+    save(tmp_path / "a.pt", CONTENT, "model")
+    with zipfile.ZipFile(tmp_path / "a.pt") as whole, zipfile.ZipFile(tmp_path / "b.pt", "w") as made:
+        for part in whole.namelist():
+            made.writestr(part, content if part.endswith("data.pkl") else whole.read(part))
+    with pytest.raises(InputError, match=r"b\.pt: cannot be read as a model"):
+        load(tmp_path / "b.pt", "model")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ESTALE, "Stale file handle"), RuntimeError("[enforce] can't allocate memory"), MemoryError()],
+)
+def test_what_may_pass_is_not_taken_for_damage(checkpoint, error, monkeypatch):
+    """Whoever is told to delete a file that is whole loses what is good."""
+    checkpoint.save(CONTENT)
+
+    def fail(*arguments, **options):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "load", fail)
+        with pytest.raises(type(error)) as caught:
+            checkpoint.load()
+    assert caught.value is error
+    assert checkpoint.load().keys() == CONTENT.keys()
 
 
 def test_other_files_are_refused(tmp_path):
