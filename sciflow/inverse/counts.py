@@ -110,7 +110,7 @@ class PoissonLikelihood(_Counts):
     Exactness: exact, as a probability of N; −∞ where a bin with photons expects none.
     Cost: one operator call.
     Bias: none. Guidance and twists that need a Gaussian take y ~ N(A x + background, max(N, 1)/gain²), right for many
-        photons; weighted samplers still end in the exact likelihood.
+        photons; samplers that steer by a potential, as `tds`, end in the exact likelihood.
     Args:
         observation: y, (m,), counts over gain.
         operator: A.
@@ -159,8 +159,8 @@ class LogPoissonLikelihood(_Counts):
 
     Exactness: exact, as a probability of N.
     Cost: one operator call.
-    Bias: none. Guidance and twists that need a Gaussian take y ~ N(A x, 1/max(N, 1)), right for many photons; weighted
-        samplers still end in the exact likelihood.
+    Bias: none. Guidance and twists that need a Gaussian take y ~ N(A x, 1/max(N, 1)), right for many photons; samplers
+        that steer by a potential, as `tds`, end in the exact likelihood.
     Args:
         observation: y, (m,), as `log_poisson` noise makes it.
         operator: A.

@@ -145,7 +145,7 @@ class TwistedSMC:
 
     The chain over `times` uses Cov[x₁ | x_t] from the denoiser where that offers `covariance(x, t)`, and then is exact
     for Gaussian data at any number of steps; else its mean eigenvalue, estimated, and x₁ = D(x, t_end). The last weight
-    always holds the true likelihood.
+    always holds the true likelihood; of counts it is the Gaussian that they tend to.
 
     Target: p(x₁ | y) of the prior's chain over `times`, at any number of steps.
     Exactness: exact as particles and steps → ∞; evidence unbiased for the discretised prior.
