@@ -112,6 +112,12 @@ def _unshared(run: RunFile) -> Iterator[str]:
                 f"resources.{place} asks for {taken.shards} shards, but only `sample` and `evaluate` are cut into "
                 "shards. Leave them out; a sweep, e.g. over `seed`, makes a job of every stage for each child."
             )
+    n_rows = getattr(getattr(run.train, "optimisation", None), "batch_size", None)
+    if (learns := run.resources.get("train")) and n_rows is not None and n_rows < learns.n_ranks:
+        yield (
+            f"resources.train asks for {learns.n_ranks} ranks, but train.optimisation.batch_size is {n_rows}: each "
+            "needs a row. Take fewer ranks or a larger batch."
+        )
     n_metrics = len(run.evaluate.names(run.domain))
     if (wanted := run.resources.get("evaluate")) and wanted.shards > n_metrics + 1:
         yield (

@@ -17,7 +17,7 @@ from sciflow.inverse import POSTERIORS
 from sciflow.inverse.shared import Shared
 from sciflow.particles import Alone
 from sciflow.stages.shares import done, messages, numbers, of_first, rounds
-from tests.tiny import ANALYTIC, ROOT, Place, change
+from tests.tiny import ANALYTIC, IMAGING, ROOT, Place, change
 
 SHARED = [kind for kind, cls in POSTERIORS.items() if isinstance(cls(), Shared)]
 ENSEMBLE = {"n_particles": 40, "tile": 8}  # five calls: two ranks get two and three, four get one, one, one and two
@@ -126,6 +126,11 @@ def test_ranks_without_work_are_refused(
 def test_ranks_that_have_work_are_in_order(asked: dict[str, int], place: Place) -> None:
     outcome = place.sciflow("check", place.write({**many(), "resources": {"sample": asked}}))
     assert outcome.status == 0, outcome.text
+
+
+def test_more_ranks_than_rows_are_refused(place: Place) -> None:
+    outcome = place.sciflow("check", place.write({**IMAGING, "resources": {"train": {"ranks": 17}}}))
+    assert outcome.status == 2 and "asks for 17 ranks, but train.optimisation.batch_size is 16: each" in outcome.text
 
 
 def test_islands_of_different_sizes_are_refused(place: Place) -> None:
