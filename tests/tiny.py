@@ -241,6 +241,11 @@ class Place:
         """The folder of the results of a run."""
         return self.folder / "results" / name
 
+    def forget(self, name: str = "run") -> None:
+        """Remove what the stages of a run keep, finished work too: the next command does all of it."""
+        for folder in self.results(name).glob(".state/*/*/"):
+            shutil.rmtree(folder)
+
     def files(self) -> dict[Path, bytes]:
         """Everything on disk here, journals apart, in which every command leaves a line."""
         files = [file for file in sorted(self.folder.rglob("*")) if file.is_file() and file.name != journal.FILE]

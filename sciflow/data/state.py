@@ -219,6 +219,11 @@ class State:
         (self.directory / "killed").unlink(missing_ok=True)
         self._folder.mkdir(exist_ok=True)
 
+    def keep(self, file: Path) -> None:
+        """A second name here for a finished file, which costs no space; none where the file system has no links."""
+        with contextlib.suppress(OSError):
+            os.link(file, self._folder / file.name)
+
     def log(self, line: str) -> None:
         """Append one line with the time; it survives retries, whose log files Snakemake deletes."""
         _log(self.directory, line)

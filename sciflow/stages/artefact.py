@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import resource
@@ -19,15 +20,25 @@ import torch
 
 from sciflow import journal
 from sciflow.data.state import State, alone, state_key
-from sciflow.data.store import Header, checked_sha256, open_dataset, sha256, write_provenance
+from sciflow.data.store import (
+    Header,
+    atomic_path,
+    checked_sha256,
+    open_dataset,
+    provenance_path,
+    sha256,
+    write_provenance,
+)
 from sciflow.errors import InputError, NonFiniteError, OutOfTime
 from sciflow.progress import ending
 from sciflow.random import Stream
 from sciflow.stages.costs import of_attempts
+from sciflow.training.launch import rank_environment
 
 if TYPE_CHECKING:
     import xarray as xr
 
+logger = logging.getLogger(__name__)
 PACKAGES = ("sciflow", "torch", "numpy", "xarray")
 
 
@@ -122,6 +133,37 @@ class Job:
                 yield
             if state is not None:
                 state.clear()
+
+    def finish(self, state: State | None) -> None:
+        """The artefact is signed: forget what it was made from, and keep a second name of it for `put_back`."""
+        if state is not None:
+            state.clear()
+            for file in (provenance_path(self.out), self.out):
+                state.keep(file)
+
+    def put_back(self, state: State | None) -> bool:
+        """Whether the artefact was finished before and is there again.
+
+        A job that its scheduler cancels between the last line of a stage and its own end counts as failed, and so does
+        a duplicate that was refused while an orphan finished the work: Snakemake then deletes what is whole. One of
+        several ranks cannot end alone, and works.
+        """
+        if state is None or self.out.exists() or rank_environment(os.environ):
+            return False
+        kept = state.path(self.out.name)
+        if kept is None or not provenance_path(kept).is_file():
+            return False
+        try:
+            checked_sha256(kept)
+        except InputError as error:  # damaged under both names
+            logger.warning("%s is made again: %s", self.out, error)
+            return False
+        for source, file in ((provenance_path(kept), provenance_path(self.out)), (kept, self.out)):
+            with atomic_path(file) as temporary:
+                os.link(source, temporary)
+                os.utime(temporary)  # newer than the inputs, also where they were touched
+        logger.info("%s is put back: it was finished, and nothing that it depends on has changed", self.out)
+        return True
 
     def ending(self) -> contextlib.AbstractContextManager[None]:
         """For work that keeps nothing: it ends when the time is over.

@@ -130,6 +130,8 @@ def _sample(
     section = replace(section, posteriors={n: _with(p, found.solver) for n, p in section.posteriors.items()})
     opened = job.open_state()
     with held(together, opened) as state, job.named():
+        if job.put_back(state):
+            return
         draws = {item: draw for item in work if (draw := recall(state, *item))}
         with time_limit(job.deadline) as is_over:
             task = Task(job, section, priors, found.times, likelihoods, is_over, together, opened)
@@ -138,8 +140,7 @@ def _sample(
         if together.rank == 0:
             made = assembled(list(section.posteriors), mine, draws, dims, data, _like(section))
             _write(job, section, found, made.assign_attrs(told or {}), header, facts)
-        if state:
-            state.clear()
+        job.finish(state)
 
 
 def _draw(task: Task, work: Sequence[tuple[str, int]], draws: dict[tuple[str, int], Draw]) -> None:

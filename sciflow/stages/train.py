@@ -343,9 +343,10 @@ def run(job: Job, training: Training) -> None:
         training.learn(job, data, checkpoint)  # the first rank alone holds the lock and writes
         return
     with state or contextlib.nullcontext(), job.named():
+        if job.put_back(state):
+            return
         learned = training.learn(job, data, checkpoint)
         content: Mapping[str, Any] = {**learned.model, "history": learned.history, "header": job.header().attributes()}
         save(job.out, content, "model")
         job.sign(**learned.facts)
-        if state:
-            state.clear()
+        job.finish(state)

@@ -203,6 +203,7 @@ def test_a_training_of_two_ranks_survives_the_loss_of_one_and_a_sigterm(
     model, state = place.results("two") / "model.pt", place.results("two") / ".state/train"
     straight = model.read_bytes()
     model.unlink()
+    place.forget("two")
     status, said = faulty.run("loss@1 3 die", "train", file)
     assert status == 128 + signal.SIGKILL, said
     assert megabytes(1000, state, 2) == 2000, "as for want of memory, whichever rank it was"
@@ -234,6 +235,7 @@ def test_an_ensemble_of_two_ranks_survives_the_loss_of_one_and_a_sigterm(
     file = place.write({**values, "resources": {"sample": {"ranks": 2}}}, "two")
     samples, state = place.results("two") / "samples.nc", place.results("two") / ".state/sample"
     samples.unlink()
+    place.forget("two")
     status, said = faulty.run("step@1 3 die", "sample", file)
     assert status == 128 + signal.SIGKILL, said
     assert {path.name.rpartition(".pt.")[2] for path in state.glob("*/ensemble-*")} == {"2.0of2", "2.1of2"}

@@ -178,6 +178,7 @@ def test_a_terminated_run_continues_to_the_same_bytes(copied: Place) -> None:
         assert copied.sciflow(stage, copied.write(values, "imaging")).status == 0
     unbroken = drawn(copied)
     (copied.folder / SAMPLES).unlink()
+    copied.forget("imaging")
     interrupted(copied, CALLS + 3, posteriors)  # in the middle of the second observation
     assert not (copied.folder / SAMPLES).exists()
     (state,) = copied.results("imaging").glob(".state/sample/*/")

@@ -59,7 +59,31 @@ def test_out_of_time_saves_and_continues_to_the_same_bits(prepared: Place, strai
         assert done(prepared) == step
     assert prepared.sciflow("train", "imaging.yaml", "--time-limit", "1e-9").status == 0
     assert (prepared.results("imaging") / "model.pt").read_bytes() == straight
-    assert not list(prepared.results("imaging").glob(".state/train/*/*")), "the state of a finished stage is kept"
+    kept = {path.name for path in prepared.results("imaging").glob(".state/train/*/*")}
+    assert kept == {"model.pt", "model.pt.provenance.json"}, "the state of a finished stage is kept"
+
+
+def test_a_finished_model_that_is_deleted_is_put_back(
+    prepared: Place, straight: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As Snakemake does when the time of a job is over between the end of a stage and its own; and no damaged one."""
+    model = prepared.results("imaging") / "model.pt"
+    facts = model.with_name("model.pt.provenance.json")
+    assert prepared.sciflow("train", "imaging.yaml").status == 0
+    told = facts.read_bytes()
+    model.unlink()
+    facts.unlink()
+    caplog.set_level("INFO")
+    assert prepared.sciflow("train", "imaging.yaml").status == 0
+    assert "model.pt is put back" in caplog.text
+    assert (model.read_bytes(), facts.read_bytes()) == (straight, told)
+    with model.open("r+b") as file:
+        file.seek(1000)
+        file.write(b"damaged")
+    model.unlink()
+    assert prepared.sciflow("train", "imaging.yaml").status == 0
+    assert "model.pt is made again" in caplog.text
+    assert model.read_bytes() == straight
 
 
 def test_a_terminated_run_saves_and_continues_to_the_same_bits(prepared: Place) -> None:
@@ -73,6 +97,7 @@ def test_a_terminated_run_saves_and_continues_to_the_same_bits(prepared: Place) 
     status, unbroken = trained("")
     assert status == 0
     (prepared.results("imaging") / "model.pt").unlink()
+    prepared.forget("imaging")
     assert trained("loss 3 term") == (75, b"")
     assert done(prepared) == 3
     assert trained("") == (0, unbroken)

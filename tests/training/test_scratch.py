@@ -146,6 +146,7 @@ def test_the_command_uses_it_and_refuses_a_wrong_one(copied: Place, tmp_path: Pa
     monkeypatch.setenv(scratch.VARIABLE, "$NODE")
     monkeypatch.setenv("NODE", str(tmp_path))
     model.unlink()
+    copied.forget("imaging")
     assert copied.sciflow("train", "imaging.yaml").status == 0
     assert model.read_bytes() == before
     assert [source.parent for source in moved] == [tmp_path], "one checkpoint: the last"
