@@ -131,8 +131,9 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def _is_ours(line: dict[str, Any]) -> bool:
-    """Whether a line has what every line has: an event, a process and a time with its zone."""
+    """Whether a line has what every line has: an event, a process that the system can be asked for, a time and zone."""
     with suppress(KeyError, TypeError, ValueError):
         is_placed = datetime.datetime.fromisoformat(line["time"]).tzinfo is not None
-        return is_placed and isinstance(line["event"], str) and isinstance(line["process"], int)
+        is_process = isinstance(line["process"], int) and 0 < line["process"] < 2**31
+        return is_placed and is_process and isinstance(line["event"], str)
     return False

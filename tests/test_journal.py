@@ -91,6 +91,8 @@ def test_half_a_line_and_foreign_lines_are_left_out(tmp_path: Path) -> None:
     with path(tmp_path).open("ab") as file:
         file.write(b'[1]\n"x"\n\xff\xfe\n{"event": "start"}\n{"event": "start", "process": 1, "time": "noon"}\n')
         file.write(b'{"event": "end", "process": 1, "time": "2026-01-01T00:00:00"}\n' + 100_000 * b"[" + b"\n")
+        for process in (b"0", b"-1", 23 * b"9"):
+            file.write(b'{"event": "start", "process": ' + process + b', "time": "2026-01-01T00:00:00+00:00"}\n')
         file.write(b'{"event": "end", "process": ' + 9000 * b"9" + b'}\n{"event": "st')
     assert len(read(path(tmp_path))) == n
     path(tmp_path, "empty").parent.mkdir(parents=True)

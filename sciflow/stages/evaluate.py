@@ -88,15 +88,15 @@ def gather(job: Job, parts: Sequence[Path]) -> None:
     Raises:
         InputError: shards of different runs or settings, missing, repeated or damaged ones.
     """
-    header = common_header(job.run, [arrays_path(part) for part in parts], "evaluate")
-    for part in parts:
-        checked_sha256(part)
-        checked_sha256(arrays_path(part), part, "arrays_sha256")
-    arrays = [open_dataset(arrays_path(part), stage="evaluate") for part in parts]
-    shards = [str(one.attrs.pop("shard", "1/1")) for one in arrays]
-    check_each_once(shards)
-    order = sorted(range(len(parts)), key=lambda k: int(shards[k].partition("/")[0]))
     with job.alone():
+        header = common_header(job.run, [arrays_path(part) for part in parts], "evaluate")
+        for part in parts:
+            checked_sha256(part)
+            checked_sha256(arrays_path(part), part, "arrays_sha256")
+        arrays = [open_dataset(arrays_path(part), stage="evaluate") for part in parts]
+        shards = [str(one.attrs.pop("shard", "1/1")) for one in arrays]
+        check_each_once(shards)
+        order = sorted(range(len(parts)), key=lambda k: int(shards[k].partition("/")[0]))
         facts = total([read_provenance(part) for part in parts])
         _write(job, header, [line for k in order for line in _lines(parts[k])], arrays[order[-1]], **facts)
         for part in parts:

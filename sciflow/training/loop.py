@@ -203,9 +203,7 @@ class _Run:
         if is_interrupted and not self.stopped:
             if self.checkpoint is not None:
                 self.checkpoint.settle()
-            self.ranks.total(
-                0.0
-            )  # a launcher ends the rest soon after the first that goes: none goes before all is saved
+            self.ranks.total(0.0)  # a launcher ends the rest soon after the first that goes: all is saved before
             raise OutOfTime(
                 f"training stopped after step {n_done} of {options.n_steps} before its time limit; the state is saved. "
                 "Run the same command again to continue."

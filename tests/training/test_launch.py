@@ -94,3 +94,16 @@ def test_ranks_with_different_seeds_are_refused(tmp_path, spawn):
         assert "the 2 ranks of this training run were given different seeds" in errors and f"rank {rank} has" in errors
         assert "step" not in out
     assert list((tmp_path / "x").iterdir()) == []
+
+
+@pytest.mark.parametrize(("heard", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_how_a_launcher_ends_that_was_told_to(heard, status, monkeypatch):
+    """By Ctrl-C nothing was saved: whoever goes on after a 75 must not start it again."""
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+
+    def told(arguments):
+        raise SignalException("told", heard)
+
+    monkeypatch.setattr(run, "main", told)
+    assert relaunch(2, ["-m", "json"]) == status
