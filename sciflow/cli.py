@@ -1,7 +1,7 @@
 """The command line: one command per stage, and what helps before and after a run.
 
-Exit status: 0 done · 1 failed · 2 the input is wrong · 75 out of time or SIGTERM: run the same command again.
-Nothing heavy is imported before a command needs it.
+Exit status: 0 done · 1 failed · 2 the input is wrong · 75 out of time or SIGTERM: run the same command again ·
+130 Ctrl-C · 137 no memory left. Nothing heavy is imported before a command needs it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import logging
 import os
 import sys
 import time
-import traceback
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sciflow.errors import InputError, NonFiniteError, OutOfTime, Terminated
+from sciflow.errors import InputError, Terminated, told
 from sciflow.progress import terminable
 from sciflow.runs import ARTEFACTS, STAGES, Run, read
 from sciflow.starting import check_clock, importing, part_of, start_ranks
@@ -159,7 +158,7 @@ def train(run: RunArgument, data: Data = None, out: Out = None, state: State = N
 
     described, parsed, job = _prepare(run, "train", {"data": data}, out, state, time_limit, source, smoke)
     job = replace(job, scratch=scratch.folder(os.environ))
-    start_ranks(described, "train", job.folder())
+    start_ranks(described, "train")
     _record(job)
     stage.run(job, parsed.train)
 
@@ -184,7 +183,7 @@ def sample(
         stage.gather(job, parts)
         return
     job = replace(job, part=part)
-    start_ranks(described, "sample", job.folder())
+    start_ranks(described, "sample")
     _record(job)
     stage.run(job, parsed.sample)
 
@@ -380,18 +379,10 @@ def _run(arguments: list[str] | None) -> tuple[int, str]:
         return 75, f"stopped: {stop}"
     except SystemExit as stop:  # the command line itself: help, a wrong option, a command that has said it all
         return (stop.code if isinstance(stop.code, int) else 1 if stop.code else 0), ""
-    except InputError as error:
-        return 2, f"error: {error}"
-    except OutOfTime as error:
-        return 75, f"out of time: {error}"
-    except NonFiniteError as error:
-        return 1, f"error: {error}"
     except KeyboardInterrupt:
         return 130, "stopped"
-    except OSError as error:
-        return 1, f"error: {error.filename or ''}: {error.strerror or error}. Nothing finished is lost."
-    except Exception:  # the last resort: nothing is hidden, the traceback is shown and the exit status is 1
-        return 1, f"{traceback.format_exc()}This is a bug in sciflow or in a plugin. Please report it with these lines."
+    except Exception as error:
+        return told(error)
 
 
 if __name__ == "__main__":

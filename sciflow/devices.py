@@ -1,7 +1,8 @@
 """Cards of this machine: two jobs that nobody else keeps apart never share one.
 
-A scheduler that gives a job its own cards says so in CUDA_VISIBLE_DEVICES. Without one, Snakemake counts GPU jobs but
-lets each see every card; then a command claims as many as it needs by a lock on each, held until its process ends.
+A scheduler that gives a job its own cards says so in CUDA_VISIBLE_DEVICES. Without one, and for several commands inside
+one allocation of several cards, Snakemake counts GPU jobs but lets each see every card; then a command claims as many
+as it needs by a lock on each, held until its process ends.
 """
 
 from __future__ import annotations
@@ -33,9 +34,10 @@ def cards(environment: Mapping[str, str], nodes: Path = NODES) -> list[str]:
     return [str(k) for k in range(sum(1 for _ in nodes.glob("nvidia[0-9]*")))]
 
 
-def is_scheduled(environment: Mapping[str, str]) -> bool:
-    """Whether a scheduler has chosen the cards of this job."""
-    return VISIBLE in environment and any(name in environment for name in SCHEDULERS)
+def allocation(environment: Mapping[str, str]) -> str:
+    """The job whose cards a scheduler has chosen; empty where none has. A card may have another number in each job."""
+    names = [environment[name] for name in SCHEDULERS if name in environment]
+    return f"job-{names[0]}-" if VISIBLE in environment and names else ""
 
 
 @contextmanager
@@ -49,7 +51,7 @@ def claimed(
     """Hold `n` free cards, and show CUDA no others; call it before CUDA starts. Waits for cards that are in use.
 
     Args:
-        n: how many; none are locked where a scheduler has chosen them, or where the machine shows no card at all.
+        n: how many; none are locked where a scheduler has chosen no more, or where the machine shows no card at all.
         environment: of the process; CUDA_VISIBLE_DEVICES is set in it, and set back afterwards.
         deadline: reading of `time.monotonic()` at which to give up.
         locks: folder of the lock files, the same for all who share the machine.
@@ -59,8 +61,8 @@ def claimed(
         InputError: fewer cards than asked for.
         OutOfTime: others held them until the deadline.
     """
-    mine = cards(environment, nodes)
-    if n == 0 or is_scheduled(environment) or not mine:
+    mine, job = cards(environment, nodes), allocation(environment)
+    if n == 0 or not mine or (job and len(mine) <= n):
         yield mine[:n]
         return
     if len(mine) < n:
@@ -70,7 +72,7 @@ def claimed(
         )
     before = environment.get(VISIBLE)
     with ExitStack() as held:
-        taken = _wait(n, mine, held, deadline, locks)
+        taken = _wait(n, mine, job, held, deadline, locks)
         environment[VISIBLE] = ",".join(taken)
         try:
             yield taken
@@ -78,14 +80,14 @@ def claimed(
             environment.pop(VISIBLE) if before is None else environment.update({VISIBLE: before})
 
 
-def _wait(n: int, mine: Sequence[str], held: ExitStack, deadline: float | None, locks: Path) -> list[str]:
+def _wait(n: int, mine: Sequence[str], job: str, held: ExitStack, deadline: float | None, locks: Path) -> list[str]:
     """All n or none: two jobs that each held a part of what both need would wait for ever."""
     is_said = False
     while True:
         with ExitStack() as tried:
             taken: list[str] = []
             for name in mine:
-                if len(taken) < n and _lock(name, tried, locks):
+                if len(taken) < n and _lock(job + name, tried, locks):
                     taken.append(name)
             if len(taken) == n:
                 held.enter_context(tried.pop_all())

@@ -53,9 +53,16 @@ def minutes(asked: int, state: Path, attempt: int) -> int:
 def kills(state: Path) -> int:
     """How many attempts in a row have been killed, the last one included if it was."""
     count, holder, refused = (state / name for name in ("killed", "holder", "refused"))
-    before = counted(count)
-    is_alive = refused.is_file() and holder.is_file() and refused.stat().st_mtime_ns >= holder.stat().st_mtime_ns
-    return before + (holder.is_file() and not is_alive)
+    gone = named(holder)
+    is_alive = refused.is_file() and bool(gone) and refused.stat().st_mtime_ns >= holder.stat().st_mtime_ns
+    return counted(count) + (0 if is_alive else len(gone))
+
+
+def named(holder: Path) -> list[str]:
+    """Those who left their names; somebody where a full disk left none."""
+    if not holder.is_file():
+        return []
+    return [line for line in holder.read_text(errors="replace").splitlines() if line] or ["a process"]
 
 
 def counted(file: Path) -> int:

@@ -13,7 +13,6 @@ from pathlib import Path
 from sciflow.errors import InputError
 from sciflow.runs import Run
 
-KILLED = 128 + 9  # exit status of a rank that got SIGKILL, as of an out-of-memory killer
 AHEAD = 60  # seconds: a job that ends before its inputs began is tried again meanwhile
 
 
@@ -51,13 +50,12 @@ def check_clock(files: Iterable[Path]) -> None:
             )
 
 
-def start_ranks(run: Run, stage: str, state: Path) -> None:
+def start_ranks(run: Run, stage: str) -> None:
     """Start the ranks of this node and end with their exit status, unless this process is one of them or all there is.
 
     Args:
         run: whose.
         stage: which.
-        state: directory of the stage (and shard), as `sciflow.data.state.State` keeps it.
 
     Raises:
         SystemExit: the ranks have done the work.
@@ -66,10 +64,7 @@ def start_ranks(run: Run, stage: str, state: Path) -> None:
 
     n_ranks = int(run.resource(stage, "ranks") or run.resource(stage, "gpu"))
     if n_ranks > 1 and not rank_environment(os.environ):
-        status = relaunch(n_ranks, ["-m", "sciflow.cli", *sys.argv[1:]])
-        if status == KILLED and state.is_dir():  # perhaps not the first, which alone has left its name
-            (state / "holder").write_text(f"one of {n_ranks} ranks")
-        raise SystemExit(status)
+        raise SystemExit(relaunch(n_ranks, ["-m", "sciflow.cli", *sys.argv[1:]]))
 
 
 def part_of(stage: str, shard: str, gather: bool, parts: list[Path] | None) -> tuple[int, int]:

@@ -91,6 +91,18 @@ def test_what_a_scheduler_gave_is_taken_without_a_lock(tmp_path: Path, nodes: Pa
     assert claim(1, tmp_path, nodes, SLURM_JOB_ID="7") == ["0"], "an allocation without cards of its own"
 
 
+def test_jobs_inside_one_allocation_never_share_a_card(tmp_path: Path, nodes: Path) -> None:
+    """Snakemake inside `salloc --gpus=2`; another job's cards have the same numbers and are others."""
+    for job in ("7", "8"):
+        inside = {VISIBLE: "0,1", "SLURM_JOB_ID": job}
+        one, other = (claimed(1, dict(inside), None, tmp_path / "locks", nodes) for _ in range(2))
+        with one as first, other as second:
+            assert (first, second) == (["0"], ["1"])
+            with pytest.raises(OutOfTime, match="1 of the GPUs 0, 1 did not become free"):
+                claim(1, tmp_path, nodes, deadline=time.monotonic(), **inside)
+            assert claim(2, tmp_path, nodes, **inside) == ["0", "1"], "all that there are, as one of many ranks"
+
+
 def test_no_card_is_no_claim_and_too_few_are_said(tmp_path: Path, nodes: Path) -> None:
     assert claim(0, tmp_path, nodes) == []
     assert claim(1, tmp_path, tmp_path / "nothing") == []  # torch says that there is no device

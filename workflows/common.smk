@@ -10,7 +10,7 @@ from shlex import quote
 from snakemake.exceptions import WorkflowError
 
 from sciflow.catalogue import Catalogue
-from sciflow.errors import InputError
+from sciflow.errors import KILLED, InputError
 from sciflow.memory import megabytes, minutes
 from sciflow.runs import ARTEFACTS, STAGES
 from sciflow.source import digest
@@ -23,6 +23,8 @@ wildcard_constraints:
 
 
 RESULTS = workflow.pathvars.get("results")
+NO_MEMORY = f"{KILLED}|253"  # SIGKILL, or refused; what `srun` says where SLURM's limit on memory killed a rank
+TO_LOG = "2>&1 | (trap '' TERM; exec tee {log:q})"
 RETRIES = 0 if workflow.remote_exec else 3  # Snakemake inside a job of a cluster would try again in what time is left
 
 if shutil.which("sciflow") is None:  # snakemake was called by its path, from an environment that is not activated
@@ -181,7 +183,22 @@ def heard(command):
     A scheduler sends SIGTERM to all processes of a job: the shell and `tee` let it pass, so that what the stage says
     when it has saved its state is kept, and its exit status is the one of the job.
     """
-    return f"trap : TERM; {command} 2>&1 | (trap '' TERM; exec tee {{log:q}})"
+    return f"trap : TERM; {command} {TO_LOG}"
+
+
+def counted(folder, command):
+    """`heard`, and a line in the `holder` of this folder of the state for a command without memory that left no name.
+
+    So ends a process before it stands there itself, as while it reads, and a rank that is not the first, on whichever
+    node; `megabytes` must know of it. A job that stood there and was killed has left a new name.
+    """
+    place = f"{{params.state:q}}/{folder}"
+    name = f"$(cat {place}/holder 2>/dev/null || :)"
+    mark = f"mkdir -p {place} && printf '\\na process of this job' >> {place}/holder || :"
+    return (
+        f'trap : TERM; before="{name}"; {command} {TO_LOG} || (status=$?; after="{name}"; case $status in {NO_MEMORY}) '
+        f'if [ -z "$after" ] || [ "$after" = "$before" ]; then {mark}; fi;; esac; exit $status)'
+    )
 
 
 def section(stage):

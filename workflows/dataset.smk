@@ -23,7 +23,8 @@ rule dataset:
         yaml=run_yaml,
         state=state,
     shell:
-        heard(
+        counted(
+            "dataset",
             "{params.write} && sciflow dataset {params.yaml:q} --out {output.data:q} --state {params.state:q}"
-            " --time-limit {resources.runtime} --source {params.source}"
+            " --time-limit {resources.runtime} --source {params.source}",
         )

@@ -29,10 +29,11 @@ rule evaluate_part:
         yaml=run_yaml,
         state=state,
     shell:
-        heard(
+        counted(
+            "evaluate.part{wildcards.shard}of{wildcards.shards}",
             "{params.write} && sciflow evaluate {params.yaml:q} --data {input.data:q} --samples {input.samples:q}"
             " --out {output.table:q} --shard {wildcards.shard}/{wildcards.shards} --state {params.state:q}"
-            " --time-limit {resources.runtime} --source {params.source}"
+            " --time-limit {resources.runtime} --source {params.source}",
         )
 
 
@@ -68,8 +69,9 @@ rule evaluate:
         state=state,
         work=work_or_gather("data", "samples"),
     shell:
-        heard(
+        counted(
+            "evaluate",
             "{params.write} && sciflow evaluate {params.yaml:q} {params.work}"
             " --out {output.table:q} --state {params.state:q}"
-            " --time-limit {resources.runtime} --source {params.source}"
+            " --time-limit {resources.runtime} --source {params.source}",
         )

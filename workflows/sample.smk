@@ -29,11 +29,12 @@ rule sample_part:
         state=state,
         launch=launch("sample"),
     shell:
-        heard(
+        counted(
+            "sample.part{wildcards.shard}of{wildcards.shards}",
             "{params.write} && {params.launch} sciflow sample {params.yaml:q} --data {input.data:q}"
             " --model {input.model:q} --out {output.part:q}"
             " --shard {wildcards.shard}/{wildcards.shards} --state {params.state:q}"
-            " --time-limit {resources.runtime} --source {params.source}"
+            " --time-limit {resources.runtime} --source {params.source}",
         )
 
 
@@ -68,8 +69,9 @@ rule sample:
         launch=launch("sample"),
         work=work_or_gather("data", "model"),
     shell:
-        heard(
+        counted(
+            "sample",
             "{params.write} && {params.launch} sciflow sample {params.yaml:q} {params.work}"
             " --out {output.samples:q} --state {params.state:q}"
-            " --time-limit {resources.runtime} --source {params.source}"
+            " --time-limit {resources.runtime} --source {params.source}",
         )

@@ -26,7 +26,8 @@ rule train:
         state=state,
         launch=launch("train"),
     shell:
-        heard(
+        counted(
+            "train",
             "{params.write} && {params.launch} sciflow train {params.yaml:q} --data {input.data:q}"
-            " --out {output.model:q} --state {params.state:q} --time-limit {resources.runtime} --source {params.source}"
+            " --out {output.model:q} --state {params.state:q} --time-limit {resources.runtime} --source {params.source}",
         )

@@ -1,7 +1,8 @@
 """What survives a failed job: checkpoints, log and failures in a directory that no rule declares, under a lock.
 
 directory/lock                  held by the one process that works here
-directory/holder                who that is; left behind by one that was killed, or had no memory left
+directory/holder                who that is; left behind by one that was killed. A job adds a line for a process that
+                                was killed, or refused memory, and left no name
 directory/killed                how many that were, one after another
 directory/refused               touched by whoever found the lock taken
 directory/log                   appended by every attempt
@@ -27,8 +28,8 @@ from types import TracebackType
 from filelock import FileLock, Timeout
 
 from sciflow.data.store import atomic_path
-from sciflow.errors import IN_USE, InputError, LaunchError, NonFiniteError
-from sciflow.memory import FAILED, RETRY_VARIABLE, counted
+from sciflow.errors import IN_USE, InputError, LaunchError, NonFiniteError, behind, is_passing
+from sciflow.memory import FAILED, RETRY_VARIABLE, counted, named
 from sciflow.progress import deaf, time_limit
 
 KEY = re.compile("[0-9a-f]{16}")
@@ -38,25 +39,14 @@ PERMANENT = (InputError, NonFiniteError)
 """Errors that the same section, source and inputs will meet again."""
 
 
-def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether this machine, not a device, had no memory left."""
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch's words
-    )
-
-
 def is_permanent(error: BaseException | None) -> bool:
-    """Whether every attempt at the same work must fail so, however and wherever it is started."""
+    """Whether every attempt at the same work must fail so, however and wherever it is started.
+
+    Not where a package was missing, which may be there at the next attempt, or what passes stands behind the failure.
+    """
     if not isinstance(error, PERMANENT) or isinstance(error, LaunchError):
         return False
-    return not _is_for_want_of_a_package(error)
-
-
-def _is_for_want_of_a_package(error: BaseException | None) -> bool:
-    """Whether a package was missing, which may be there at the next attempt."""
-    while error is not None and not isinstance(error, ImportError):
-        error = error.__context__
-    return error is not None
+    return not any(isinstance(one, ImportError) or is_passing(one) for one in behind(error))
 
 
 def state_key(section: str, source: str, inputs: Mapping[str, str]) -> str:
@@ -75,21 +65,17 @@ def alone(directory: Path) -> Iterator[None]:
     Raises:
         InputError: another process works here, as an orphan of a workflow that was killed.
     """
-    lock, holder, kept = FileLock(directory / "lock"), directory / "holder", False
+    lock, holder = FileLock(directory / "lock"), directory / "holder"
     _acquire(lock, directory)
     try:
         _count_kills(directory)
         holder.write_text(_name())
         yield
         (directory / "killed").unlink(missing_ok=True)
-    except BaseException as error:
-        kept = is_out_of_memory(error)
-        raise
     finally:
         with deaf():
             with contextlib.suppress(OSError):  # as in State: not instead of the error that is on its way
-                if not kept:
-                    holder.unlink(missing_ok=True)
+                holder.unlink(missing_ok=True)
             lock.release()
 
 
@@ -109,11 +95,11 @@ def _acquire(lock: FileLock, directory: Path) -> None:
 
 def _count_kills(directory: Path) -> None:
     """Whoever left its name here did not come to an end of its own (`sciflow.memory` reads the count)."""
-    holder, count = directory / "holder", directory / "killed"
-    if holder.is_file():
+    gone, count = named(directory / "holder"), directory / "killed"
+    if gone:
         with atomic_path(count) as temporary:  # every parsing of the Snakefile reads it
-            temporary.write_text(str(counted(count) + 1))
-        _log(directory, f"{holder.read_text()} was killed, or had no memory left")
+            temporary.write_text(str(counted(count) + len(gone)))
+        _log(directory, f"{', '.join(gone)} was killed, or had no memory left")
 
 
 def _log(directory: Path, line: str) -> None:
@@ -178,8 +164,7 @@ class State:
                     if is_permanent(error):
                         self.fail(str(error))
                 with contextlib.suppress(OSError):
-                    if not is_out_of_memory(error):
-                        (self.directory / "holder").unlink(missing_ok=True)
+                    (self.directory / "holder").unlink(missing_ok=True)
             finally:
                 self._lock.release()
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sciflow.data.sink import sink
-from sciflow.errors import InputError
+from sciflow.errors import InputError, is_passing
 
 if TYPE_CHECKING:
     import h5py
@@ -115,6 +116,20 @@ def temporary_path(path: Path) -> Path:
     """A name beside `path` that no other process uses; deletes what processes that are gone left under such names."""
     _remove_orphans(path)
     return path.with_name(f".tmp-{_host()}-{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+
+
+def remove_temporaries(path: Path) -> None:
+    """Delete temporary files of an artefact, of its facts and of its arrays, whoever wrote them.
+
+    For whoever holds the lock of its stage: nobody else is writing. A node that was lost never comes back to delete
+    its own.
+    """
+    for name in {path.name, provenance_path(path).name, path.with_suffix(".nc").name}:
+        own = re.compile(rf"\.tmp-[^-]+-\d+-[0-9a-f]+-{re.escape(name)}")
+        for left in path.parent.glob(f".tmp-*-{glob.escape(name)}"):
+            if own.fullmatch(left.name):
+                with contextlib.suppress(OSError):  # it costs space alone
+                    left.unlink()
 
 
 def _flush(path: Path) -> None:
@@ -239,6 +254,8 @@ def _readable(path: str | Path) -> Iterator[dict[str, Any]]:
     except InputError:
         raise
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if is_passing(error):
+            raise
         reason = str(error).partition("\n")[0]
         raise InputError(f"{path} is truncated or damaged ({reason}). Delete it and run its stage again.") from error
 

@@ -26,6 +26,7 @@ from sciflow.data.store import (
     checked_sha256,
     open_dataset,
     provenance_path,
+    remove_temporaries,
     sha256,
     write_provenance,
 )
@@ -242,8 +243,10 @@ class Job:
             **self._device_facts(int(str(facts.get("ranks", 1)))),
             **facts,
         }
-        before = {} if self.state is None else of_attempts(took, self.folder() / journal.FILE)
-        write_provenance(self.out, {**took, **before})
+        if self.state is None:
+            return write_provenance(self.out, took)
+        remove_temporaries(self.out)
+        write_provenance(self.out, {**took, **of_attempts(took, self.folder() / journal.FILE)})
 
     def _device_facts(self, n: int) -> dict[str, float]:
         """Seconds for which n devices were held, and the peak memory [MB] of this one; nothing without a device."""

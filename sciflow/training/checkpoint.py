@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import pickle
 import zipfile
@@ -15,9 +14,8 @@ import torch
 
 from sciflow.archives import check_stored
 from sciflow.data.scratch import Carrier
-from sciflow.data.state import is_out_of_memory
 from sciflow.data.store import atomic_path, temporary_path
-from sciflow.errors import InputError
+from sciflow.errors import InputError, is_passing
 
 logger = logging.getLogger(__name__)
 
@@ -28,15 +26,6 @@ UNREADABLE = (
     ValueError, LookupError, TypeError, AttributeError, AssertionError, OverflowError,
 )  # fmt: skip
 """What torch makes of a file that is none of its own, damaged or made to do harm."""
-
-PASSING = (errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT, errno.EAGAIN)
-
-
-def is_passing(error: BaseException) -> bool:
-    """Whether reading failed for want of memory, here or on a card, or of a file system that answers."""
-    if isinstance(error, OSError):
-        return error.errno in PASSING
-    return is_out_of_memory(error) or isinstance(error, torch.OutOfMemoryError)
 
 
 def save(path: Path, content: Mapping[str, Any], kind: str) -> None:

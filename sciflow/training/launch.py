@@ -12,6 +12,8 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 
+from sciflow.errors import KILLED
+
 logger = logging.getLogger(__name__)
 
 
@@ -19,12 +21,14 @@ def rank_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """What torchrun says, else what srun says in torchrun's words, else nothing: a single process."""
     if "RANK" in environment and "WORLD_SIZE" in environment:
         return dict(environment)
-    if "SLURM_STEP_ID" not in environment or int(environment.get("SLURM_NTASKS", 1)) < 2:
+    # of the job, SLURM_NTASKS is also seen by a shell that `salloc` opens as a step of one task
+    n_tasks = environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS", "1")
+    if "SLURM_STEP_ID" not in environment or int(n_tasks) < 2:
         return {}  # in an allocation but not under srun: nobody else is there
     port = 10_000 + (31 * int(environment["SLURM_JOB_ID"]) + int(environment["SLURM_STEP_ID"])) % 20_000
     return {
         "RANK": environment["SLURM_PROCID"],
-        "WORLD_SIZE": environment["SLURM_NTASKS"],
+        "WORLD_SIZE": n_tasks,
         "LOCAL_RANK": environment["SLURM_LOCALID"],
         "MASTER_ADDR": environment.get("MASTER_ADDR")
         or first_host(environment.get("SLURM_STEP_NODELIST") or environment["SLURM_JOB_NODELIST"]),
@@ -68,7 +72,9 @@ def relaunch(n: int, command: Sequence[str]) -> int:
     try:
         run.main(["--standalone", "--nproc-per-node", str(n), *command])
     except ChildFailedError as error:
-        status = error.get_first_failure()[1].exitcode
+        found = [error.get_first_failure()[1].exitcode, *(failure.exitcode for failure in error.failures.values())]
+        # ranks that fail for the loss of one that was killed may be found first
+        status = -signal.SIGKILL if {-signal.SIGKILL, KILLED} & {*found} else found[0]
         return status if status >= 0 else 128 - status  # killed by a signal: as a shell says it
     except SignalException as error:  # the ranks got the signal too; on SIGTERM they saved their state and stopped
         return 130 if error.sigval == signal.SIGINT else 75

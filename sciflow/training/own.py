@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from sciflow.archives import check_stored
 from sciflow.diffusion.own import OwnDenoiser, Predicts, Told
-from sciflow.errors import InputError
+from sciflow.errors import InputError, is_passing
 from sciflow.networks.mlp import Network
 from sciflow.random import Stream
-from sciflow.training.checkpoint import UNREADABLE, is_passing
+from sciflow.training.checkpoint import UNREADABLE
 
 LEVELS = (0.1, 0.3, 1.0, 3.0, 10.0)
 """σ/α at which it is tried, in standard deviations of the data; at less noise even good networks err by more."""

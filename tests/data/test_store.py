@@ -21,6 +21,7 @@ from sciflow.data.store import (
     open_dataset,
     read_header,
     read_provenance,
+    remove_temporaries,
     sha256,
     write_dataset,
     write_provenance,
@@ -53,6 +54,16 @@ def dataset() -> xr.Dataset:
 
 def leftovers(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir() if path.name.startswith(".tmp")]
+
+
+def test_who_holds_the_lock_removes_what_lost_nodes_left(tmp_path):
+    """The artefact's own and what lies beside it under its stem, not that of another."""
+    gone = [f".tmp-lost_node-7-ab-metrics.{end}" for end in ("csv", "nc", "csv.provenance.json")]
+    other = [".tmp-lost_node-7-ab-metrics2.csv", "metrics.csv", "metrics.nc", ".tmp-lost_node-7-ab-report.html"]
+    for name in (*gone, *other):
+        (tmp_path / name).touch()
+    remove_temporaries(tmp_path / "metrics.csv")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(other)
 
 
 def test_round_trip_with_header(tmp_path, dataset):

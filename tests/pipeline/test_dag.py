@@ -261,7 +261,7 @@ def test_every_job_keeps_its_last_word(project: Project) -> None:
     commands = [line for line in shown.splitlines() if "sciflow " in line and "--out" in line]
     assert len(commands) == 8, shown
     for command in commands:
-        assert "trap : TERM; " in command and command.rstrip().endswith(".log)"), command
+        assert "trap : TERM; " in command and command.partition(" || (status")[0].rstrip().endswith(".log)"), command
         assert " 2>&1 | (trap '' TERM; exec tee logs/" in command, command
 
 

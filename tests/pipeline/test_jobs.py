@@ -25,12 +25,59 @@ def test_a_job_that_was_killed_is_tried_again_with_twice_the_memory(stage: str, 
     assert result.text.count("mem_mb=600,") == 1, result.text
 
 
+@pytest.mark.parametrize("stage", [*RETRIED, "train", "sample"])
+@pytest.mark.parametrize("status", ["137", "253"])
+def test_a_job_without_memory_before_it_was_there_is_tried_again_with_twice(
+    stage: str, status: str, project: Project
+) -> None:
+    """While it read, as one of many ranks, or where it was refused memory: it left no name, its exit status tells."""
+    name = stage.partition(" ")[0]
+    if name == "sample":
+        project.edit(RUN, "{shards: 2}", f"{{mem_mb: 300, shards: {2 if '--gather' in stage else 1}}}")
+    else:
+        project.edit(RUN, "{shards: 2}", f"{{shards: 2}}, {name}: {{mem_mb: 300}}")
+    target = {**RETRIED, "train": "model.pt", "sample": "samples.nc"}[stage]
+    result = project.snakemake(f"results/toy/{target}", FAKE_FAILS_ONCE=stage, FAKE_STATUS=status)
+    assert result.status == 0, result.text
+    assert result.text.count("mem_mb=600,") == 1, result.text
+    holder = project.folder / f"results/toy/.state/{name}/holder"
+    assert holder.read_text() == "\na process of this job", "which the real command counts, and removes"
+
+
+def test_every_attempt_without_memory_asks_for_more(project: Project) -> None:
+    """Also where none of them comes as far as to leave its name."""
+    project.edit(RUN, "{shards: 2}", "{shards: 2}, train: {mem_mb: 300}")
+    project.edit("bin/sciflow", '    open("failed-once", "w").close()\n', "")
+    result = project.snakemake("results/toy/model.pt", FAKE_FAILS_ONCE="train", FAKE_STATUS="137")
+    assert result.status == 1
+    asked = re.findall(r"mem_mb=(\d+),", result.text.partition("rule train:")[2])
+    assert [*dict.fromkeys(asked)] == ["300", "600", "1200", "2400"], result.text
+
+
+@pytest.mark.parametrize("status", [1, 2, 75, 143])
+def test_no_other_end_asks_for_more_memory(status: int, project: Project) -> None:
+    project.edit(RUN, "{shards: 2}", "{shards: 2}, train: {mem_mb: 300}")
+    result = project.snakemake("results/toy/model.pt", FAKE_FAILS_ONCE="train", FAKE_STATUS=str(status))
+    assert result.status == 0, result.text
+    assert result.text.count("mem_mb=300,") == 2 and not (project.folder / "results/toy/.state/train").exists()
+
+
+def test_who_left_a_name_is_counted_once(project: Project) -> None:
+    """A process that stood in the state when it was killed."""
+    holder = project.folder / "results/toy/.state/train/holder"
+    project.edit("bin/sciflow", "    sys.exit(int", f"    os.makedirs({str(holder.parent)!r})\n"
+                 f"    open({str(holder)!r}, 'w').write('process 1')\n    sys.exit(int")  # fmt: skip
+    result = project.snakemake("results/toy/model.pt", FAKE_FAILS_ONCE="train", FAKE_STATUS="137")
+    assert result.status == 0, result.text
+    assert holder.read_text() == "process 1"
+
+
 def test_what_failed_for_good_is_repeated_in_a_gap_of_the_queue(project: Project) -> None:
     """The record is there when the job is tried again, and not yet when it was first."""
     project.edit(RUN, "{shards: 2}", "{shards: 2}, train: {runtime: 240}")
     record = project.folder / "results/toy/.state/train/0123456789abcdef/failed.json"
-    project.edit("bin/sciflow", "    sys.exit(75)", f"    os.makedirs({str(record.parent)!r})\n"
-                 f"    open({str(record)!r}, 'w').close()\n    sys.exit(75)")  # fmt: skip
+    project.edit("bin/sciflow", "    sys.exit(int", f"    os.makedirs({str(record.parent)!r})\n"
+                 f"    open({str(record)!r}, 'w').close()\n    sys.exit(int")  # fmt: skip
     result = project.snakemake("results/toy/model.pt", FAKE_FAILS_ONCE="train")
     assert result.status == 0, result.text
     assert re.findall(r"runtime=(\d+)", result.text.partition("rule train:")[2])[:2] == ["240", "5"], result.text

@@ -26,6 +26,7 @@ from tests.tiny import IMAGING, Place, change, copy_repository
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(2400)]
 
+FAULTS = Path(__file__).parents[1] / "stages" / "faults.py"
 CLUSTER = Path(__file__).with_name("cluster")
 TIME_LIMIT = 400  # seconds to wait for one event: a job takes 12 CPU s, and a shared core may be ten times slower
 N_STEPS = 6
@@ -152,7 +153,10 @@ def queue(*options: str) -> str:
 
 # alone and in the cluster: no dropout, whose masks are drawn for each piece of a batch
 SPREAD = {
-    **change(IMAGING, {"train.network.dropout": 0.0, "train.optimisation.n_steps": 8}),
+    **change(
+        IMAGING, {"train.network.dropout": 0.0, "train.optimisation.n_steps": 8, "train.loss": {"kind": "faulty"}}
+    ),
+    "plugins": ["faults.py"],
     "resources": {
         "dataset": {"runtime": 10},
         "train": {"nodes": 2, "mem_mb": MEGABYTES, "runtime": 10},
@@ -231,10 +235,19 @@ def test_a_sweep_survives_the_loss_of_a_job_and_of_its_controller(cluster: None,
 
 
 def test_two_nodes_train_and_sample_as_one_process(cluster: None, submitted: Submitted) -> None:
-    """`srun` starts a rank on each node; the ranks find one another by what SLURM says."""
+    """`srun` starts a rank on each node; the ranks find one another by what SLURM says.
+
+    The second is killed once, as for want of memory: the training asks for twice as much, and goes on.
+    """
     Place(submitted.folder).write(SPREAD, "spread")
+    shutil.copy(FAULTS, submitted.folder)
+    (submitted.folder / "plan").write_text("loss@1 3 die")
     script = CONTROLLER.format(python=sys.executable, run="spread.yaml", targets="results/spread/samples.nc")
-    submitted.finish(*submitted.sbatch(script))
+    controller, out = submitted.sbatch(script)
+    submitted.finish(controller, out)
+    assert f"mem_mb={2 * MEGABYTES}," in out.read_text(), "whichever rank it was"
+    log = (submitted.folder / "results/spread/.state/train/log").read_text()
+    assert log.count("was killed, or had no memory left") == 1, log
     for name in ("train", "sample"):
         log = (submitted.folder / f"logs/spread/{name}.log").read_text()
         assert "2 ranks" in log, log

@@ -40,6 +40,12 @@ def test_a_single_process_stays_alone(change):
     assert rank_environment(environment) == {} == rank_environment({})
 
 
+def test_a_shell_that_salloc_opens_as_a_step_is_one_task():
+    """It keeps the number of tasks of its job; the step has one."""
+    assert rank_environment({**SLURM, "SLURM_STEP_NUM_TASKS": "1"}) == {}
+    assert rank_environment({**SLURM, "SLURM_NTASKS": "1", "SLURM_STEP_NUM_TASKS": "4"})["WORLD_SIZE"] == "4"
+
+
 @pytest.mark.parametrize(
     ("nodes", "host"),
     [("node1", "node1"), ("a,b[1-2]", "a"), ("gpu[007-012,20],cpu1", "gpu007"), ("n[3,5]-ib", "n3-ib"),
@@ -82,6 +88,21 @@ def test_the_launcher_keeps_the_exit_status_of_its_ranks(tmp_path, end, status):
     script = tmp_path / "rank.py"
     script.write_text(f"import os, sys\n{end}\n")
     assert relaunch(2, [str(script)]) == status
+
+
+@pytest.mark.parametrize("other", [1, 75, -15])
+def test_a_killed_rank_is_told_whichever_failed_first(other, monkeypatch):
+    """The others fail for its loss, and may be found first."""
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+    def fail(arguments):
+        ends = (other, -9)
+        failures = {rank: ProcessFailure(rank, 100 + rank, code, "/nothing") for rank, code in enumerate(ends)}
+        raise ChildFailedError("ranks", failures)
+
+    monkeypatch.setattr(run, "main", fail)
+    assert relaunch(2, ["-m", "json"]) == 137
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -13,12 +14,14 @@ import numpy as np
 from pydantic import Field
 
 from sciflow.data.formats.mapping import check_declared, check_size, existing
-from sciflow.data.layouts.simulations import AXES, Simulations
+from sciflow.data.layouts.simulations import AXES, WHOLE, Part, Simulations
 from sciflow.data.store import atomic_path
 from sciflow.errors import InputError
 
 if TYPE_CHECKING:
     import xarray as xr
+
+logger = logging.getLogger(__name__)
 
 STANDARD = {
     "longitude": "x", "projection_x_coordinate": "x", "latitude": "y", "projection_y_coordinate": "y", "altitude": "z",
@@ -42,10 +45,10 @@ class CF:
 
     Variables with a time are fields, those with space and no time constants, and numbers of each sample parameters. A
     dim of samples may be missing: then there is one. Times are numbers in the units that the file says; a calendar is
-    not decoded.
+    not decoded. Variables with other dims, such as bounds of cells, and without numbers are left out, with a warning.
 
     Exactness: values as xarray decodes them (scale factor, offset and fill value applied)
-    Cost: all fields in memory, refused above `max_gigabytes` before they are read; Zarr needs the extra `zarr`
+    Cost: what is asked for in memory, refused above `max_gigabytes` before it is read; Zarr needs the extra `zarr`
     Bias: none
     Args:
         max_gigabytes: largest total that is read.
@@ -55,8 +58,8 @@ class CF:
     max_gigabytes: Annotated[float, Field(gt=0)] = 8.0
     keys: ClassVar[str] = "variables with dims `time` and `x` (or `axis`/`standard_name` that say so)"
 
-    def read(self, path: str | Path, look_inside: bool = True) -> Simulations:
-        """Everything in the file. Raises InputError in words for every way in which it can be wrong."""
+    def read(self, path: str | Path, look_inside: bool = True, part: Part = WHOLE) -> Simulations:
+        """A part of the file. Raises InputError in words for every way in which it can be wrong."""
         import xarray as xr
 
         path = Path(path) if Path(path).is_dir() else existing(path)
@@ -65,10 +68,12 @@ class CF:
             _need_zarr()
         try:
             with xr.open_dataset(path, engine=engine, decode_times=False) as file:
-                check_size(path, sum(int(v.nbytes) for v in file.data_vars.values()), self.max_gigabytes)
-                if not engine:
+                cut = {"sample": part.samples, "time": part.times}
+                asked = _asked(path, _renamed(path, file), part.variable).isel(cut, missing_dims="ignore")
+                check_size(path, sum(int(v.nbytes) for v in asked.data_vars.values()), self.max_gigabytes)
+                if not engine and part == WHOLE:  # dims may lie about what is read whole
                     check_declared(path, None, self.max_gigabytes)
-                found = _simulations(path, _renamed(path, file), look_inside)
+                found = _simulations(path, asked, look_inside)
         except InputError:
             raise
         except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
@@ -116,24 +121,46 @@ def _renamed(path: Path, file: xr.Dataset) -> xr.Dataset:
     return file.rename(changed) if changed else file
 
 
+def _asked(path: Path, file: xr.Dataset, variable: str) -> xr.Dataset:
+    """The variables whose dims are known, of the fields the one that is asked for."""
+    if "data" in file.data_vars and "channel" in file["data"].dims:  # our own
+        return file.sel(channel=Part(variable).chosen(path, [str(name) for name in file["channel"].to_numpy()]))
+    space = {axis for axis in AXES if axis in file.dims}
+    dims = {str(name): {str(dim) for dim in v.dims} for name, v in file.data_vars.items()}
+    fits = {
+        name: file[name].dtype.kind in "fiub"
+        and own <= {"sample", "time", *space}
+        and ("time" not in own or own & space)
+        for name, own in dims.items()
+        if not _is_description(file, name)
+    }
+    fields = [name for name, own in dims.items() if fits.get(name) and "time" in own]
+    if not fields:
+        raise InputError(
+            f"{path} has the dims {[*map(str, file.sizes)]} and variables {[*dims]}, but needs {CF.keys}. Say "
+            "`axis: T` and `axis: X` in the attributes of the coordinates."
+        )
+    if left := {name: file[name].dims for name, is_known in fits.items() if not is_known}:
+        logger.warning("%s: left out %s: no numbers on a grid of %s", path, left, ["sample", "time", *sorted(space)])
+    chosen = Part(variable).chosen(path, fields)
+    return file[[name for name in dims if fits.get(name) and (name in chosen or name not in fields)]]
+
+
+def _is_description(file: xr.Dataset, name: str) -> bool:
+    """Whether a variable describes the cells of others or their projection."""
+    said = [v.attrs.get(key) for v in file.variables.values() for key in ("bounds", "climatology", "grid_mapping")]
+    return name in said or name.endswith(("_bnds", "_bounds"))
+
+
 def _simulations(path: Path, file: xr.Dataset, look_inside: bool) -> Simulations:
     """Fields, constants and parameters by the dims that they have."""
     if "data" in file.data_vars and "channel" in file["data"].dims:
         return Simulations.of(file)
     space = [axis for axis in AXES if axis in file.dims]
-    if "time" not in file.dims or not space:
-        raise InputError(
-            f"{path} has the dims {[*map(str, file.sizes)]} and variables {[*map(str, file.data_vars)]}, but needs "
-            f"{CF.keys}. Say `axis: T` and `axis: X` in the attributes of the coordinates."
-        )
     order = ("sample", "time", *space)
     groups: dict[str, dict[str, np.ndarray]] = {"fields": {}, "constants": {}, "parameters": {}}
     for key, variable in file.data_vars.items():
         dims, name = set(map(str, variable.dims)), str(key)
-        if not dims <= set(order):
-            raise InputError(
-                f"{path}: variable {name!r} has dims {variable.dims}, known are {order}. Rename or drop it."
-            )
         kind = "fields" if "time" in dims else "constants" if dims & set(space) else "parameters"
         wanted = {"fields": order, "constants": ("sample", *space), "parameters": ("sample",)}[kind]
         sizes = [file.sizes.get(dim, 1) for dim in wanted]
@@ -142,12 +169,11 @@ def _simulations(path: Path, file: xr.Dataset, look_inside: bool) -> Simulations
         full = values.reshape([n if dim in dims else 1 for dim, n in zip(wanted, sizes, strict=True)])
         groups[kind][name] = np.broadcast_to(full, sizes)
     coords = {d: file[d].to_numpy() if d in file.coords else np.arange(file.sizes[d]) for d in ("time", *space)}
-    if not groups["fields"]:
-        raise InputError(f"{path}: no variable has the dim of time, found {[*map(str, file.data_vars)]}.")
     boundary = json.loads(str(file.attrs.get("boundary", "{}")))
     facts = {str(k): v for k, v in file.attrs.items() if k not in ("boundary", "Conventions")}
+    units = {str(n): str(v.attrs["units"]) for n, v in file.variables.items() if "units" in v.attrs}
     return Simulations(groups["fields"], coords["time"], {a: coords[a] for a in space}, groups["constants"],
-                       groups["parameters"], boundary, facts)  # fmt: skip
+                       groups["parameters"], boundary, facts, units)  # fmt: skip
 
 
 def _conventional(simulations: Simulations) -> xr.Dataset:
@@ -164,10 +190,11 @@ def _conventional(simulations: Simulations) -> xr.Dataset:
     ):
         wanted = tuple(dim for dim in ("sample", "time", *order) if dim in dims)
         for name, values in names.items():
-            variables[name] = xr.Variable(dims, values, {"units": "1", "long_name": name}).transpose(*wanted)
-    coords = {
-        name: xr.Variable((name,), values, {"units": "1", "axis": name[0].upper(), "long_name": name})
-        for name, values in {"time": simulations.time, **simulations.space}.items()
-    }
-    attrs = {"Conventions": "CF-1.11", "title": "simulations", "boundary": json.dumps(dict(simulations.boundary))}
-    return xr.Dataset(variables, coords, {**attrs, **simulations.facts})
+            attrs = {"units": simulations.units.get(name, "1"), "long_name": name}
+            variables[name] = xr.Variable(dims, values, attrs).transpose(*wanted)
+    coords = {}
+    for name, values in {"time": simulations.time, **simulations.space}.items():
+        attrs = {"units": simulations.units.get(name, "1"), "axis": name[0].upper(), "long_name": name}
+        coords[name] = xr.Variable((name,), values, attrs)
+    about = {"Conventions": "CF-1.11", "title": "simulations", "boundary": json.dumps(dict(simulations.boundary))}
+    return xr.Dataset(variables, coords, {**about, **simulations.facts})

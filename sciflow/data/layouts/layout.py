@@ -8,18 +8,25 @@ from typing import Protocol
 from sciflow.data.formats.mapping import existing
 from sciflow.data.layouts.cf import CF, ZARR
 from sciflow.data.layouts.pdebench import PDEBench, PDEBenchSeeds
-from sciflow.data.layouts.simulations import Simulations, unknown_layout
+from sciflow.data.layouts.pdebench_flow import PDEBenchIncompressible
+from sciflow.data.layouts.simulations import WHOLE, Part, Simulations, unknown_layout
 from sciflow.data.layouts.stored import opened
 from sciflow.data.layouts.well import TheWell
 
-LAYOUTS: dict[str, type] = {"cf": CF, "pdebench": PDEBench, "pdebench_seeds": PDEBenchSeeds, "the_well": TheWell}
+LAYOUTS: dict[str, type] = {
+    "cf": CF,
+    "pdebench": PDEBench,
+    "pdebench_incompressible": PDEBenchIncompressible,
+    "pdebench_seeds": PDEBenchSeeds,
+    "the_well": TheWell,
+}
 
 
 class Layout(Protocol):
     """An entry of LAYOUTS."""
 
-    def read(self, path: str | Path, look_inside: bool = True) -> Simulations:
-        """Everything in a file."""
+    def read(self, path: str | Path, look_inside: bool = True, part: Part = WHOLE) -> Simulations:
+        """What the part says of a file; without looking inside, zeros in place of fields."""
         ...
 
     def write(self, path: str | Path, simulations: Simulations) -> None:
@@ -36,7 +43,7 @@ def layout_of(path: str | Path) -> Layout:
     if Path(path).is_dir() or Path(path).suffix in (".nc", ".nc4", ".cdf", ZARR):
         return CF()
     with opened(existing(path)) as file:
-        for layout in (TheWell(), PDEBenchSeeds(), PDEBench()):
+        for layout in (TheWell(), PDEBenchSeeds(), PDEBench(), PDEBenchIncompressible()):
             if layout.knows(file):
                 return layout
         raise unknown_layout(path, list(file), {name: str(vars(kind)["keys"]) for name, kind in LAYOUTS.items()})

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from sciflow.data.formats.mapping import check_size
-from sciflow.data.layouts.simulations import AXES, Simulations, require
+from sciflow.data.layouts.simulations import AXES, WHOLE, Part, Simulations, require
 from sciflow.data.layouts.stored import array, n_bytes, opened, text, written
 from sciflow.errors import InputError
 from sciflow.yamlfile import parse
@@ -32,7 +32,7 @@ class PDEBench:
     as a constant. What the root says (`beta`, `Nu`, `eta`, …) becomes a parameter of all samples.
 
     Exactness: values are kept as they are
-    Cost: all fields in memory, refused above `max_gigabytes` before they are read
+    Cost: what is asked for in memory, refused above `max_gigabytes` before it is read
     Bias: none; boundary conditions are not stored, so none are named
     Args:
         max_gigabytes: largest total that is read.
@@ -46,22 +46,23 @@ class PDEBench:
         """Whether a file has this layout."""
         return "x-coordinate" in file and ("tensor" in file or {"density", "pressure", "Vx"} <= set(file))
 
-    def read(self, path: str | Path, look_inside: bool = True) -> Simulations:
-        """Everything in the file. Raises InputError in words for every way in which it can be wrong."""
+    def read(self, path: str | Path, look_inside: bool = True, part: Part = WHOLE) -> Simulations:
+        """A part of the file. Raises InputError in words for every way in which it can be wrong."""
         with opened(path) as file:
             require(path, file, self)
-            names = ["tensor"] if "tensor" in file else [name for name in FLOW if name in file]
-            check_size(Path(path), sum(n_bytes(file[name]) for name in names), self.max_gigabytes)
+            there = ["tensor"] if "tensor" in file else [name for name in FLOW if name in file]
+            names, cut = part.chosen(path, there), (part.samples, part.times)
+            check_size(Path(path), sum(n_bytes(file[name], *cut) for name in names), self.max_gigabytes)
             get = array(path, self.max_gigabytes, look_inside)
-            fields = {name: get(file[name]) for name in names}
+            fields = {name: get(file[name], *cut) for name in names}
             space = {axis: get(file[f"{axis}-coordinate"]) for axis in AXES if f"{axis}-coordinate" in file}
-            shape = next(iter(fields.values())).shape
-            times = file.get("t-coordinate")
+            shape, times = file[names[0]].shape, file.get("t-coordinate")
             time = np.zeros(1) if times is None else get(times)[: shape[1] if len(shape) > 1 else None]
-            constants = {"nu": get(file["nu"])} if "nu" in file else {}
+            constants = {"nu": get(file["nu"], part.samples)} if "nu" in file else {}
             numbers = {name: value for name, value in file.attrs.items() if np.ndim(value) == 0 and _is_number(value)}
-            parameters = {name: np.full(shape[0], float(value)) for name, value in numbers.items()}
-        return Simulations(fields, time, space, constants, parameters).checked(path, look_inside)
+            n = len(next(iter(fields.values())))
+            parameters = {name: np.full(n, float(value)) for name, value in numbers.items()}
+        return Simulations(fields, time[part.times], space, constants, parameters).checked(path, look_inside)
 
     def write(self, path: str | Path, simulations: Simulations) -> None:
         """A file in this layout.
@@ -97,7 +98,7 @@ class PDEBenchSeeds:
     The group's attribute `config` is kept as text; where it is YAML, numbers under its `sim` become parameters.
 
     Exactness: values are kept as they are
-    Cost: all fields in memory, refused above `max_gigabytes` before they are read
+    Cost: what is asked for in memory, refused above `max_gigabytes` before it is read
     Bias: none; fields have no names in these files, and are called u0, u1, …
     Args:
         max_gigabytes: largest total that is read.
@@ -112,20 +113,25 @@ class PDEBenchSeeds:
         first = next((name for name in file if name.isdigit()), None)
         return first is not None and f"{first}/data" in file and f"{first}/grid/x" in file
 
-    def read(self, path: str | Path, look_inside: bool = True) -> Simulations:
-        """Everything in the file. Raises InputError in words for every way in which it can be wrong."""
+    def read(self, path: str | Path, look_inside: bool = True, part: Part = WHOLE) -> Simulations:
+        """A part of the file. Raises InputError in words for every way in which it can be wrong."""
         with opened(path) as file:
             require(path, file, self)
             seeds = sorted(name for name in file if name.isdigit())
             missing = [seed for seed in seeds if f"{seed}/data" not in file or f"{seed}/grid/x" not in file]
             if missing:
                 raise InputError(f"{path}: group {missing[0]!r} has no `data` or `grid/x`. Write the file again.")
-            check_size(Path(path), sum(n_bytes(file[f"{seed}/data"]) for seed in seeds), self.max_gigabytes)
+            names = [f"u{i}" for i in range(file[f"{seeds[0]}/data"].shape[-1])]
+            chosen, seeds = part.chosen(path, names), seeds[part.samples] or seeds[:1]
+            last = names.index(part.variable) if part.variable else None
+            size = sum(n_bytes(file[f"{seed}/data"], part.times, last=last) for seed in seeds)
+            check_size(Path(path), size, self.max_gigabytes)
             get = array(path, self.max_gigabytes, look_inside)
             first = file[seeds[0]]
             space = {axis: get(first[f"grid/{axis}"]) for axis in AXES if f"grid/{axis}" in first}
-            time = get(first["grid/t"]) if "grid/t" in first else np.zeros(first["data"].shape[0])
-            parts = [get(file[f"{seed}/data"]) for seed in seeds]
+            n_times = first["data"].shape[0]
+            time = get(first["grid/t"]) if "grid/t" in first else np.zeros(n_times)
+            parts = [get(file[f"{seed}/data"], part.times, last=last) for seed in seeds]
             odd = next((i for i, part in enumerate(parts) if part.shape != parts[0].shape), None)
             if odd is not None:
                 raise InputError(
@@ -134,9 +140,9 @@ class PDEBenchSeeds:
                 )
             configs = [text(file[seed].attrs.get("config", "")) for seed in seeds]
         stacked = np.stack(parts) if look_inside else np.broadcast_to(parts[0], (len(parts), *parts[0].shape))
-        fields = {f"u{i}": stacked[..., i] for i in range(stacked.shape[-1])}
+        fields = dict(zip(chosen, [stacked] if part.variable else np.moveaxis(stacked, -1, 0), strict=True))
         facts = {"config": configs[0]} if configs[0] else {}
-        found = Simulations(fields, time[: stacked.shape[1]], space, {}, _numbers(configs), {}, facts)
+        found = Simulations(fields, time[:n_times][part.times], space, {}, _numbers(configs), {}, facts)
         return found.checked(path, look_inside)
 
     def write(self, path: str | Path, simulations: Simulations) -> None:

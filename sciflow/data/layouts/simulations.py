@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
-from sciflow.data.schema import not_finite
+from sciflow.data.schema import not_finite, suggestion
 from sciflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,6 +21,35 @@ AXES = ("x", "y", "z")
 CONSTANT, PARAMETER = "constant_", "parameter_"  # prefixes of variables of each sample
 OBSERVED = "observed_" + PARAMETER  # of what is known of each observation
 UNEVEN = 1e-3  # of a step: coordinates in single precision round by a tenth of that where an axis has 1000 points
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is read of a file; the rest stays on the disk, and may be larger than the memory.
+
+    Args:
+        variable: the one field; empty reads all.
+        samples: which simulations.
+        times: which times.
+    """
+
+    variable: str = ""
+    samples: slice = field(default_factory=lambda: slice(None))
+    times: slice = field(default_factory=lambda: slice(None))
+
+    def chosen(self, path: str | Path, names: Sequence[str]) -> list[str]:
+        """Those of the fields in a file that are read.
+
+        Raises:
+            InputError: the one that is asked for is not there.
+        """
+        if self.variable and self.variable not in names:
+            hint = suggestion(self.variable, [*names]) or " Say which one: `variable: <name>`."
+            raise InputError(f"{path}: no field {self.variable!r}, found {[*names]}.{hint}")
+        return [self.variable] if self.variable else [*names]
+
+
+WHOLE = Part()
 
 
 @dataclass(frozen=True)
@@ -35,6 +64,7 @@ class Simulations:
         parameters: name → (sample,), numbers of each simulation.
         boundary: axis → "periodic", "wall" or "open"; an axis that the file says nothing of is not there.
         facts: whatever else the file says of itself, name → text or number.
+        units: field, "time" or axis → its unit, where the file says it.
     """
 
     fields: Mapping[str, np.ndarray]
@@ -44,6 +74,7 @@ class Simulations:
     parameters: Mapping[str, np.ndarray] = field(default_factory=dict)
     boundary: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -82,19 +113,26 @@ class Simulations:
         return self
 
     def to_dataset(self) -> xr.Dataset:
-        """`data` (sample, time, channel, z, y, x), `constant_…`, `parameter_…`, with coordinates."""
+        """`data` (sample, time, channel, z, y, x), `constant_…`, `parameter_…`, with coordinates.
+
+        Fields of several units have none together.
+        """
         import xarray as xr
 
         space = tuple(self.space)
         order = tuple(axis for axis in reversed(AXES) if axis in space)
         stacked = np.stack(list(self.fields.values()), -1)
-        data = xr.Variable(("sample", "time", *space, "channel"), stacked, {"units": "1"})
+        units = [self.units.get(name, "1") for name in self.fields]
+        same = {"units": units[0]} if len(set(units)) == 1 else {}
+        data = xr.Variable(("sample", "time", *space, "channel"), stacked, same)
         variables = {"data": data.transpose("sample", "time", "channel", *order)}
         for name, values in self.constants.items():
             variables[CONSTANT + name] = xr.Variable(("sample", *space), values).transpose("sample", *order)
         for name, values in self.parameters.items():
             variables[PARAMETER + name] = xr.Variable(("sample",), values)
-        coords: dict[str, Any] = {"time": self.time, "channel": list(self.fields), **self.space}
+        coords: dict[str, Any] = {"channel": list(self.fields)}
+        for name, places in {"time": self.time, **self.space}.items():
+            coords[name] = xr.Variable((name,), places, {"units": self.units[name]} if name in self.units else {})
         coords["unit"] = ("sample", np.arange(self.shape[0]))
         attrs = {"boundary": json.dumps(dict(self.boundary), sort_keys=True), **self.facts}
         return xr.Dataset(variables, coords, attrs)
@@ -133,6 +171,10 @@ class Simulations:
             {name: v.to_numpy() for name, v in with_prefix[PARAMETER].items()},
             json.loads(dataset.attrs.get("boundary", "{}")),
             {str(k): v for k, v in dataset.attrs.items() if k != "boundary"},
+            {
+                **{name: str(data.attrs["units"]) for name in names if "units" in data.attrs},
+                **{d: str(dataset[d].attrs["units"]) for d in coords if "units" in dataset[d].attrs},
+            },
         )  # fmt: skip
 
 

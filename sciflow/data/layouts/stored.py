@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -37,25 +38,40 @@ def opened(path: str | Path) -> Iterator[h5py.File]:
         raise InputError(f"{path} is no HDF5 file of this layout, or damaged ({reason}). Write it again.") from error
 
 
-def array(path: str | Path, max_gigabytes: float, look_inside: bool) -> Callable[[h5py.Dataset], np.ndarray]:
+class Read(Protocol):
+    """How a data set is read: these positions along its first axes, and this one along its last."""
+
+    def __call__(self, stored: h5py.Dataset, *first: slice, last: int | None = None) -> np.ndarray:
+        """The numbers, or zeros in their place."""
+        ...
+
+
+def array(path: str | Path, max_gigabytes: float, look_inside: bool) -> Read:
     """How data sets of a file are read: within a limit, real numbers only, and not from another file."""
 
-    def read(stored: h5py.Dataset) -> np.ndarray:
+    def read(stored: h5py.Dataset, *first: slice, last: int | None = None) -> np.ndarray:
         name = stored.name
         if stored.external or stored.is_virtual:
             raise InputError(f"{path}: data set {name!r} lies in another file. Copy it into this one.")
         if stored.shape is None or stored.dtype.kind not in "fiub":
             raise InputError(f"{path}: data set {name!r} holds {stored.dtype}, needs real numbers. Convert it.")
-        check_size(Path(path), n_bytes(stored), max_gigabytes, name)
-        is_field = len(stored.shape) > 1
-        return stored[()] if look_inside or not is_field else blank(stored.shape, stored.dtype)
+        check_size(Path(path), n_bytes(stored, *first, last=last), max_gigabytes, name)
+        if not look_inside and len(stored.shape) > 1:  # a field, not its coordinates
+            return blank(_cut(stored.shape, first, last), stored.dtype)
+        return stored[first if last is None else (*first, ..., last)]
 
     return read
 
 
-def n_bytes(stored: h5py.Dataset) -> int:
-    """Size in memory, as the header declares it."""
-    return int(stored.size or 0) * stored.dtype.itemsize
+def n_bytes(stored: h5py.Dataset, *first: slice, last: int | None = None) -> int:
+    """Size in memory of what is read, as the header declares it."""
+    return math.prod(_cut(stored.shape or (0,), first, last)) * int(stored.dtype.itemsize)
+
+
+def _cut(shape: Sequence[int], first: Sequence[slice], last: int | None) -> tuple[int, ...]:
+    """The shape of what is read."""
+    cut = (*(len(range(*part.indices(n))) for n, part in zip(shape, first, strict=False)), *shape[len(first) :])
+    return cut if last is None else cut[:-1]
 
 
 def text(value: object) -> str:

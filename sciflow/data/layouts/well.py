@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from sciflow.data.formats.mapping import check_size
-from sciflow.data.layouts.simulations import AXES, Simulations, require
-from sciflow.data.layouts.stored import array, n_bytes, opened, text, written
+from sciflow.data.layouts.simulations import AXES, WHOLE, Part, Simulations, require
+from sciflow.data.layouts.stored import Read, array, n_bytes, opened, text, written
 from sciflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class TheWell:
     not change in time are constants, and scalars that do not are parameters.
 
     Exactness: values are kept as they are
-    Cost: all fields in memory, refused above `max_gigabytes` before they are read
+    Cost: what is asked for in memory, refused above `max_gigabytes` before it is read; of a vector all components
     Bias: none; scalars that change in time, and coordinates that change, are refused and not dropped
     Args:
         max_gigabytes: largest total that is read.
@@ -46,31 +46,32 @@ class TheWell:
         """Whether a file has this layout."""
         return "dimensions" in file and any(group in file for group in ORDERS)
 
-    def read(self, path: str | Path, look_inside: bool = True) -> Simulations:
-        """Everything in the file. Raises InputError in words for every way in which it can be wrong."""
+    def read(self, path: str | Path, look_inside: bool = True, part: Part = WHOLE) -> Simulations:
+        """A part of the file. Raises InputError in words for every way in which it can be wrong."""
         with opened(path) as file:
             require(path, file, self)
-            names = [f"{group}/{name}" for group in ORDERS if group in file for name in _names(file[group])]
-            check_size(Path(path), sum(n_bytes(file[name]) for name in names), self.max_gigabytes)
-            get = array(path, self.max_gigabytes, look_inside)
             dims = file["dimensions"]
             axes = [text(axis) for axis in dims.attrs["spatial_dims"]]
             _refuse_moving(path, dims, axes)
-            space = {axis: get(dims[axis]) for axis in axes}
-            time = get(dims["time"])
-            sizes = (int(file.attrs["n_trajectories"]), len(time), *(len(space[axis]) for axis in axes))
+            names, cut = _asked(path, file, axes, part.variable), (part.samples, part.times)
+            check_size(Path(path), sum(n_bytes(file[n], *_cut(file[n], cut)) for n in names), self.max_gigabytes)
+            get = array(path, self.max_gigabytes, look_inside)
+            space, all_times = {axis: get(dims[axis]) for axis in axes}, get(dims["time"])
+            n, time = len(range(*part.samples.indices(int(file.attrs["n_trajectories"])))), all_times[part.times]
+            sizes = (n, len(time), *(len(space[axis]) for axis in axes))
             fields: dict[str, np.ndarray] = {}
             constants: dict[str, np.ndarray] = {}
             for name in names:
                 varies = bool(file[name].attrs["time_varying"])
                 into = fields if varies else constants
-                for suffix, part in _components(path, file[name], get, sizes, axes):
-                    into[name.partition("/")[2] + suffix] = part if varies else part[:, 0]
-            parameters = _scalars(path, file, get, sizes[0])
+                for key, values in _components(path, file[name], get, sizes, axes, cut):
+                    into[key] = values if varies else values[:, 0]
+            parameters = _scalars(path, file, get, part.samples, n)
             boundary = _boundaries(file)
             facts = {"dataset_name": text(file.attrs["dataset_name"])} if "dataset_name" in file.attrs else {}
         if not fields:
             raise InputError(f"{path}: no field varies in time, found {names}. Give simulations with times.")
+        fields = {name: fields[name] for name in part.chosen(path, [*fields])}
         return Simulations(fields, time, space, constants, parameters, boundary, facts).checked(path, look_inside)
 
     def write(self, path: str | Path, simulations: Simulations) -> None:
@@ -99,6 +100,34 @@ def _names(group: h5py.Group) -> list[str]:
     return [text(name) for name in group.attrs.get("field_names", list(group))]
 
 
+def _asked(path: str | Path, file: h5py.File, axes: list[str], variable: str) -> list[str]:
+    """Data sets of the field that is asked for, or of all, and those that do not change in time."""
+    names = [f"{group}/{name}" for group in ORDERS if group in file for name in _names(file[group])]
+    if not variable:
+        return names
+    keys = {name: [key for key, _ in _keys(file[name], axes)] for name in names}
+    moving = [name for name in names if bool(file[name].attrs["time_varying"])]
+    Part(variable).chosen(path, [key for name in moving for key in keys[name]])
+    return [name for name in names if name not in moving or variable in keys[name]]
+
+
+def _keys(stored: h5py.Dataset, axes: list[str]) -> list[tuple[str, int]]:
+    """Name and place of each component of a field."""
+    group, _, name = stored.name.strip("/").partition("/")
+    indices = product(range(len(axes)), repeat=ORDERS[group])
+    return [(name + ((index and "_") or "") + "".join(axes[i] for i in index), k) for k, index in enumerate(indices)]
+
+
+def _has(stored: h5py.Dataset) -> list[bool]:
+    """Whether a field has the axes of samples and of times."""
+    return [bool(stored.attrs[name]) for name in ("sample_varying", "time_varying")]
+
+
+def _cut(stored: h5py.Dataset, cut: tuple[slice, slice]) -> list[slice]:
+    """What is read along those of the first axes that a field has."""
+    return [part for part, is_there in zip(cut, _has(stored), strict=True) if is_there]
+
+
 def _refuse_moving(path: str | Path, dims: h5py.Group, axes: list[str]) -> None:
     """Raise InputError for coordinates that are not the same for all samples and times."""
     unknown = [axis for axis in axes if axis not in AXES]
@@ -110,37 +139,30 @@ def _refuse_moving(path: str | Path, dims: h5py.Group, axes: list[str]) -> None:
 
 
 def _components(
-    path: str | Path, stored: h5py.Dataset, get: Callable[[Any], np.ndarray], sizes: tuple[int, ...], axes: list[str]
-) -> Iterable[tuple[str, np.ndarray]]:
-    """(suffix, (sample, time, *space)) for each component of a field; axes that it lacks are repeated."""
-    order = ORDERS[stored.parent.name.strip("/")]
-    has = [bool(stored.attrs[name]) for name in ("sample_varying", "time_varying")]
-    has += [bool(one) for one in stored.attrs["dim_varying"]]
-    wanted = (*(n for n, is_there in zip(sizes, has, strict=True) if is_there), *[len(axes)] * order)
-    values = get(stored)
+    path: str | Path, stored: h5py.Dataset, get: Read, sizes: tuple[int, ...], axes: list[str],
+    cut: tuple[slice, slice],
+) -> Iterable[tuple[str, np.ndarray]]:  # fmt: skip
+    """(name, (sample, time, *space)) for each component of a field; axes that it lacks are repeated."""
+    has = [*_has(stored), *(bool(one) for one in stored.attrs["dim_varying"])]
+    keys = _keys(stored, axes)
+    tensor = (len(axes),) * ORDERS[stored.parent.name.strip("/")]
+    wanted = (*(n for n, is_there in zip(sizes, has, strict=True) if is_there), *tensor)
+    values = get(stored, *_cut(stored, cut))
     if values.shape != wanted:
         raise InputError(f"{path}: {stored.name!r} has shape {values.shape}, its attributes say {wanted}.")
-    full = values.reshape(
-        *(n if is_there else 1 for n, is_there in zip(sizes, has, strict=True)), *wanted[-order:][:order]
-    )
-    for index in product(range(len(axes)), repeat=order):
-        part = full.reshape(*full.shape[: len(sizes)], -1)[..., _flat(index, len(axes))]
-        suffix = "_" + "".join(axes[i] for i in index) if order else ""
-        yield suffix, np.broadcast_to(part, sizes)
+    full = values.reshape(*(n if is_there else 1 for n, is_there in zip(sizes, has, strict=True)), len(keys))
+    for key, place in keys:
+        yield key, np.broadcast_to(full[..., place], sizes)
 
 
-def _flat(index: tuple[int, ...], n: int) -> int:
-    """Position of a component among n^order."""
-    return sum(i * n**place for place, i in enumerate(reversed(index)))
-
-
-def _scalars(path: str | Path, file: h5py.File, get: Callable[[Any], np.ndarray], n: int) -> dict[str, np.ndarray]:
-    """Scalars of each sample."""
+def _scalars(path: str | Path, file: h5py.File, get: Read, samples: slice, n: int) -> dict[str, np.ndarray]:
+    """Scalars of each sample that is read."""
     group, found = file.get("scalars"), {}
     for name in _names(group) if group is not None else ():
         if bool(group[name].attrs.get("time_varying", False)):
             raise InputError(f"{path}: scalar {name!r} varies in time. Store it as a field, or leave it out.")
-        found[name] = np.broadcast_to(np.asarray(get(group[name]), dtype=np.float64), (n,))
+        values = np.asarray(get(group[name]), dtype=np.float64)
+        found[name] = np.broadcast_to(values[samples] if values.ndim else values, (n,))
     return found
 
 

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from sciflow.data.arrays import to_xarray
 from sciflow.data.layouts.layout import LAYOUTS, Layout, layout_of
-from sciflow.data.layouts.simulations import OBSERVED, PARAMETER, Simulations
+from sciflow.data.layouts.simulations import OBSERVED, PARAMETER, Part, Simulations
 from sciflow.data.schema import suggestion
 from sciflow.data.split import shares
 from sciflow.domains.pde.observed import held_out
@@ -37,17 +37,20 @@ def _sensors() -> Observation:
 class SimulationFile:
     """Your own simulations: one field of a PDEBench, The Well, CF netCDF or Zarr file, in one or two dimensions.
 
+    Of a file that is larger than the memory the field, the simulations and the times that are asked for are read alone.
+
     Events are (time, x) or (time, y, x). The numbers of each simulation come along as `parameter_…`, those of the
     observed ones as `observed_parameter_…`, fields that do not change as `constant_…`, boundary conditions as an
     attribute.
 
     Exactness: values as stored, in float32
-    Cost: all fields of the file in memory, refused above `max_gigabytes` before they are read
+    Cost: what is asked for in memory, refused above `max_gigabytes` before it is read
     Bias: none; each trajectory counts as independent of the others
     Args:
         path: of the file.
         layout: a name of LAYOUTS; empty takes the one that its keys show.
         variable: the field, one of those in the file; empty takes the only one.
+        n_samples: how many simulations to keep, the first; null keeps all.
         n_times: how many times to keep; null keeps all.
         every: keep each so-manieth time.
         max_gigabytes: largest total that is read.
@@ -61,6 +64,7 @@ class SimulationFile:
     path: str = ""
     layout: str = ""
     variable: str = ""
+    n_samples: Count | None = None
     n_times: Count | None = None
     every: Count = 1
     max_gigabytes: Annotated[float, Field(gt=0)] = 8.0
@@ -78,7 +82,7 @@ class SimulationFile:
 
     def look(self) -> None:
         """Raise InputError for whatever the header of the file shows to be wrong."""
-        self._chosen(self._read(look_inside=False))
+        self._check(self._read(look_inside=False))
 
     def known_parameters(self) -> list[str]:
         """What a surrogate can be told of each trajectory, by the header of the file."""
@@ -87,23 +91,20 @@ class SimulationFile:
     def _read(self, look_inside: bool = True) -> Simulations:
         layout: Any = LAYOUTS[self.layout]() if self.layout else layout_of(Path(self.path))
         reader: Layout = replace(layout, max_gigabytes=self.max_gigabytes)
-        return reader.read(self.path, look_inside)
+        times = slice(None, self.n_times and self.n_times * self.every, self.every)
+        return reader.read(self.path, look_inside, Part(self.variable, slice(self.n_samples), times))
 
-    def _chosen(self, found: Simulations) -> str:
-        """The name of the field to take."""
-        names = [*found.fields]
+    def _check(self, found: Simulations) -> None:
+        """Raise InputError unless there is one field, on a line or in a plane."""
         if len(found.space) > 2:
             raise InputError(f"{self.path}: the fields have the axes {[*found.space]}. Give one or two: slice them.")
-        if self.variable in names or (not self.variable and len(names) == 1):
-            return self.variable or names[0]
-        asked = f"no field {self.variable!r}" if self.variable else "several fields"
-        hint = suggestion(self.variable, names) or " Say which one: `variable: <name>`."
-        raise InputError(f"{self.path}: {asked}, found {names}.{hint}")
+        if len(found.fields) > 1:
+            names = [*found.fields]
+            raise InputError(f"{self.path}: several fields, found {names}. Say which one: `variable: <name>`.")
 
     def simulate(self, stream: Stream) -> xr.Dataset:
-        found = self._read()
-        named = found.to_dataset().sel(channel=self._chosen(found)).drop_vars("channel")
-        named = named.isel(time=slice(None, None, self.every)).isel(time=slice(self.n_times))
+        self.look()  # of several fields none is read
+        named = self._read().to_dataset().isel(channel=0, drop=True)
         event = tuple(map(str, named["data"].dims[1:]))
         n = named.sizes["sample"]
         labels, chosen = held_out(n, self.test, self.validation, self.n_observations, stream.child("split"))
@@ -114,9 +115,10 @@ class SimulationFile:
         dims["measured"] = ("observation", "measurement")
         for name, value in records.items():
             dims.setdefault(name, ("observation", *(f"{name}_{axis}" for axis in range(value.ndim - 1))))
-        coords: dict[str, Any] = {name: named[name].to_numpy() for name in event}
+        coords: dict[str, Any] = {name: named[name] for name in event}
         coords |= {"split": ("sample", labels.astype(str)), "unit": ("sample", np.arange(n))}
-        made = to_xarray(values, dims, coords, {name: "1" for name in ("data", "truth", "measured")})
+        unit = str(named["data"].attrs.get("units", "1"))  # sensors have it, too
+        made = to_xarray(values, dims, coords, {name: unit for name in ("data", "truth", "measured")})
         others = [name for name in named.data_vars if name != "data"]
         observed = {OBSERVED + str(n).removeprefix(PARAMETER): n for n in others if str(n).startswith(PARAMETER)}
         made = made.assign({own: ("observation", named[n].to_numpy()[chosen]) for own, n in observed.items()})
