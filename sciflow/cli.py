@@ -308,13 +308,17 @@ def list_(
 @app.command()
 def new(
     run: Annotated[Path, typer.Argument(help="Run file to write, e.g. my-images.yaml.")],
+    domain: Annotated[str, typer.Option(help="imaging, molecules or pde.")] = "imaging",
 ) -> None:
     """Write a commented run file to start from."""
     from importlib.resources import files
 
+    known = {file.name.removesuffix(".yaml"): file for file in (files("sciflow.stages") / "templates/new").iterdir()}
+    if domain not in known:
+        raise InputError(f"--domain must be one of {sorted(known)}, got {domain!r}.")
     if run.exists():
         raise InputError(f"{run} exists already. Choose another name, or delete it.")
-    run.write_text(files("sciflow.stages").joinpath("templates/run.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    run.write_text(known[domain].read_text(encoding="utf-8"), encoding="utf-8")
     typer.echo(f"Wrote {run}. Edit it, check it with `sciflow check {run}`, run it with\n"
                f"  snakemake --cores all --config 'runs=[{run}]'")  # fmt: skip
 

@@ -190,8 +190,9 @@ def test_the_forms_of_the_digits_are_where_the_card_says() -> None:
     assert all(0 <= digits <= 3 for digits in lost), "a few digits of a form may be missing, none can be added"
 
 
-def test_a_new_run_file_explains_each_key_and_is_in_order(tmp_path: Path) -> None:
-    sciflow("new", "mine.yaml", cwd=tmp_path)
+@pytest.mark.parametrize("domain", ["imaging", "molecules", "pde"])
+def test_a_new_run_file_explains_each_key_and_is_in_order(domain: str, tmp_path: Path) -> None:
+    sciflow("new", "mine.yaml", "--domain", domain, cwd=tmp_path)
     assert "in order" in sciflow("check", "mine.yaml", cwd=tmp_path)
     text = (tmp_path / "mine.yaml").read_text(encoding="utf-8")
     shared = {"domain", "seed", "title", "question", "plugins", "freeze", "resources", "sweep", "smoke"}
@@ -202,7 +203,7 @@ def test_a_new_run_file_explains_each_key_and_is_in_order(tmp_path: Path) -> Non
 
 def test_the_plugin_of_the_page_is_an_operator(tmp_path: Path) -> None:
     (tmp_path / "my_operators.py").write_text(captioned(ROOT / "docs" / "new-domain.md")["my_operators.py"])
-    template = (ROOT / "sciflow" / "stages" / "templates" / "run.yaml").read_text(encoding="utf-8")
+    template = (ROOT / "sciflow" / "stages" / "templates" / "new" / "imaging.yaml").read_text(encoding="utf-8")
     mine = template.replace("plugins: []", "plugins: [my_operators.py]")
     mine = mine.replace("{kind: inpainting, missing: 0.5}", "{kind: row_sums, gain: 0.25}")
     (tmp_path / "mine.yaml").write_text(mine, encoding="utf-8")

@@ -60,7 +60,8 @@ def filtered_back_projection(operator: ParallelBeam | FanBeam, y: Tensor) -> Ten
         (batch, *shape).
 
     Raises:
-        InputError: a fan whose sources go less far around, so that lines are not seen at all.
+        InputError: a fan whose sources go less far around, or that is narrower than the image, so that lines are not
+            seen at all.
 
     Source: Kak and Slaney (1988), Principles of computerized tomographic imaging, sections 3.3 (parallel), 3.4.1 (arc)
         and 3.4.2 (flat); Parker (1982), Optimal short scan convolution reconstruction for fanbeam CT.
@@ -75,15 +76,17 @@ def filtered_back_projection(operator: ParallelBeam | FanBeam, y: Tensor) -> Ten
 
 def _fan(operator: FanBeam, y: Tensor) -> Tensor:
     if not sees_all(operator):
-        least = 180 + 2 * math.degrees(operator.half_angle)
+        width, angle = (2 * math.degrees(half) for half in (operator.half_angle, operator.least_half_angle))
         raise InputError(
-            f"filtered back projection of this fan needs sources over {least:.4g} degrees at least, got arc = "
-            f"{operator.arc:g}: it does not see all lines. Use total variation."
+            f"filtered back projection of this fan needs sources over {180 + width:.4g} degrees and a fan of "
+            f"{angle:.4g} degrees at least, got arc = {operator.arc:g} and a fan of {width:.4g}: it does not see all "
+            "lines. Use total variation."
         )
     (channels, rows, columns), n = operator.shape, operator.range_shape[2]
     radius, half_angle, is_flat = operator.radius((rows, columns)), operator.half_angle, operator.detector == "flat"
     spacing = 2 * (radius * math.tan(half_angle) if is_flat else half_angle) / n
-    s = spacing * (torch.arange(n, dtype=torch.float64) - (n - 1) / 2)
+    middle = (n - 1) / 2 - operator.offset
+    s = spacing * (torch.arange(n, dtype=torch.float64) - middle)
     lag = spacing * torch.arange(-(n - 1), n, dtype=torch.float64)
     kernel = 0.5 * ramp(n, spacing)
     if is_flat:
@@ -91,25 +94,31 @@ def _fan(operator: FanBeam, y: Tensor) -> Tensor:
     else:
         weight, kernel = radius * s.cos(), kernel / torch.sinc(lag / math.pi) ** 2
     if operator.arc < 360:
-        turns = torch.as_tensor(operator.turns)[:, None]
-        weight = weight * short_scan(math.radians(operator.arc), turns, torch.atan(s / radius) if is_flat else s)
+        turns, gamma = torch.as_tensor(operator.turns)[:, None], torch.atan(s / radius) if is_flat else s
+        way = -1 if operator.clockwise else 1  # in a mirror it turns the other way
+        weight = weight * short_scan(math.radians(operator.arc), way * turns, way * gamma)
     views = (y.reshape(-1, operator.n_views, n) / operator.pixel_size * weight.to(y)).reshape(-1, n)
     filtered = (spacing * _convolved(views, kernel)).reshape(len(y) * channels, operator.n_views, n)
     across = torch.arange(columns, dtype=torch.float64) - (columns - 1) / 2
     down = (torch.arange(rows, dtype=torch.float64) - (rows - 1) / 2)[:, None]
     total = y.new_zeros(len(filtered), rows * columns)
-    for k, beta in enumerate(operator.turns.tolist()):
+    for k, beta in enumerate((math.radians(operator.first_angle) + operator.turns).tolist()):
         ahead = radius - (across * math.cos(beta) + down * math.sin(beta))  # along the central ray, from the source
         aside = across * math.sin(beta) - down * math.cos(beta)  # towards larger γ
         place = radius * aside / ahead if is_flat else torch.atan2(aside, ahead)
         size = ahead / radius if is_flat else torch.hypot(ahead, aside)
-        total += _between(filtered[:, k], (place / spacing + (n - 1) / 2).flatten()) / size.flatten().to(y) ** 2
+        total += _between(filtered[:, k], (place / spacing + middle).flatten()) / size.flatten().to(y) ** 2
     return (math.radians(operator.arc) / operator.n_views * total).reshape(len(y), *operator.shape)
 
 
 def sees_all(operator: FanBeam) -> bool:
-    """Whether the sources go around far enough to see every line through the image: 180° and the width of the fan."""
-    return math.radians(operator.arc) >= math.pi + 2 * operator.half_angle - 1e-9
+    """Whether every line through the image is seen: over 180° and the width of the fan, which is that of the image.
+
+    An offset may leave out one bin at the rim.
+    """
+    n, half = operator.range_shape[2], operator.half_angle
+    seen = half * (1 - 2 * max(abs(operator.offset) - 1, 0) / n)
+    return math.radians(operator.arc) >= math.pi + 2 * half - 1e-9 and seen >= operator.least_half_angle - 1e-9
 
 
 def short_scan(arc: float, beta: Tensor, gamma: Tensor) -> Tensor:

@@ -265,9 +265,9 @@ class ParallelBeam(_Tomography, LinearOperator):
 class FanBeam(_Tomography, LinearOperator):
     """Fan-beam tomography: line integrals of an image along rays from a point source that turns around it.
 
-        source_k = R (cos β_k, sin β_k),   β_k = arc k/n_views,   rays at γ_j to the central one
+        source_k = R (cos β_k, sin β_k),   β_k = first_angle ± arc k/n_views,   rays at γ_j to the central one
 
-    The fan is as wide as the circle around the image. Measurements are ordered (channel, view, detector).
+    γ grows as β does, whichever way the source turns. Measurements are ordered (channel, view, detector).
 
     Exactness: as `parallel_beam`.
     Cost: as `parallel_beam`.
@@ -279,6 +279,11 @@ class FanBeam(_Tomography, LinearOperator):
         detector: "flat": bins at equal distances, tan γ; "arc": at equal angles γ around the source.
         arc: angle over which the sources are spread, its end left out [degrees].
         pixel_size: side of a pixel [length].
+        fan_angle: between the outer edges of the first and the last bin [degrees]; null: as wide as the circle around
+            the image.
+        first_angle: β_0 [degrees].
+        clockwise: whether β falls from view to view.
+        offset: of the detector, towards larger γ [bins]; a quarter has opposite views measure other lines.
     Raises:
         InputError: events that are no images, or a matrix beyond memory.
     Source: Kak and Slaney (1988), Principles of computerized tomographic imaging, section 3.4.
@@ -290,13 +295,22 @@ class FanBeam(_Tomography, LinearOperator):
     detector: Literal["flat", "arc"] = "flat"
     arc: Annotated[float, Field(gt=0, le=360)] = 360.0
     pixel_size: Positive = 1.0
+    fan_angle: Annotated[float, Field(gt=0, lt=180)] | None = None
+    first_angle: Annotated[float, Field(ge=-360, le=360)] = 0.0
+    clockwise: bool = False
+    offset: float = 0.0
 
     def detectors(self, grid: tuple[int, int]) -> int:
         return self.n_detectors or math.ceil(math.hypot(*grid))
 
     @property
     def half_angle(self) -> float:
-        """γ of the outermost rays, which touch the circle around the image [radians]."""
+        """γ of the outer edge of the last bin, but for the offset [radians]."""
+        return self.least_half_angle if self.fan_angle is None else math.radians(self.fan_angle) / 2
+
+    @property
+    def least_half_angle(self) -> float:
+        """γ of the rays that touch the circle around the image [radians]."""
         return math.asin(0.5 / self.source_distance)
 
     def radius(self, grid: tuple[int, int]) -> float:
@@ -305,15 +319,15 @@ class FanBeam(_Tomography, LinearOperator):
 
     @property
     def turns(self) -> np.ndarray:
-        """β of each view [radians]."""
-        return np.radians(self.arc) * np.arange(self.n_views) / self.n_views
+        """How far the source has turned at each view, β_k − β_0 [radians]."""
+        return (-1 if self.clockwise else 1) * np.radians(self.arc) * np.arange(self.n_views) / self.n_views
 
     def rays(self, grid: tuple[int, int]) -> Rays:
         n = self.detectors(grid)
         widest = self.half_angle
-        place = (2 * np.arange(n) + 1 - n) / n  # middles of the bins, in (−1, 1)
+        place = (2 * (np.arange(n) + self.offset) + 1 - n) / n  # middles of the bins, in (−1, 1) without an offset
         gamma = np.arctan(place * math.tan(widest)) if self.detector == "flat" else place * widest
-        beta = self.turns[:, None]
+        beta = math.radians(self.first_angle) + self.turns[:, None]
         source = self.radius(grid) * np.stack([np.cos(beta), np.sin(beta)], -1)
         towards = beta + math.pi + gamma[None]
         points = np.broadcast_to(source, (self.n_views, n, 2))

@@ -13,6 +13,7 @@ from sciflow.stages.gathered import Gathered, Line, gather
 from sciflow.stages.page import embedded, templates, write
 from sciflow.stages.sweep_costs import Costs, costs, error_fronts
 from sciflow.stages.sweep_figures import swept_figures
+from sciflow.yamlfile import load
 
 
 def compare(runs: Sequence[Path], out: Path, owners: Mapping[str, Mapping[str, str]] | None = None) -> None:
@@ -29,13 +30,15 @@ def compare(runs: Sequence[Path], out: Path, owners: Mapping[str, Mapping[str, s
     Raises:
         InputError: a file is missing or not one of ours.
     """
-    sweep = gather(runs)
+    sweep, asked = gather(runs), load(runs[0] / "run.yaml")
     known = costs({run.name: _built(run, (owners or {}).get(run.name, {})) for run in runs})
     page = (
         templates()
         .get_template("comparison.html")
         .render(
-            title=f"Sweep of {out.parent.name}",
+            title=str(asked.get("title") or f"Sweep of {out.parent.name}"),
+            question=str(asked.get("question") or ""),
+            name=out.parent.name,
             n_runs=len(runs),
             sweep=sweep,
             seeds=sweep.seeds,

@@ -135,6 +135,33 @@ def test_frames_of_your_own_are_read_and_checked(own: OpenMMSystem, made: xr.Dat
         TrajectoryFile(str(tmp_path / "c.npz"), length="nm", molecule=own).look()
 
 
+def test_a_folder_has_a_file_for_each_chain(own: OpenMMSystem, made: xr.Dataset, tmp_path: Path, caplog) -> None:
+    """Every chain is cut into pieces; the topology beside them is none of them; names and overlaps are looked at."""
+    x = made["data"].to_numpy()[made["unit"].to_numpy() < 8]
+    folder = tmp_path / "chains"
+    folder.mkdir()
+    for k, part in enumerate(np.split(x, 4)):
+        np.savez(folder / f"{k}.npz", positions=part)
+    dataset = TrajectoryFile(str(folder), own.pdb, "nm", molecule=own)
+    found = dataset.simulate(Stream(0))
+    assert found.sizes["sample"] == 64 and len(set(found["unit"].to_numpy())) == 16
+    for unit in range(16):
+        rows = found["data"].to_numpy()[found["unit"].to_numpy() == unit]
+        among = [k for k, part in enumerate(np.split(x, 4)) if np.abs(rows[0] - part).max((1, 2)).min() < 1e-6]
+        assert among == [unit // 4], "pieces are of one chain"
+    assert not caplog.records
+    (folder / "own.pdb").write_text(Path(own.pdb).read_text().replace(" HB2 ", " HX2 "))
+    with pytest.raises(InputError, match=r"formats \['.npz', '.pdb'\]"):
+        dataset.look()
+    TrajectoryFile(str(folder), str(folder / "own.pdb"), "nm", molecule=own).look()
+    assert "'HX2', in the molecule 'HB2': is the order the same?" in caplog.text
+    (folder / "own.pdb").unlink()
+    x[15, 5] = x[15, 6]
+    np.savez(folder / "0.npz", positions=x[:16])
+    with pytest.raises(InputError, match=r"0.npz, last frame: atoms overlap: .* are 0.0000 nm apart"):
+        dataset.look()
+
+
 def test_shares_chains_and_force_fields_are_checked() -> None:
     with pytest.raises(InputError, match="leave nothing to train on"):
         Langevin(test=0.5, validation=0.5)

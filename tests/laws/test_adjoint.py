@@ -49,6 +49,7 @@ VARIANTS: dict[str, LinearOperator] = {
     "blur and lose pixels": Composition(Inpainting(0.3), GaussianBlur(0.7)),
     "limited angle": ParallelBeam(5, n_detectors=6, spacing=1.5, arc=90.0, pixel_size=0.2, first_angle=10.0),
     "fan on an arc": FanBeam(5, detector="arc", source_distance=0.8),
+    "fan off its centre": FanBeam(5, fan_angle=30.0, first_angle=200.0, clockwise=True, offset=0.25),
     "three coils": CartesianMRI(2.0, n_coils=3, pattern="equispaced"),
     "motion along x": MotionBlur(3.0, 0.0),
     "user": Differences(),

@@ -12,6 +12,7 @@ import torch
 from sciflow import __version__, cli
 from sciflow.data.store import open_dataset, read_header
 from sciflow.data.table import read_rows
+from sciflow.runs import STAGES
 from tests.tiny import ANALYTIC, IMAGING, Place, change
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -144,6 +145,20 @@ def test_a_new_run_file_is_in_order_and_runs(place: Place) -> None:
     again = place.sciflow("new", "mine.yaml")
     assert again.status == 2 and "mine.yaml exists already. Choose another name, or delete it." in again.text
     assert (place.folder / "mine.yaml").read_text(encoding="utf-8") == written
+    other = place.sciflow("new", "other.yaml", "--domain", "pdes")
+    assert other.status == 2 and "must be one of ['imaging', 'molecules', 'pde'], got 'pdes'" in other.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("domain", ["molecules", "pde"])
+def test_a_new_run_file_of_a_domain_runs_to_its_report(domain: str, place: Place) -> None:
+    """In its smoke size; that of images is the default run."""
+    place.sciflow("new", "mine.yaml", "--domain", domain)
+    for stage in STAGES:
+        outcome = place.sciflow(stage, "mine.yaml", "--smoke")
+        assert outcome.status == 0, outcome.text
+    page = (place.results("mine-smoke") / "report.html").read_text(encoding="utf-8")
+    assert page.count("<figure") >= 4 and "What was asked" in page
 
 
 def test_a_run_has_a_smoke_size_of_its_own(place: Place) -> None:

@@ -189,7 +189,8 @@ def test_mappings_of_one_kind_are_told_apart(place: Place) -> None:
 def test_hostile_words_are_shown_and_not_obeyed(keys: dict[str, list], place: Place) -> None:
     """As names of samplers and metrics, swept values, units, notes and directions; in figures, too."""
     posteriors = {NAME: {"kind": "guided"}, HOSTILE: {"kind": "guided"}}
-    values = {**change(IMAGING, {"sample.posteriors": posteriors}), "sweep": {**keys, "seed": [0, 1]}}
+    asked = {"title": NAME, "question": HOSTILE}
+    values = {**change(IMAGING, {"sample.posteriors": posteriors}), **asked, "sweep": {**keys, "seed": [0, 1]}}
 
     def cell(at: Mapping[str, Any], name: str, metric: str) -> tuple[float, float]:
         return 1.0 + at["seed"] + len(name), 0.1
@@ -206,6 +207,7 @@ def test_hostile_words_are_shown_and_not_obeyed(keys: dict[str, list], place: Pl
     assert sum(HOSTILE in word for word in shown.words) >= 4, "sampler, unit, metric, and what is swept"
     assert sum(NAME in word for word in shown.words) >= 2
     assert "against cost" in shown.text and "not ranked" in shown.text
+    assert shown.text.index(NAME) < shown.text.index("Sweep of swept") < shown.text.index("What was asked")
     assert_stands_alone(Page(compared(place, folders[:1])))  # one run has notes: they are attributes
     assert place.sciflow("index").status == 0
     assert_stands_alone(page(place.folder / "results/index.html"))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from sciflow.data.layouts.cf import CF
 from sciflow.data.layouts.layout import LAYOUTS, Layout, layout_of
 from sciflow.data.layouts.pdebench import PDEBench, PDEBenchSeeds
-from sciflow.data.layouts.simulations import Simulations, check_uniform
+from sciflow.data.layouts.pdebench_flow import PDEBenchIncompressible
+from sciflow.data.layouts.simulations import Part, Simulations, check_uniform
 from sciflow.data.layouts.well import TheWell
 
 __all__ = [
@@ -13,7 +14,9 @@ __all__ = [
     "LAYOUTS",
     "Layout",
     "PDEBench",
+    "PDEBenchIncompressible",
     "PDEBenchSeeds",
+    "Part",
     "Simulations",
     "TheWell",
     "check_uniform",

@@ -65,6 +65,27 @@ def open_trajectory(
     return dataset(chains).assign_attrs(source=" ".join(map(sha256, listed)))
 
 
+def trajectory_files(path: str | Path, top: str | Path | None = None) -> list[Path]:
+    """The file itself, or of a folder its trajectories in the order of their names, without the topology.
+
+    Raises:
+        InputError: there is none in the folder, or they are of several formats.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return [existing(path)]
+    known = {file.suffix.lower() for file in path.iterdir()} & {*FORMATS}
+    found = sorted(
+        file for file in path.iterdir() if file.suffix.lower() in known and not (top and file.samefile(existing(top)))
+    )
+    if len({file.suffix.lower() for file in found}) != 1:
+        raise InputError(
+            f"{path} has trajectories of the formats {sorted({file.suffix for file in found}) or 'none'}, known are "
+            f"{[*FORMATS]}. Give a folder with files of one format, one for each chain."
+        )
+    return found
+
+
 def _read(path: Path, top: str | Path | None, units: Mapping[str, str], max_gigabytes: float) -> Frames:
     suffix = path.suffix.lower()
     if suffix not in FORMATS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,8 +15,9 @@ from torch import Tensor
 
 from sciflow.data.arrays import from_xarray, to_xarray
 from sciflow.data.split import shares, split
-from sciflow.data.trajectories.reading import open_trajectory
+from sciflow.data.trajectories.reading import open_trajectory, trajectory_files
 from sciflow.domains.molecules.collective import Collective
+from sciflow.domains.molecules.molecule import check_apart
 from sciflow.domains.molecules.reference import drifts, largest, numbers
 from sciflow.domains.molecules.stored_potential import packed
 from sciflow.domains.molecules.systems import AlanineDipeptide, MolecularSystem
@@ -29,10 +31,12 @@ from sciflow.solvers.times import times
 if TYPE_CHECKING:
     import xarray as xr
 
+logger = logging.getLogger(__name__)
+
 Count = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
-N_PIECES = 16  # of one chain: what is split
+N_PIECES = 16  # at least, of all chains: what is split
 N_STEEP = 256  # frames whose configurational temperature is asked for
 DIFFERENCE = 1e-5  # [nm]: 10⁻¹⁰ of third derivatives of 10⁷ kJ/mol/nm³, and rounding of 10⁻¹⁰/10⁻⁵, against 10⁵
 HIGHEST = 10.0  # kT for each coordinate above the start: the law has ½ above the minimum
@@ -223,14 +227,14 @@ class TrajectoryFile:
     Cost: all frames in memory, refused above `max_gigabytes` before they are read
     Bias: XTC rounds positions to 0.001 nm: energies of its frames are some kJ/mol off
     Args:
-        path: the file, of one chain.
+        path: the file, of one chain, or a folder with one for each chain, of equal lengths.
         top: a PDB file that says what the atoms are, where the files do not.
         length, time, energy: units of a NPZ, which cannot say them, e.g. nm, ps, kJ/mol; empty if it needs none.
         molecule: whose frames they are, with the temperature.
         max_gigabytes: largest array that is read.
         collective: torsions, distances and radii, and basins in which frames are counted.
         n_repeats: independent sets of draws that every sampler makes.
-        validation: share for the validation loss, of the 16 pieces into which the chain is cut.
+        validation: share for the validation loss, of the pieces into which the chains are cut, 16 or more.
         test: share of the pieces that samples are compared with.
     Source: the formats' own documentation; see sciflow.data.trajectories.
     """
@@ -258,20 +262,34 @@ class TrajectoryFile:
     def _frames(self) -> Tensor:
         said = {"length": self.length, "time": self.time, "energy": self.energy}
         units = {kind: unit for kind, unit in said.items() if unit}
-        found = open_trajectory(self.path, self.top or None, units, self.max_gigabytes)
-        elements = [atom.element for atom in self.molecule.molecule.atoms]
+        files = trajectory_files(self.path, self.top or None)
+        found = open_trajectory(files, self.top or None, units, self.max_gigabytes)
+        atoms = self.molecule.molecule.atoms
+        elements, names = ([getattr(atom, what) for atom in atoms] for what in ("element", "name"))
         if found["element"].to_numpy().tolist() != elements:
             theirs = "".join(found["element"].to_numpy().tolist())
             raise InputError(
                 f"{self.path}: the atoms are {theirs}, those of the molecule {''.join(elements)}. Reorder."
             )
-        return from_xarray(found["positions"], ("chain", "frame", "atom", "xyz"), torch.float64)
+        for k, (theirs, ours) in enumerate(zip(found["atom_name"].to_numpy().tolist(), names, strict=True)):
+            if theirs and theirs != ours:
+                logger.warning(
+                    "%s: atom %d is %r, in the molecule %r: is the order the same?", self.path, k, theirs, ours
+                )
+                break
+        frames = from_xarray(found["positions"], ("chain", "frame", "atom", "xyz"), torch.float64)
+        for file, chain in zip(files, frames, strict=True):
+            for which, frame in {"first": chain[0], "last": chain[-1]}.items():
+                check_apart(frame, atoms, f"{file}, {which} frame: ")
+        return frames
 
     def simulate(self, stream: Stream) -> xr.Dataset:
         frames = self._frames()
-        size = frames.shape[1] // N_PIECES  # neighbouring frames stay in one piece
+        n_chains, n_frames = frames.shape[:2]
+        n_pieces = -(-N_PIECES // n_chains)  # of each chain
+        size = n_frames // n_pieces  # neighbouring frames stay in one piece
         if size == 0:
-            raise InputError(f"{self.path} has {frames.shape[1]} frames, needs at least {N_PIECES}. Give a longer one.")
-        frames = frames[0, : N_PIECES * size].unflatten(0, (N_PIECES, size))
+            raise InputError(f"{self.path} has {n_frames} frames, needs at least {n_pieces}. Give a longer one.")
+        frames = frames[:, : n_pieces * size].reshape(n_chains * n_pieces, size, *frames.shape[2:])
         parts = shares(self.test, self.validation)
         return named(self.molecule, frames, parts, self.n_repeats, stream, self.collective)

@@ -137,15 +137,16 @@ def molecule_of(topology: openmm.app.Topology, system: openmm.System, positions:
     return Molecule(atoms, positions.double(), force_field(system), topology, system)
 
 
-def check_apart(positions: Tensor, atoms: Sequence[Atom]) -> None:
+def check_apart(positions: Tensor, atoms: Sequence[Atom], where: str = "") -> None:
     """Raise InputError where two atoms overlap, with the nearest two, or a position is not finite."""
     if not bool(positions.isfinite().all()):
-        raise InputError("a position is not a finite number. Mend the file.")
+        raise InputError(f"{where}a position is not a finite number. Mend the file.")
     i, j = torch.triu_indices(len(positions), len(positions), 1)
     distances = (positions[i] - positions[j]).norm(dim=1)
     if len(distances) and float(distances.min()) < CLOSEST:
         k = int(distances.argmin())
         a, b = (f"{atoms[int(row[k])].name} of {atoms[int(row[k])].residue}" for row in (i, j))
         raise InputError(
-            f"atoms overlap: {a} and {b} are {float(distances[k]):.4f} nm apart. Check the units (nm), or minimise."
+            f"{where}atoms overlap: {a} and {b} are {float(distances[k]):.4f} nm apart. Check the units (nm), or "
+            "minimise."
         )
