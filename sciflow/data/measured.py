@@ -18,7 +18,7 @@ from sciflow.data.formats.ome_zarr import OMEZarr
 from sciflow.data.formats.pictures import PNG, TIFF, read_picture, scale
 from sciflow.data.formats.scans import read_scan, top
 from sciflow.data.layouts.layout import layout_of
-from sciflow.data.layouts.simulations import OBSERVED, PARAMETER, UNEVEN, Simulations
+from sciflow.data.layouts.simulations import OBSERVED, OFFSET, PARAMETER, SCALE, UNEVEN, Part, Simulations
 from sciflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -104,11 +104,17 @@ def read_measured(
 
 def _first_fields(path: Path, shape: tuple[int, ...], given: Sequence[float], trained: xr.Dataset | None) -> xr.Dataset:
     """The first fields of each trajectory of a file of simulations, as measurements, and what is known of each."""
-    found = layout_of(path).read(path)
-    if len(found.fields) > 1:
+    several = trained if trained is not None and SCALE in trained.coords else None
+    names = () if several is None else tuple(map(str, several["channel"].to_numpy()))
+    found = layout_of(path).read(path, part=Part(names))
+    if len(found.fields) > 1 and not names:
         raise InputError(f"{path}: several fields, {[*found.fields]}, but a forecast starts from one. Keep that one.")
     times = found.time[: len(given)] - found.time[0]
-    fields = found.to_dataset()["data"].isel(channel=0, time=slice(len(given)))
+    fields = found.to_dataset()["data"].isel(time=slice(len(given)))
+    if several is None:
+        fields = fields.isel(channel=0)
+    else:
+        fields = ((fields - several[OFFSET]) / several[SCALE]).transpose(*fields.dims)
     if fields.shape[1:] != (needed := (len(given), *shape[1:])):
         axes = ", ".join(map(str, fields.dims[1:]))
         raise InputError(f"{path}: ({axes}) = {fields.shape[1:]}, needs {needed}. Give fields on the model's grid.")

@@ -50,7 +50,7 @@ def test_a_part_is_that_part_of_the_whole(tmp_path: Path, make, look_inside: boo
     layout = layout_of(path)
     whole = layout.read(path)
     for name in whole.fields:
-        part = Part(name, slice(2), slice(None, 3, 2))
+        part = Part((name,), slice(2), slice(None, 3, 2))
         found = layout.read(path, look_inside, part)
         wanted = whole.fields[name][:2, :3:2]
         assert [*found.fields] == [name] and found.shape == wanted.shape
@@ -60,11 +60,11 @@ def test_a_part_is_that_part_of_the_whole(tmp_path: Path, make, look_inside: boo
         if look_inside:
             assert (found.fields[name] == wanted).all()
             assert all((found.constants[key] == values[:2]).all() for key, values in whole.constants.items())
-    assert {name: layout.read(path, part=Part(name)).shape for name in whole.fields} == dict.fromkeys(
+    assert {name: layout.read(path, part=Part((name,))).shape for name in whole.fields} == dict.fromkeys(
         whole.fields, whole.shape
     )
     with pytest.raises(InputError, match="no field 'heat', found"):
-        layout.read(path, look_inside, Part("heat"))
+        layout.read(path, look_inside, Part(("heat",)))
 
 
 def test_a_file_that_is_larger_than_the_limit_is_read_in_part(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_a_file_that_is_larger_than_the_limit_is_read_in_part(tmp_path: Path) ->
         file["tensor"][1, :10] = 1.0
     with pytest.raises(InputError, match="the limit is 8 GB"):
         PDEBench().read(path)
-    found = PDEBench(max_gigabytes=1e-3).read(path, part=Part("tensor", slice(3), slice(None, 40, 8)))
+    found = PDEBench(max_gigabytes=1e-3).read(path, part=Part(("tensor",), slice(3), slice(None, 40, 8)))
     assert found.shape == (3, 5, 256) and found.fields["tensor"].sum() == 2 * 256
 
 
@@ -91,7 +91,7 @@ def test_what_describes_the_cells_of_a_netcdf_file_is_no_field(tmp_path: Path, c
     (said,) = [record.getMessage() for record in caplog.records]
     assert "left out {'co2': ('time',), 'levels': ('plev',), 'run': ('time',)}" in said
     assert found.units["tas"] == "K" and found.units["x"] == "degrees_east"
-    part = Part("pr", times=slice(1, None, 2))
+    part = Part(("pr",), times=slice(1, None, 2))
     alone = CF().read(tmp_path / "a.nc", part=part)
     assert [*alone.fields] == ["pr"] and alone.time.tolist() == TS[1::2].tolist()
     named = alone.to_dataset()
@@ -101,4 +101,4 @@ def test_what_describes_the_cells_of_a_netcdf_file_is_no_field(tmp_path: Path, c
     again = CF().read(tmp_path / "b.nc")
     assert (again.units["pr"], again.units["y"]) == ("kg m-2 s-1", "degrees_north")
     with pytest.raises(InputError, match=r"no field 'tax', found \['tas', 'pr'\]. Did you mean 'tas'"):
-        CF().read(tmp_path / "a.nc", part=Part("tax"))
+        CF().read(tmp_path / "a.nc", part=Part(("tax",)))

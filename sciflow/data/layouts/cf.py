@@ -69,7 +69,7 @@ class CF:
         try:
             with xr.open_dataset(path, engine=engine, decode_times=False) as file:
                 cut = {"sample": part.samples, "time": part.times}
-                asked = _asked(path, _renamed(path, file), part.variable).isel(cut, missing_dims="ignore")
+                asked = _asked(path, _renamed(path, file), part.variables).isel(cut, missing_dims="ignore")
                 check_size(path, sum(int(v.nbytes) for v in asked.data_vars.values()), self.max_gigabytes)
                 if not engine and part == WHOLE:  # dims may lie about what is read whole
                     check_declared(path, None, self.max_gigabytes)
@@ -121,10 +121,10 @@ def _renamed(path: Path, file: xr.Dataset) -> xr.Dataset:
     return file.rename(changed) if changed else file
 
 
-def _asked(path: Path, file: xr.Dataset, variable: str) -> xr.Dataset:
-    """The variables whose dims are known, of the fields the one that is asked for."""
+def _asked(path: Path, file: xr.Dataset, variables: tuple[str, ...]) -> xr.Dataset:
+    """The variables whose dims are known, of the fields those that are asked for."""
     if "data" in file.data_vars and "channel" in file["data"].dims:  # our own
-        return file.sel(channel=Part(variable).chosen(path, [str(name) for name in file["channel"].to_numpy()]))
+        return file.sel(channel=Part(variables).chosen(path, [str(name) for name in file["channel"].to_numpy()]))
     space = {axis for axis in AXES if axis in file.dims}
     dims = {str(name): {str(dim) for dim in v.dims} for name, v in file.data_vars.items()}
     fits = {
@@ -142,8 +142,8 @@ def _asked(path: Path, file: xr.Dataset, variable: str) -> xr.Dataset:
         )
     if left := {name: file[name].dims for name, is_known in fits.items() if not is_known}:
         logger.warning("%s: left out %s: no numbers on a grid of %s", path, left, ["sample", "time", *sorted(space)])
-    chosen = Part(variable).chosen(path, fields)
-    return file[[name for name in dims if fits.get(name) and (name in chosen or name not in fields)]]
+    chosen = Part(variables).chosen(path, fields)
+    return file[[*chosen, *(name for name in dims if fits.get(name) and name not in fields)]]
 
 
 def _is_description(file: xr.Dataset, name: str) -> bool:

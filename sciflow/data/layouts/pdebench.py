@@ -123,7 +123,7 @@ class PDEBenchSeeds:
                 raise InputError(f"{path}: group {missing[0]!r} has no `data` or `grid/x`. Write the file again.")
             names = [f"u{i}" for i in range(file[f"{seeds[0]}/data"].shape[-1])]
             chosen, seeds = part.chosen(path, names), seeds[part.samples] or seeds[:1]
-            last = names.index(part.variable) if part.variable else None
+            last = names.index(chosen[0]) if len(chosen) == 1 else None  # of several, all are read
             size = sum(n_bytes(file[f"{seed}/data"], part.times, last=last) for seed in seeds)
             check_size(Path(path), size, self.max_gigabytes)
             get = array(path, self.max_gigabytes, look_inside)
@@ -140,7 +140,7 @@ class PDEBenchSeeds:
                 )
             configs = [text(file[seed].attrs.get("config", "")) for seed in seeds]
         stacked = np.stack(parts) if look_inside else np.broadcast_to(parts[0], (len(parts), *parts[0].shape))
-        fields = dict(zip(chosen, [stacked] if part.variable else np.moveaxis(stacked, -1, 0), strict=True))
+        fields = {name: stacked if last is not None else stacked[..., names.index(name)] for name in chosen}
         facts = {"config": configs[0]} if configs[0] else {}
         found = Simulations(fields, time[:n_times][part.times], space, {}, _numbers(configs), {}, facts)
         return found.checked(path, look_inside)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 AXES = ("x", "y", "z")
 CONSTANT, PARAMETER = "constant_", "parameter_"  # prefixes of variables of each sample
 OBSERVED = "observed_" + PARAMETER  # of what is known of each observation
+OFFSET, SCALE = "offset", "scale"  # of each of several variables, in its own unit
 UNEVEN = 1e-3  # of a step: coordinates in single precision round by a tenth of that where an axis has 1000 points
 
 
@@ -28,12 +29,12 @@ class Part:
     """What is read of a file; the rest stays on the disk, and may be larger than the memory.
 
     Args:
-        variable: the one field; empty reads all.
+        variables: these fields, in this order; empty reads all.
         samples: which simulations.
         times: which times.
     """
 
-    variable: str = ""
+    variables: tuple[str, ...] = ()
     samples: slice = field(default_factory=lambda: slice(None))
     times: slice = field(default_factory=lambda: slice(None))
 
@@ -41,12 +42,13 @@ class Part:
         """Those of the fields in a file that are read.
 
         Raises:
-            InputError: the one that is asked for is not there.
+            InputError: one that is asked for is not there.
         """
-        if self.variable and self.variable not in names:
-            hint = suggestion(self.variable, [*names]) or " Say which one: `variable: <name>`."
-            raise InputError(f"{path}: no field {self.variable!r}, found {[*names]}.{hint}")
-        return [self.variable] if self.variable else [*names]
+        for name in self.variables:
+            if name not in names:
+                hint = suggestion(name, [*names]) or " Say which one: `variable: <name>`."
+                raise InputError(f"{path}: no field {name!r}, found {[*names]}.{hint}")
+        return [*(self.variables or names)]
 
 
 WHOLE = Part()

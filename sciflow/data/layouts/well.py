@@ -53,7 +53,7 @@ class TheWell:
             dims = file["dimensions"]
             axes = [text(axis) for axis in dims.attrs["spatial_dims"]]
             _refuse_moving(path, dims, axes)
-            names, cut = _asked(path, file, axes, part.variable), (part.samples, part.times)
+            names, cut = _asked(path, file, axes, part.variables), (part.samples, part.times)
             check_size(Path(path), sum(n_bytes(file[n], *_cut(file[n], cut)) for n in names), self.max_gigabytes)
             get = array(path, self.max_gigabytes, look_inside)
             space, all_times = {axis: get(dims[axis]) for axis in axes}, get(dims["time"])
@@ -100,15 +100,15 @@ def _names(group: h5py.Group) -> list[str]:
     return [text(name) for name in group.attrs.get("field_names", list(group))]
 
 
-def _asked(path: str | Path, file: h5py.File, axes: list[str], variable: str) -> list[str]:
-    """Data sets of the field that is asked for, or of all, and those that do not change in time."""
+def _asked(path: str | Path, file: h5py.File, axes: list[str], variables: tuple[str, ...]) -> list[str]:
+    """Data sets of the fields that are asked for, or of all, and those that do not change in time."""
     names = [f"{group}/{name}" for group in ORDERS if group in file for name in _names(file[group])]
-    if not variable:
+    if not variables:
         return names
     keys = {name: [key for key, _ in _keys(file[name], axes)] for name in names}
     moving = [name for name in names if bool(file[name].attrs["time_varying"])]
-    Part(variable).chosen(path, [key for name in moving for key in keys[name]])
-    return [name for name in names if name not in moving or variable in keys[name]]
+    Part(variables).chosen(path, [key for name in moving for key in keys[name]])
+    return [name for name in names if name not in moving or {*variables} & {*keys[name]}]
 
 
 def _keys(stored: h5py.Dataset, axes: list[str]) -> list[tuple[str, int]]:

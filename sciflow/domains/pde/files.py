@@ -12,7 +12,7 @@ from pydantic import Field
 
 from sciflow.data.arrays import to_xarray
 from sciflow.data.layouts.layout import LAYOUTS, Layout, layout_of
-from sciflow.data.layouts.simulations import OBSERVED, PARAMETER, Part, Simulations
+from sciflow.data.layouts.simulations import OBSERVED, OFFSET, PARAMETER, SCALE, Part, Simulations
 from sciflow.data.schema import suggestion
 from sciflow.data.split import shares
 from sciflow.domains.pde.observed import held_out
@@ -35,21 +35,22 @@ def _sensors() -> Observation:
 
 @dataclass(frozen=True)
 class SimulationFile:
-    """Your own simulations: one field of a PDEBench, The Well, CF netCDF or Zarr file, in one or two dimensions.
+    """Your own simulations: fields of a PDEBench, The Well, CF netCDF or Zarr file, in one or two dimensions.
 
-    Of a file that is larger than the memory the field, the simulations and the times that are asked for are read alone.
+    Of a file that is larger than the memory, the fields, simulations and times that are asked for are read alone.
 
-    Events are (time, x) or (time, y, x). The numbers of each simulation come along as `parameter_…`, those of the
-    observed ones as `observed_parameter_…`, fields that do not change as `constant_…`, boundary conditions as an
-    attribute.
+    Events are (time, x) or (time, y, x); of several variables (time, channel, …), each less its mean, over its standard
+    deviation, of the training split: `offset` and `scale` (channel) of data.nc, which also turn draws back. The numbers
+    of each simulation come along as `parameter_…`, those of the observed ones as `observed_parameter_…`, fields that do
+    not change as `constant_…`, boundary conditions as an attribute.
 
-    Exactness: values as stored, in float32
+    Exactness: values as stored, in float32, but for the scaling of several variables
     Cost: what is asked for in memory, refused above `max_gigabytes` before it is read
     Bias: none; each trajectory counts as independent of the others
     Args:
         path: of the file.
         layout: a name of LAYOUTS; empty takes the one that its keys show.
-        variable: the field, one of those in the file; empty takes the only one.
+        variable: the field, one of those in the file, or a list of several; empty takes the only one.
         n_samples: how many simulations to keep, the first; null keeps all.
         n_times: how many times to keep; null keeps all.
         every: keep each so-manieth time.
@@ -63,7 +64,7 @@ class SimulationFile:
 
     path: str = ""
     layout: str = ""
-    variable: str = ""
+    variable: str | tuple[str, ...] = ""
     n_samples: Count | None = None
     n_times: Count | None = None
     every: Count = 1
@@ -92,22 +93,29 @@ class SimulationFile:
         layout: Any = LAYOUTS[self.layout]() if self.layout else layout_of(Path(self.path))
         reader: Layout = replace(layout, max_gigabytes=self.max_gigabytes)
         times = slice(None, self.n_times and self.n_times * self.every, self.every)
-        return reader.read(self.path, look_inside, Part(self.variable, slice(self.n_samples), times))
+        asked = (self.variable,) if isinstance(self.variable, str) else self.variable
+        return reader.read(self.path, look_inside, Part(tuple(filter(None, asked)), slice(self.n_samples), times))
 
     def _check(self, found: Simulations) -> None:
-        """Raise InputError unless there is one field, on a line or in a plane."""
+        """Raise InputError unless it was said which fields, on a line or in a plane."""
         if len(found.space) > 2:
             raise InputError(f"{self.path}: the fields have the axes {[*found.space]}. Give one or two: slice them.")
-        if len(found.fields) > 1:
-            names = [*found.fields]
-            raise InputError(f"{self.path}: several fields, found {names}. Say which one: `variable: <name>`.")
+        if len(found.fields) > 1 and not self.variable:
+            raise InputError(
+                f"{self.path}: several fields, found {[*found.fields]}. Say which one: `variable: <name>`, or several: "
+                "`variable: [<name>, <name>]`."
+            )
 
     def simulate(self, stream: Stream) -> xr.Dataset:
         self.look()  # of several fields none is read
-        named = self._read().to_dataset().isel(channel=0, drop=True)
-        event = tuple(map(str, named["data"].dims[1:]))
+        named = self._read().to_dataset()
         n = named.sizes["sample"]
         labels, chosen = held_out(n, self.test, self.validation, self.n_observations, stream.child("split"))
+        if named.sizes["channel"] == 1:
+            named = named.isel(channel=0, drop=True)
+        else:
+            named = self._scaled(named, labels == "train")
+        event = tuple(map(str, named["data"].dims[1:]))
         data = torch.as_tensor(np.ascontiguousarray(named["data"].to_numpy()), dtype=torch.float32)
         records = self.observation.record(data[chosen], stream.child("observe"))
         values = {"data": data, "truth": data[chosen], **records}
@@ -115,7 +123,7 @@ class SimulationFile:
         dims["measured"] = ("observation", "measurement")
         for name, value in records.items():
             dims.setdefault(name, ("observation", *(f"{name}_{axis}" for axis in range(value.ndim - 1))))
-        coords: dict[str, Any] = {name: named[name] for name in event}
+        coords: dict[str, Any] = {name: named[name] for name in (*event, *({OFFSET, SCALE} & {*named.coords}))}
         coords |= {"split": ("sample", labels.astype(str)), "unit": ("sample", np.arange(n))}
         unit = str(named["data"].attrs.get("units", "1"))  # sensors have it, too
         made = to_xarray(values, dims, coords, {name: unit for name in ("data", "truth", "measured")})
@@ -123,3 +131,14 @@ class SimulationFile:
         observed = {OBSERVED + str(n).removeprefix(PARAMETER): n for n in others if str(n).startswith(PARAMETER)}
         made = made.assign({own: ("observation", named[n].to_numpy()[chosen]) for own, n in observed.items()})
         return made.merge(named[others].drop_vars("unit", errors="ignore")).assign_attrs(named.attrs)
+
+    def _scaled(self, named: xr.Dataset, is_train: np.ndarray) -> xr.Dataset:
+        """Every variable less its mean, over its standard deviation; what these are comes along."""
+        train = named["data"][is_train].astype(np.float64)
+        others = [dim for dim in train.dims if dim != "channel"]
+        mean, std = train.mean(others), train.std(others)
+        if bool((std == 0).any()):
+            still = named["channel"].to_numpy()[std.to_numpy() == 0].tolist()
+            raise InputError(f"{self.path}: {still} never change. Leave them out of `variable`.")
+        scaled = ((named["data"] - mean) / std).transpose(*named["data"].dims).assign_attrs(units="1")
+        return named.assign(data=scaled).assign_coords({OFFSET: ("channel", mean.data), SCALE: ("channel", std.data)})

@@ -27,6 +27,8 @@ PLANES = ("time", "y", "x")
 def space_time_gallery(evidence: Evidence) -> Drawing | None:
     """The held-out trajectory that strays most: truth, mean, spread and members of each forecast, in space and time."""
     data, samples = evidence.data, evidence.samples["samples"]
+    if "channel" in data["data"].dims:
+        data, samples = data.isel(channel=0), samples.isel(channel=0)  # the variable that was named first
     if data["data"].dims[1:] == PLANES and "truth" in data.variables:
         return _planes(data, samples)
     if data["data"].dims[1:] != EVENT or data.sizes["time"] < 3 or "truth" not in data.variables:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sciflow.data.arrays import from_xarray, to_xarray
+from sciflow.data.layouts.simulations import AXES
 from sciflow.domains.pde.porous import EVENT, is_porous, log_permeability
 from sciflow.domains.protocol import Findings, Row
 from sciflow.domains.scored import LEAST_MEMBERS, Metrics, Scores
@@ -65,20 +66,21 @@ def evaluate(
     mask = torch.ones_like(truth[:, given:], dtype=torch.bool)
     unit = data["truth"].attrs.get("units", "1")
     scores = Scores(truth[:, given:], later, mask, stream, unit)
-    clock = data["time"].to_numpy().astype(float)
+    clock, n_axes = data["time"].to_numpy().astype(float), sum(axis in event for axis in AXES)
     rows = []
     for name in names:
         is_whole = name in TRAJECTORY
-        rows += _of_trajectories(name, truth, draws, given, clock, stream) if is_whole else scores.rows(name)
+        rows += _of_trajectories(name, truth, draws, given, clock, n_axes, stream) if is_whole else scores.rows(name)
     findings = scores.calibration(shown)
     rows += findings.rows
     if truth.shape[1] - given < 2 or not shown:
         return Findings(rows, findings.arrays)
-    return Findings(rows, findings.arrays.merge(curves(truth[:, given:], later, clock[given:] - clock[given - 1])))
+    shapes = curves(truth[:, given:], later, clock[given:] - clock[given - 1], n_axes)
+    return Findings(rows, findings.arrays.merge(shapes))
 
 
 def _of_trajectories(
-    metric: str, truth: Tensor, draws: Mapping[str, Tensor], given: int, clock: np.ndarray, stream: Stream
+    metric: str, truth: Tensor, draws: Mapping[str, Tensor], given: int, clock: np.ndarray, n_axes: int, stream: Stream
 ) -> list[Row]:
     """Rows of a metric that looks at whole trajectories, from the last given field on."""
     rows = []
@@ -88,18 +90,19 @@ def _of_trajectories(
             pair = truth[:, given - 1 :], drawn[:, :, given - 1 :]
             found = correlation_time(*pair, times=times, stream=stream.child("correlation_time"))
         else:
-            found = spectrum_error(truth[:, given:], drawn[:, :, given:], n_axes=truth.ndim - 2)
+            found = spectrum_error(truth[:, given:], drawn[:, :, given:], n_axes=n_axes)
         rows += [Row(name, key, value) for key, value in found.items()]
     return rows
 
 
-def curves(truth: Tensor, draws: Mapping[str, Tensor], lead: np.ndarray) -> xr.Dataset:
+def curves(truth: Tensor, draws: Mapping[str, Tensor], lead: np.ndarray, n_axes: int) -> xr.Dataset:
     """Scores at each lead time and spectra at the last, the arrays behind the figures of a forecast.
 
     Args:
         truth: (observation, lead, *field).
         draws: posterior → (observation, member, lead, *field).
         lead: times since the last given field.
+        n_axes: axes of the grid, the last ones of a field; spectra are means over the variables before them.
     """
     values: dict[str, list[Tensor]] = {}
 
@@ -118,12 +121,12 @@ def curves(truth: Tensor, draws: Mapping[str, Tensor], lead: np.ndarray) -> xr.D
             add(f"lead_{name}_stderr", curve.stderr)
         add("lead_spread", drawn.var(1).flatten(2).mean((0, 2)).sqrt())
         add("lead_error", (drawn.mean(1) - truth).square().flatten(2).mean((0, 2)).sqrt())
-        add("spectrum", energy_spectrum(drawn[:, :, -1], truth.ndim - 2).mean((0, 1)))
+        add("spectrum", energy_spectrum(drawn[:, :, -1], n_axes).flatten(0, -2).mean(0))
     dims = {name: ("posterior", "shell" if name == "spectrum" else "lead") for name in values}
     return to_xarray(
         {
             **{name: torch.stack(value) for name, value in values.items()},
-            "spectrum_truth": energy_spectrum(truth[:, -1], truth.ndim - 2).mean(0),
+            "spectrum_truth": energy_spectrum(truth[:, -1], n_axes).flatten(0, -2).mean(0),
         },
         {**dims, "spectrum_truth": ("shell",)},
         {"posterior": np.array(list(draws)), "lead": lead},
