@@ -102,3 +102,20 @@ def test_what_describes_the_cells_of_a_netcdf_file_is_no_field(tmp_path: Path, c
     assert (again.units["pr"], again.units["y"]) == ("kg m-2 s-1", "degrees_north")
     with pytest.raises(InputError, match=r"no field 'tax', found \['tas', 'pr'\]. Did you mean 'tas'"):
         CF().read(tmp_path / "a.nc", part=Part(("tax",)))
+
+
+@pytest.mark.parametrize("part", [Part(), Part(("tas",), times=slice(1))])
+@pytest.mark.parametrize("name", ["tas", "lat"])
+def test_dims_that_lie_about_what_is_stored_are_refused(name: str, part: Part, tmp_path: Path) -> None:
+    """Terabytes along dims of a few points: a slice in time would read all of the other axes."""
+    path = weather(tmp_path / "a.nc")
+    shape = {"tas": (T, 10**6, 10**6), "lat": (10**12,)}[name]
+    with h5py.File(path, "r+") as file:
+        del file[name]
+        stored = file.create_dataset(name, shape, "f4", chunks=(1, 64, 64)[-len(shape) :])
+        for axis, scale in enumerate(("time", "lat", "lon") if name == "tas" else ()):
+            stored.dims[axis].attach_scale(file[scale])
+        if name == "lat":
+            stored.make_scale(name)
+    with pytest.raises(InputError, match=r"its dims say|takes 4e\+03 GB, the limit is"):
+        CF().read(path, part=part)

@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -67,12 +68,16 @@ class CF:
         if engine:
             _need_zarr()
         try:
+            if not engine:
+                check_declared(path, _coordinates(path), self.max_gigabytes)  # read as the file is opened
             with xr.open_dataset(path, engine=engine, decode_times=False) as file:
                 cut = {"sample": part.samples, "time": part.times}
-                asked = _asked(path, _renamed(path, file), part.variables).isel(cut, missing_dims="ignore")
+                whole = _asked(path, _renamed(path, file), part.variables)
+                asked = whole.isel(cut, missing_dims="ignore")
                 check_size(path, sum(int(v.nbytes) for v in asked.data_vars.values()), self.max_gigabytes)
-                if not engine and part == WHOLE:  # dims may lie about what is read whole
-                    check_declared(path, None, self.max_gigabytes)
+                if not engine:
+                    read = {str(n): file[n].shape for n in (*file.coords, *asked.data_vars) if n in file.variables}
+                    _check_shapes(path, read)
                 found = _simulations(path, asked, look_inside)
         except InputError:
             raise
@@ -95,6 +100,31 @@ class CF:
             dataset.to_zarr(Path(folder) / path.name, zarr_format=2, consolidated=True)
             shutil.rmtree(path, ignore_errors=True)
             (Path(folder) / path.name).replace(path)
+
+
+def _coordinates(path: Path) -> list[str]:
+    """Data sets of one axis in a file that HDF5 reads."""
+    import h5py
+
+    if not h5py.is_hdf5(path):
+        return []
+    with h5py.File(path, "r") as file:
+        return [name for name, stored in file.items() if len(getattr(stored, "shape", None) or ()) == 1]
+
+
+def _check_shapes(path: Path, said: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse HDF5 whose data sets are larger than their dims say: a slice of such a one may take all memory."""
+    import h5py
+
+    if not h5py.is_hdf5(path):
+        return
+    with h5py.File(path, "r") as file:
+        for name, shape in said.items():
+            stored = file.get(name)
+            if isinstance(stored, h5py.Dataset) and any(n > m for n, m in zip(stored.shape or (), shape, strict=True)):
+                raise InputError(
+                    f"{path}: {name!r} has shape {stored.shape}, its dims say {shape}. Write the file again."
+                )
 
 
 def _need_zarr() -> None:
