@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -149,11 +150,11 @@ class Torus:
 
     def modes(self, values: Tensor) -> Tensor:
         """(…, size, size) → (…, size, size/2 + 1), complex128."""
-        return torch.fft.fft(torch.fft.rfft(values.double()), dim=-2)  # rfft2 rounds a field by its company
+        return _down(torch.fft.fft, torch.fft.rfft(values.double()))
 
     def values(self, modes: Tensor) -> Tensor:
         """(…, size, size/2 + 1) → (…, size, size)."""
-        return torch.fft.irfft2(modes, s=(self.size, self.size))
+        return torch.fft.irfft(_down(torch.fft.ifft, modes), n=self.size)
 
     def finer(self, values: Tensor) -> Tensor:
         """The same field on twice the points along each side, without its highest modes."""
@@ -161,11 +162,19 @@ class Torus:
         modes, known = torch.zeros(*values.shape[:-2], n, self.size + 1, dtype=torch.complex128), self.modes(values)
         modes[..., :half, :half] = 4 * known[..., :half, :half]  # four times the points: four times the modes
         modes[..., 1 - half :, :half] = 4 * known[..., 1 - half :, :half]
-        return torch.fft.irfft2(modes, s=(n, n))
+        return torch.fft.irfft(_down(torch.fft.ifft, modes), n=n)
 
     def coarser(self, values: Tensor) -> Tensor:
         """A field at every second of its points along each side."""
         return values[..., ::2, ::2]
+
+
+def _down(transform: Callable[[Tensor], Tensor], modes: Tensor) -> Tensor:
+    """A transform along the axis before the last, laid out as the last.
+
+    Across memory, and in two dimensions at once, the library rounds a field by how many others are transformed with it.
+    """
+    return transform(modes.transpose(-1, -2).contiguous()).transpose(-1, -2).contiguous()
 
 
 Box = Ring | Torus
