@@ -51,7 +51,8 @@ def claimed(
     """Hold `n` free cards, and show CUDA no others; call it before CUDA starts. Waits for cards that are in use.
 
     Args:
-        n: how many; none are locked where a scheduler has chosen no more, or where the machine shows no card at all.
+        n: how many; none are locked where a scheduler has chosen fewer, of which torch will tell, or where the machine
+            shows no card at all.
         environment: of the process; CUDA_VISIBLE_DEVICES is set in it, and set back afterwards.
         deadline: reading of `time.monotonic()` at which to give up.
         locks: folder of the lock files, the same for all who share the machine.
@@ -62,7 +63,7 @@ def claimed(
         OutOfTime: others held them until the deadline.
     """
     mine, job = cards(environment, nodes), allocation(environment)
-    if n == 0 or not mine or (job and len(mine) <= n):
+    if n == 0 or not mine or (job and len(mine) < n):
         yield mine[:n]
         return
     if len(mine) < n:

@@ -91,7 +91,8 @@ def told(error: Exception) -> tuple[int, str]:
     if _is_of_a_card(error):
         return 1, f"error: the card has no memory left: {error}. Make the batch or the tile smaller."
     if isinstance(error, OSError):
-        return 1, f"error: {error.filename or ''}: {error.strerror or error}. Nothing finished is lost."
+        words = [str(error.filename)] if error.filename else []
+        return 1, f"error: {': '.join([*words, error.strerror or str(error)])}. Nothing finished is lost."
     # the last resort: nothing is hidden
     trace = "".join(traceback.format_exception(error))
     return 1, f"{trace}This is a bug in sciflow or in a plugin. Please report it with these lines."

@@ -83,11 +83,12 @@ def test_it_waits_for_a_card_and_takes_all_or_none(
     assert caplog.messages == ["waiting for 2 of the GPUs 0, 1, 2: other sciflow jobs use them"]
 
 
-def test_what_a_scheduler_gave_is_taken_without_a_lock(tmp_path: Path, nodes: Path) -> None:
+def test_what_a_scheduler_gave_is_taken(tmp_path: Path, nodes: Path) -> None:
     given = {VISIBLE: "1", "SLURM_JOB_ID": "7"}
     for _ in range(2):
         assert claim(1, tmp_path, nodes, **given) == ["1"]
-    assert not (tmp_path / "locks").exists()
+    assert [path.name for path in (tmp_path / "locks").iterdir()] == ["job-7-1"], "of the job, not of the machine"
+    assert claim(2, tmp_path, nodes, **given) == ["1"], "fewer than asked for: torch says so"
     assert claim(1, tmp_path, nodes, SLURM_JOB_ID="7") == ["0"], "an allocation without cards of its own"
 
 
@@ -100,7 +101,8 @@ def test_jobs_inside_one_allocation_never_share_a_card(tmp_path: Path, nodes: Pa
             assert (first, second) == (["0"], ["1"])
             with pytest.raises(OutOfTime, match="1 of the GPUs 0, 1 did not become free"):
                 claim(1, tmp_path, nodes, deadline=time.monotonic(), **inside)
-            assert claim(2, tmp_path, nodes, **inside) == ["0", "1"], "all that there are, as one of many ranks"
+            with pytest.raises(OutOfTime, match="2 of the GPUs 0, 1 did not become free"):
+                claim(2, tmp_path, nodes, deadline=time.monotonic(), **inside)
 
 
 def test_no_card_is_no_claim_and_too_few_are_said(tmp_path: Path, nodes: Path) -> None:

@@ -23,7 +23,6 @@ wildcard_constraints:
 
 
 RESULTS = workflow.pathvars.get("results")
-NO_MEMORY = f"{KILLED}|253"  # SIGKILL, or refused; what `srun` says where SLURM's limit on memory killed a rank
 TO_LOG = "2>&1 | (trap '' TERM; exec tee {log:q})"
 RETRIES = 0 if workflow.remote_exec else 3  # Snakemake inside a job of a cluster would try again in what time is left
 
@@ -57,8 +56,17 @@ def artefact(stage, suffix=None):
 
 
 def files(stage):
-    """The user's own files that the stage's section names."""
-    return lambda wildcards: run_of(wildcards.run).files(stage)
+    """The user's own files that the stage's section names; of a folder what is in it, whose times change with it."""
+
+    def answer(wildcards):
+        for name in run_of(wildcards.run).files(stage):
+            path = Path(name)
+            if path.is_dir() and path.suffix != ".zarr":
+                yield from sorted(str(file) for file in path.rglob("*") if file.is_file())
+            else:
+                yield name
+
+    return lambda wildcards: list(answer(wildcards))
 
 
 def parts(stage, suffix=None):
@@ -190,14 +198,16 @@ def counted(folder, command):
     """`heard`, and a line in the `holder` of this folder of the state for a command without memory that left no name.
 
     So ends a process before it stands there itself, as while it reads, and a rank that is not the first, on whichever
-    node; `megabytes` must know of it. A job that stood there and was killed has left a new name.
+    node; `megabytes` must know of it. A job that stood there and was killed has left a new name. `srun` ends with the
+    highest number of all its ranks, but says of each how it ended.
     """
     place = f"{{params.state:q}}/{folder}"
     name = f"$(cat {place}/holder 2>/dev/null || :)"
+    is_lost = f"[ $status = {KILLED} ] || grep -qsE '^srun: error: .*: (Killed|Out Of Memory)' {{log:q}}"
     mark = f"mkdir -p {place} && printf '\\na process of this job' >> {place}/holder || :"
     return (
-        f'trap : TERM; before="{name}"; {command} {TO_LOG} || (status=$?; after="{name}"; case $status in {NO_MEMORY}) '
-        f'if [ -z "$after" ] || [ "$after" = "$before" ]; then {mark}; fi;; esac; exit $status)'
+        f'trap : TERM; before="{name}"; {command} {TO_LOG} || (status=$?; after="{name}"; '
+        f'if {is_lost}; then if [ -z "$after" ] || [ "$after" = "$before" ]; then {mark}; fi; fi; exit $status)'
     )
 
 

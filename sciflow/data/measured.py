@@ -19,7 +19,7 @@ from sciflow.data.formats.pictures import PNG, TIFF, read_picture, scale
 from sciflow.data.formats.scans import read_scan, top
 from sciflow.data.layouts.layout import layout_of
 from sciflow.data.layouts.simulations import OBSERVED, OFFSET, PARAMETER, SCALE, UNEVEN, Part, Simulations
-from sciflow.errors import InputError
+from sciflow.errors import InputError, is_passing
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -89,6 +89,8 @@ def read_measured(
             f"{path}: `measured` has shape {measured.shape}, needs (measurement,) or (observation, measurement), not "
             "empty, without NaN. An image with holes is given as `image`."
         )
+    if given and trained is not None and SCALE in trained.coords:
+        measured = _scaled(path, measured, (len(given), *shape[1:]), trained)
     values: dict[str, Any] = {"measured": np.atleast_2d(measured)}
     for name, value in arrays.items():
         if name.startswith((PREFIX, PARAMETER)):
@@ -127,6 +129,16 @@ def _first_fields(path: Path, shape: tuple[int, ...], given: Sequence[float], tr
         _check_place(path, found, trained)
     numbers = {OBSERVED + name: values for name, values in found.parameters.items()}
     return _named({"measured": fields.to_numpy().reshape(len(fields), -1).astype(np.float64), **numbers})
+
+
+def _scaled(path: Path, measured: np.ndarray, shape: tuple[int, ...], trained: xr.Dataset) -> np.ndarray:
+    """Fields of several variables, in their own units, as the model learned them; `shape` (time, channel, *grid)."""
+    if measured.size % int(np.prod(shape)):
+        raise InputError(
+            f"{path}: `measured` has shape {measured.shape}, but fields of shape {shape} are given. Mend it."
+        )
+    offset, scale = (trained[name].to_numpy().reshape(-1, *[1] * (len(shape) - 2)) for name in (OFFSET, SCALE))
+    return ((measured.reshape(-1, *shape) - offset) / scale).reshape(measured.shape)
 
 
 def _check_place(path: Path, found: Simulations, trained: xr.Dataset) -> None:
@@ -200,6 +212,8 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     except InputError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, *BROKEN) as error:
+        if is_passing(error):
+            raise
         reason = str(error).partition("\n")[0]
         raise InputError(f"{path}: is no readable NPZ or netCDF file ({reason}). Write it again.") from error
 

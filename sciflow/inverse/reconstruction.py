@@ -79,8 +79,8 @@ def _fan(operator: FanBeam, y: Tensor) -> Tensor:
         width, angle = (2 * math.degrees(half) for half in (operator.half_angle, operator.least_half_angle))
         raise InputError(
             f"filtered back projection of this fan needs sources over {180 + width:.4g} degrees and a fan of "
-            f"{angle:.4g} degrees at least, got arc = {operator.arc:g} and a fan of {width:.4g}: it does not see all "
-            "lines. Use total variation."
+            f"{angle:.4g} degrees at least, got arc = {operator.arc:g} and a fan of {width:.4g} with offset "
+            f"{operator.offset:g}: it does not see all lines. Use total variation."
         )
     (channels, rows, columns), n = operator.shape, operator.range_shape[2]
     radius, half_angle, is_flat = operator.radius((rows, columns)), operator.half_angle, operator.detector == "flat"
@@ -112,7 +112,7 @@ def _fan(operator: FanBeam, y: Tensor) -> Tensor:
 
 
 def sees_all(operator: FanBeam) -> bool:
-    """Whether every line through the image is seen: over 180° and the width of the fan, which is that of the image.
+    """Whether every line through the image is seen: over 180° and the width of the fan, at least that of the image.
 
     An offset may leave out one bin at the rim.
     """
@@ -131,8 +131,8 @@ def short_scan(arc: float, beta: Tensor, gamma: Tensor) -> Tensor:
     Source: Parker (1982), Optimal short scan convolution reconstruction for fanbeam CT, whose weights sum to one.
     """
     half, quarter = 0.5 * (arc - math.pi), 0.25 * math.pi
-    up = (quarter * beta / (half - gamma)).clamp(0, 2 * quarter)
-    down = (quarter * (arc - beta) / (half + gamma)).clamp(0, 2 * quarter)
+    up = (quarter * beta / (half - gamma).clamp_min(1e-12)).clamp(0, 2 * quarter)
+    down = (quarter * (arc - beta) / (half + gamma).clamp_min(1e-12)).clamp(0, 2 * quarter)
     return 2 * torch.minimum(up.sin(), down.sin()) ** 2
 
 

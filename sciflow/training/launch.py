@@ -64,7 +64,10 @@ def ranks(kind: str = "cpu") -> Iterator[torch.device]:
 
 
 def relaunch(n: int, command: Sequence[str]) -> int:
-    """Run a script, or `-m module`, with its arguments as n ranks here; the first failing rank's exit status, or 0."""
+    """Run a script, or `-m module`, with its arguments as n ranks here.
+
+    The exit status is 0, that of a rank that was killed, or that of the first that failed.
+    """
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -72,9 +75,11 @@ def relaunch(n: int, command: Sequence[str]) -> int:
     try:
         run.main(["--standalone", "--nproc-per-node", str(n), *command])
     except ChildFailedError as error:
-        found = [error.get_first_failure()[1].exitcode, *(failure.exitcode for failure in error.failures.values())]
-        # ranks that fail for the loss of one that was killed may be found first
-        status = -signal.SIGKILL if {-signal.SIGKILL, KILLED} & {*found} else found[0]
+        _, first = error.get_first_failure()
+        # ranks that fail for the loss of one that was killed may be found first; half a minute later torchrun itself
+        # kills those that do not end
+        soon = {one.exitcode for one in error.failures.values() if one.timestamp < first.timestamp + 15}
+        status = -signal.SIGKILL if {-signal.SIGKILL, KILLED} & soon else first.exitcode
         return status if status >= 0 else 128 - status  # killed by a signal: as a shell says it
     except SignalException as error:  # the ranks got the signal too; on SIGTERM they saved their state and stopped
         return 130 if error.sigval == signal.SIGINT else 75

@@ -121,6 +121,7 @@ def weather(path: Path) -> Path:
         "lon": ("lon", XS, {"units": "degrees_east", "bounds": "lon_bnds"}),
         "lat": ("lat", YS, {"units": "degrees_north"}),
         "time": ("time", TS, {"units": "days since 2000-01-01", "bounds": "time_bnds"}),
+        "type": ((), np.array(b"land area")),
     }
     values = FLOW[0, ..., 0].transpose(0, 2, 1)
     fields = {

@@ -14,6 +14,7 @@ from sciflow.errors import InputError
 from tests.data.simulated import (
     FLOW,
     TS,
+    N,
     T,
     X,
     Y,
@@ -119,3 +120,15 @@ def test_dims_that_lie_about_what_is_stored_are_refused(name: str, part: Part, t
             stored.make_scale(name)
     with pytest.raises(InputError, match=r"its dims say|takes 4e\+03 GB, the limit is"):
         CF().read(path, part=part)
+
+
+def test_our_own_layout_without_names_of_channels_is_read(tmp_path: Path) -> None:
+    """`data` with channels that have numbers, or nothing."""
+    named = layout_of(seeds(tmp_path / "a.h5")).read(tmp_path / "a.h5").to_dataset()
+    for k, given in enumerate((named.assign_coords(channel=[0, 1]), named.drop_vars("channel"))):
+        given.to_netcdf(tmp_path / f"{k}.nc", engine="h5netcdf")
+        found = CF().read(tmp_path / f"{k}.nc")
+        assert found.shape == (N, T, X, Y) and [*found.fields] == [["0", "1"], ["u0", "u1"]][k]
+        second = [*found.fields][1]
+        alone = CF().read(tmp_path / f"{k}.nc", part=Part((second,)))
+        assert [*alone.fields] == [second] and (alone.fields[second] == FLOW[..., 1]).all()

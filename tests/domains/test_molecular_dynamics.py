@@ -142,6 +142,7 @@ def test_a_folder_has_a_file_for_each_chain(own: OpenMMSystem, made: xr.Dataset,
     folder.mkdir()
     for k, part in enumerate(np.split(x, 4)):
         np.savez(folder / f"{k}.npz", positions=part)
+    (folder / ".0.xtc_offsets.npz").touch()
     dataset = TrajectoryFile(str(folder), own.pdb, "nm", molecule=own)
     found = dataset.simulate(Stream(0))
     assert found.sizes["sample"] == 64 and len(set(found["unit"].to_numpy())) == 16

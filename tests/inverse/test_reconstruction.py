@@ -110,6 +110,8 @@ def test_a_scan_backwards_has_the_views_of_one_forwards_in_another_order() -> No
 def test_a_fan_that_is_narrower_than_the_image_is_not_inverted() -> None:
     with pytest.raises(InputError, match=r"a fan of 38\.94 degrees at least, got arc = 360 and a fan of 20"):
         filtered_back_projection(FanBeam(8, fan_angle=20.0).on((1, 8, 8)), torch.zeros(1, 8 * 12))
+    edge = FanBeam(8, arc=270.0, fan_angle=90.0, offset=0.5, detector="arc").on((1, 8, 8))  # a ray at the very end
+    assert bool(filtered_back_projection(edge, torch.ones(1, 8 * 12)).isfinite().all())
 
 
 @pytest.mark.parametrize("detector", ["flat", "arc"])

@@ -36,6 +36,7 @@ with open("calls.jsonl", "a") as calls:
 called = arguments[0] + " --gather" * ("--gather" in options)
 if called == os.environ.get("FAKE_FAILS_ONCE") and not os.path.exists("failed-once"):
     open("failed-once", "w").close()
+    print(os.environ.get("FAKE_SAYS", ""))
     sys.exit(int(os.environ.get("FAKE_STATUS", "75")))
 for part in options.get("--gather", []):
     open(part)

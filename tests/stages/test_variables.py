@@ -15,10 +15,14 @@ import sciflow
 from sciflow.data import LAYOUTS, Simulations
 from sciflow.domains.pde.files import SimulationFile
 from sciflow.errors import InputError
+from sciflow.inverse.likelihood import GaussianNoise
+from sciflow.inverse.observe import Observation
+from sciflow.inverse.sensors import Sensors
 from sciflow.random import Stream
 from tests.tiny import FORECAST, Place, change
 
 N, T = 40, 4
+WHOLE = Observation(Sensors(stride=1), GaussianNoise(0.0))
 UNITS = {"density": "kg m-3", "u": "m s-1", "v": "m s-1"}
 
 
@@ -37,7 +41,7 @@ def flow(n_axes: int, factor: float = 1.0, shift: float = 0.0) -> Simulations:
 
 
 def section(path: Path, *variables: str) -> SimulationFile:
-    return SimulationFile(str(path), variable=variables, n_observations=2)
+    return SimulationFile(str(path), variable=variables, n_observations=2, observation=WHOLE)
 
 
 @pytest.mark.parametrize("n_axes", [1, 2])
@@ -68,11 +72,15 @@ def test_the_unit_of_a_variable_does_not_matter(tmp_path: Path) -> None:
 
 
 def test_variables_that_never_change_or_are_not_there_are_refused(tmp_path: Path) -> None:
-    LAYOUTS["cf"]().write(tmp_path / "a.nc", flow(1, factor=0.0, shift=1.0))
+    LAYOUTS["cf"]().write(tmp_path / "a.nc", flow(1, factor=0.0, shift=0.1))
     with pytest.raises(InputError, match=r"\['density'\] never change"):
         section(tmp_path / "a.nc", "density", "u").simulate(Stream(1))
     with pytest.raises(InputError, match=r"no field 'w', found \['density', 'u', 'v'\]"):
         section(tmp_path / "a.nc", "u", "w").look()
+    with pytest.raises(InputError, match="names a field twice"):
+        section(tmp_path / "a.nc", "u", "u").look()
+    with pytest.raises(InputError, match="would leave out variables"):
+        SimulationFile(str(tmp_path / "a.nc"), variable=("u", "v")).look()
 
 
 @pytest.mark.parametrize("n_axes", [1, 2])
@@ -90,7 +98,7 @@ def test_variables_are_forecast_together_and_from_a_state_of_ones_own(n_axes: in
     assert all(math.isfinite(rows["ensemble", name]) for name in ("crps", "spectrum_error"))
     drawn, learned = (xr.load_dataset(results / name) for name in ("samples.nc", "data.nc"))
     assert drawn["samples"].dims[3:] == ("time", "channel", *("x", "yx")[n_axes - 1])
-    assert "data:image/png" in (results / "report.html").read_text()
+    assert "density, the first variable. One held-out trajectory" in (results / "report.html").read_text()
     run = sciflow.open(results)
     density = (run["samples"]["samples"] * run["data"]["scale"] + run["data"]["offset"]).sel(channel="density")
     wanted = drawn["samples"].isel(channel=0).to_numpy().astype(float) * float(learned["scale"][0]) + float(
@@ -105,4 +113,10 @@ def test_variables_are_forecast_together_and_from_a_state_of_ones_own(n_axes: in
     assert outcome.status == 0, outcome.text
     found = xr.load_dataset(place.folder / "own.nc")["samples"].to_numpy()
     # the state went through its own units and back: rounding of float32, which a few steps of a network raise tenfold
+    assert np.abs(found - drawn["samples"].to_numpy()).max() < 1e-4
+    np.savez(place.folder / "state.npz", measured=back.transpose("observation", "time", "channel", ...)[:, 0].to_numpy()
+             .reshape(2, -1))  # fmt: skip
+    outcome = place.sciflow("apply", "run.yaml", "state.npz", "--out", "own.nc")
+    assert outcome.status == 0, outcome.text
+    found = xr.load_dataset(place.folder / "own.nc")["samples"].to_numpy()
     assert np.abs(found - drawn["samples"].to_numpy()).max() < 1e-4

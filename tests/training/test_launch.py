@@ -105,6 +105,21 @@ def test_a_killed_rank_is_told_whichever_failed_first(other, monkeypatch):
     assert relaunch(2, ["-m", "json"]) == 137
 
 
+@pytest.mark.parametrize("own", [1, 2, 75])
+def test_a_rank_that_the_launcher_had_to_kill_is_no_kill(own, monkeypatch):
+    """It hung when another failed, and got SIGKILL half a minute later."""
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+    def fail(arguments):
+        failures = {rank: ProcessFailure(rank, 100 + rank, code, "/none") for rank, code in enumerate((own, -9))}
+        failures[1].timestamp += 31
+        raise ChildFailedError("ranks", failures)
+
+    monkeypatch.setattr(run, "main", fail)
+    assert relaunch(2, ["-m", "json"]) == own
+
+
 @pytest.mark.slow
 def test_ranks_with_different_seeds_are_refused(tmp_path, spawn):
     environment = {**SLURM, "SLURM_JOB_ID": str(os.getpid()), "SLURM_NTASKS": "2", "SLURM_JOB_NODELIST": "localhost"}

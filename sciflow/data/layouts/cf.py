@@ -17,7 +17,7 @@ from pydantic import Field
 from sciflow.data.formats.mapping import check_declared, check_size, existing
 from sciflow.data.layouts.simulations import AXES, WHOLE, Part, Simulations
 from sciflow.data.store import atomic_path
-from sciflow.errors import InputError
+from sciflow.errors import InputError, is_passing
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -82,6 +82,8 @@ class CF:
         except InputError:
             raise
         except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+            if is_passing(error):
+                raise
             reason = str(error).partition("\n")[0]
             raise InputError(
                 f"{path} is no netCDF file or Zarr store, or damaged ({reason}). Write it again."
@@ -121,7 +123,7 @@ def _check_shapes(path: Path, said: Mapping[str, tuple[int, ...]]) -> None:
     with h5py.File(path, "r") as file:
         for name, shape in said.items():
             stored = file.get(name)
-            if isinstance(stored, h5py.Dataset) and any(n > m for n, m in zip(stored.shape or (), shape, strict=True)):
+            if isinstance(stored, h5py.Dataset) and any(n > m for n, m in zip(stored.shape or (), shape, strict=False)):
                 raise InputError(
                     f"{path}: {name!r} has shape {stored.shape}, its dims say {shape}. Write the file again."
                 )
@@ -154,7 +156,10 @@ def _renamed(path: Path, file: xr.Dataset) -> xr.Dataset:
 def _asked(path: Path, file: xr.Dataset, variables: tuple[str, ...]) -> xr.Dataset:
     """The variables whose dims are known, of the fields those that are asked for."""
     if "data" in file.data_vars and "channel" in file["data"].dims:  # our own
-        return file.sel(channel=Part(variables).chosen(path, [str(name) for name in file["channel"].to_numpy()]))
+        numbered = [f"u{i}" for i in range(file.sizes["channel"])]
+        names = [*map(str, file["channel"].to_numpy())] if "channel" in file.coords else numbered
+        chosen = Part(variables).chosen(path, names)
+        return file.isel(channel=[names.index(name) for name in chosen]).assign_coords(channel=chosen)
     space = {axis for axis in AXES if axis in file.dims}
     dims = {str(name): {str(dim) for dim in v.dims} for name, v in file.data_vars.items()}
     fits = {

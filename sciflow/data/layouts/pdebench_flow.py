@@ -58,7 +58,7 @@ class PDEBenchIncompressible:
             constants = {
                 n: get(file["force"], part.samples, last=i) for n, i in FORCES.items() if has_force and i < n_axes
             }
-            time = _one_for_all(path, file["t"][()], part)
+            time = _one_for_all(path, array(path, self.max_gigabytes, True)(file["t"]), part)
             sizes = file["velocity"].shape[2:-1]
             facts = {"config": text(file.attrs["config"])} if "config" in file.attrs else {}
         space = {axis: (np.arange(n) + 0.5) / n for axis, n in zip(AXES, sizes, strict=False)}

@@ -42,12 +42,14 @@ class Part:
         """Those of the fields in a file that are read.
 
         Raises:
-            InputError: one that is asked for is not there.
+            InputError: one that is asked for is not there, or named twice.
         """
         for name in self.variables:
             if name not in names:
                 hint = suggestion(name, [*names]) or " Say which one: `variable: <name>`."
                 raise InputError(f"{path}: no field {name!r}, found {[*names]}.{hint}")
+        if len({*self.variables}) < len(self.variables):
+            raise InputError(f"{path}: {[*self.variables]} names a field twice. Name each once.")
         return [*(self.variables or names)]
 
 

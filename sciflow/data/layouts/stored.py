@@ -12,7 +12,7 @@ import numpy as np
 
 from sciflow.data.formats.mapping import blank, check_size, existing
 from sciflow.data.store import atomic_path
-from sciflow.errors import InputError
+from sciflow.errors import InputError, is_passing
 
 if TYPE_CHECKING:
     import h5py
@@ -32,7 +32,7 @@ def opened(path: str | Path) -> Iterator[h5py.File]:
         with h5py.File(path, "r") as file:
             yield file
     except (OSError, RuntimeError, KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
-        if isinstance(error, InputError):
+        if isinstance(error, InputError) or is_passing(error):
             raise
         reason = str(error).partition("\n")[0]
         raise InputError(f"{path} is no HDF5 file of this layout, or damaged ({reason}). Write it again.") from error

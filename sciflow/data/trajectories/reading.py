@@ -37,7 +37,7 @@ def open_trajectory(
         paths: one file, or one for each chain, of equal lengths.
         top: a PDB file that says what the atoms are; not needed where the file itself does.
         units: `length`, `time` and `energy` of a NPZ, which cannot say them, e.g. {"length": "angstrom"}.
-        max_gigabytes: largest array that is read.
+        max_gigabytes: largest array that is read, of all chains together.
 
     Returns:
         `positions`; `velocities`, `forces`, `potential_energy`, `cell` where the file has them; coordinates `time`,
@@ -52,7 +52,7 @@ def open_trajectory(
     said = dict(units or {})
     if set(said) - set(KINDS):
         raise InputError(f"units names {sorted(set(said) - set(KINDS))}, known are {[*KINDS]}.")
-    chains = [check(path, _read(path, top, said, max_gigabytes)) for path in listed]
+    chains = [check(path, _read(path, top, said, max_gigabytes / len(listed))) for path in listed]
     first = chains[0]
     for path, chain in zip(listed, chains, strict=True):
         if chain.atoms[:3] != first.atoms[:3]:
@@ -74,10 +74,11 @@ def trajectory_files(path: str | Path, top: str | Path | None = None) -> list[Pa
     path = Path(path)
     if not path.is_dir():
         return [existing(path)]
-    known = {file.suffix.lower() for file in path.iterdir()} & {*FORMATS}
     found = sorted(
-        file for file in path.iterdir() if file.suffix.lower() in known and not (top and file.samefile(existing(top)))
-    )
+        file for file in path.iterdir() if file.suffix.lower() in FORMATS and not file.name.startswith(".")
+    )  # hidden ones are what other programs leave beside their files
+    if top:
+        found = [file for file in found if not file.samefile(existing(top))]
     if len({file.suffix.lower() for file in found}) != 1:
         raise InputError(
             f"{path} has trajectories of the formats {sorted({file.suffix for file in found}) or 'none'}, known are "

@@ -15,6 +15,7 @@ from sciflow.data.layouts.layout import LAYOUTS, Layout, layout_of
 from sciflow.data.layouts.simulations import OBSERVED, OFFSET, PARAMETER, SCALE, Part, Simulations
 from sciflow.data.schema import suggestion
 from sciflow.data.split import shares
+from sciflow.diffusion.forecast import SAME
 from sciflow.domains.pde.observed import held_out
 from sciflow.errors import InputError
 from sciflow.inverse.likelihood import GaussianNoise
@@ -45,7 +46,7 @@ class SimulationFile:
     not change as `constant_…`, boundary conditions as an attribute.
 
     Exactness: values as stored, in float32, but for the scaling of several variables
-    Cost: what is asked for in memory, refused above `max_gigabytes` before it is read
+    Cost: what is asked for in memory, refused above `max_gigabytes` before it is read; several variables four times
     Bias: none; each trajectory counts as independent of the others
     Args:
         path: of the file.
@@ -105,6 +106,12 @@ class SimulationFile:
                 f"{self.path}: several fields, found {[*found.fields]}. Say which one: `variable: <name>`, or several: "
                 "`variable: [<name>, <name>]`."
             )
+        seen = self.observation.operator
+        if len(found.fields) > 1 and isinstance(seen, Sensors) and (seen.stride > 1 or seen.first):
+            raise InputError(
+                "dataset.observation: sensors that leave out points would leave out variables, too. Use `stride: 1` "
+                "and `first: 0` for several variables, or one variable."
+            )
 
     def simulate(self, stream: Stream) -> xr.Dataset:
         self.look()  # of several fields none is read
@@ -137,8 +144,8 @@ class SimulationFile:
         train = named["data"][is_train].astype(np.float64)
         others = [dim for dim in train.dims if dim != "channel"]
         mean, std = train.mean(others), train.std(others)
-        if bool((std == 0).any()):
-            still = named["channel"].to_numpy()[std.to_numpy() == 0].tolist()
+        if bool((is_still := std <= SAME * abs(mean)).any()):
+            still = named["channel"].to_numpy()[is_still.to_numpy()].tolist()
             raise InputError(f"{self.path}: {still} never change. Leave them out of `variable`.")
         scaled = ((named["data"] - mean) / std).transpose(*named["data"].dims).assign_attrs(units="1")
         return named.assign(data=scaled).assign_coords({OFFSET: ("channel", mean.data), SCALE: ("channel", std.data)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +29,9 @@ def space_time_gallery(evidence: Evidence) -> Drawing | None:
     """The held-out trajectory that strays most: truth, mean, spread and members of each forecast, in space and time."""
     data, samples = evidence.data, evidence.samples["samples"]
     if "channel" in data["data"].dims:
-        data, samples = data.isel(channel=0), samples.isel(channel=0)  # the variable that was named first
+        one = replace(evidence, data=data.isel(channel=0), samples=evidence.samples.isel(channel=0))
+        shown = space_time_gallery(one)
+        return shown and replace(shown, caption=f"{data['channel'].values[0]}, the first variable. {shown.caption}")
     if data["data"].dims[1:] == PLANES and "truth" in data.variables:
         return _planes(data, samples)
     if data["data"].dims[1:] != EVENT or data.sizes["time"] < 3 or "truth" not in data.variables:
