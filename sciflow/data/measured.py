@@ -83,14 +83,20 @@ def read_measured(
         return _first_fields(path, shape, given, trained)
     if "measured" not in arrays:
         raise InputError(f"{path}: needs `measured` or `image`, found {sorted(arrays)}. Name the array so.")
+    values = _of_arrays(path, arrays)
+    if given and trained is not None and SCALE in trained.coords:
+        values["measured"] = _scaled(path, values["measured"], (len(given), *shape[1:]), trained)
+    return _named(values)
+
+
+def _of_arrays(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """`measured` (observation, measurement), and what the operator and a forecaster are told of each."""
     measured = _numbers(path, "measured", arrays)
     if measured.ndim not in (1, 2) or measured.size == 0 or not np.isfinite(measured).all():
         raise InputError(
             f"{path}: `measured` has shape {measured.shape}, needs (measurement,) or (observation, measurement), not "
             "empty, without NaN. An image with holes is given as `image`."
         )
-    if given and trained is not None and SCALE in trained.coords:
-        measured = _scaled(path, measured, (len(given), *shape[1:]), trained)
     values: dict[str, Any] = {"measured": np.atleast_2d(measured)}
     for name, value in arrays.items():
         if name.startswith((PREFIX, PARAMETER)):
@@ -101,7 +107,7 @@ def read_measured(
                     f"{path}: {name} has shape {value.shape}, but `measured` has shape {measured.shape}. Give one "
                     f"{name} for each observation."
                 )
-    return _named(values)
+    return values
 
 
 def _first_fields(path: Path, shape: tuple[int, ...], given: Sequence[float], trained: xr.Dataset | None) -> xr.Dataset:
