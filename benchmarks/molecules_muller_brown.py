@@ -5,7 +5,7 @@
 A scalar network learns the density at all noise levels, by score matching alone or with the Fokker–Planck residual,
 from exact draws that are each seen once: no energy and no force is asked for. Both see the same noise, integrated where
 it can be, and weigh levels as the likelihood does. Then, for three seeds of the one with the residual and one of plain
-score matching, whose errors need no second seed to be seen,
+score matching, whose rows have no standard error,
 
     density     the exact law on 100² cells beside that which the model's density has at its last level, by quadrature
     flow        and beside the law of draws along the flow, by the change of variables
