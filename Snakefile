@@ -23,6 +23,7 @@ include: "workflows/train.smk"
 include: "workflows/sample.smk"
 include: "workflows/evaluate.smk"
 include: "workflows/report.smk"
+include: "workflows/together.smk"
 
 
 rule all:

@@ -30,6 +30,7 @@ LIBRARIES = ("sciflow", "snakemake", "torch", "h5py", "h5netcdf", "xarray")
 PARTS: dict[str, Callable[[Path, bool], list[jobs.Found]]] = {
     "commands": jobs.commands,
     "sweep": jobs.sweep,
+    "together": jobs.together,
     "checkpoint": files.checkpoint,
     "resume": jobs.resume,
     "store": files.store,

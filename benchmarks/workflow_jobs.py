@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sciflow.runs import resolve
 from tests.pipeline.conftest import Project, make_project
 from tests.tiny import ANALYTIC, IMAGING, Place, change
 
@@ -24,6 +26,8 @@ N_SWEEPS = {True: 1, False: 3}
 CHECK, DRY_RUN, NO_WORK = 4.0, 10.0, 0.5  # seconds, seconds, CPU seconds: the targets
 A_JOB = 0.1  # CPU seconds, a twentieth of what a real job needs before it works
 TWO_CORES = 1 / 1.4  # of the time of one: what Snakemake does for each job stays on one core
+N_TOGETHER = 20  # children of a sweep
+TOGETHER = 0.25  # of the time of a process each: most of it is a start
 BUSY = """import time
 while time.process_time() < {work}:
     pass
@@ -140,6 +144,31 @@ def sweep(folder: Path, quick: bool) -> list[Found]:
             [(one[2].cpu - start) / n_jobs - WORK for one in rounds], A_JOB,
         ),
     ]  # fmt: skip
+
+
+def together(folder: Path, quick: bool) -> list[Found]:
+    """Sampling for children of a sweep that takes less time than its start: one in a process, and all in one."""
+    n = N_TOGETHER
+    place = _built(folder, ANALYTIC, "train")
+    swept = place.write(change(ANALYTIC, {"sweep": {"sample.n_samples": list(range(4, 4 + n))}}))
+    children = [run for run in resolve(place.folder / swept).values() if run.assignments]
+    for run in children:
+        place.results(run.name).mkdir()
+        (place.results(run.name) / "run.yaml").write_text(run.text())
+    files = [f"results/{run.name}/run.yaml" for run in children]
+
+    def spent(files: list[str]) -> float:
+        for run in children:
+            shutil.rmtree(place.results(run.name) / ".state", ignore_errors=True)  # where finished work is kept
+            (place.results(run.name) / "samples.nc").unlink(missing_ok=True)
+        return timed(sciflow("together", "sample", *files), place.folder).cpu / len(files)
+
+    rounds = [(spent(files[:1]), spent(files)) for _ in range(ROUNDS[quick])]
+    return [
+        Found("a child with little to do, sampled by a process of its own [CPU s]", [alone for alone, _ in rounds]),
+        Found(f"one of {n} that a process samples together [CPU s]", [each for _, each in rounds]),
+        Found("together over alone", [each / alone for alone, each in rounds], TOGETHER),
+    ]
 
 
 def resume(folder: Path, quick: bool) -> list[Found]:

@@ -113,6 +113,16 @@ class Catalogue:
         """Names among the asked runs that have children to compare."""
         return (base for base in self.asked if self.children(base)[0].assignments)
 
+    def batches(self, stage: str) -> list[list[str]]:
+        """Runs of the asked sweeps whose `stage` one process does: as many as `resources.<stage>.together` says."""
+        found: list[list[str]] = []
+        for base in self.sweeps():
+            names = list(dict.fromkeys(run.owner(stage) for run in self.children(base)))
+            size = self[base].resource(stage, "together", 1)
+            cut = [names[first : first + size] for first in range(0, len(names), size)]
+            found += [batch for batch in cut if len(batch) > 1 and batch not in found]
+        return found
+
     def check_files(self, bases: Iterable[str]) -> None:
         """Raise InputError if a file that a section of these runs names (`Run.files`) is not there."""
         runs = [run for base in bases for run in self.family(base).values()]

@@ -10,22 +10,17 @@ import json
 import logging
 import os
 import sys
-import time
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from sciflow.errors import InputError, Terminated, told
 from sciflow.progress import terminable
-from sciflow.runs import ARTEFACTS, STAGES, Run, read
-from sciflow.starting import check_clock, importing, part_of, start_ranks
-
-if TYPE_CHECKING:
-    from sciflow.config import RunFile
-    from sciflow.stages.artefact import Job
+from sciflow.runs import STAGES, read
+from sciflow.starting import RESULTS, held, importing, one_after_another, part_of, prepare, record, start_ranks
 
 app = typer.Typer(
     add_completion=False,
@@ -46,10 +41,6 @@ Source = Annotated[str, typer.Option(help="Digest of the source, if it is alread
 Parts = Annotated[list[Path] | None, typer.Argument(help="Shards to join, with --gather.")]
 Gather = Annotated[bool, typer.Option("--gather", help="Join shards instead of working.")]
 Smoke = Annotated[bool, typer.Option(help="The smoke size of the run file: seconds.")]
-RESULTS = Path("results")
-MARGIN = 0.05  # share of the time limit that is kept for saving
-held = ExitStack()
-"""What the command holds until it ends: its cards and its journal."""
 
 
 def _version(shown: bool) -> None:
@@ -68,73 +59,6 @@ def options(
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 
 
-def _prepare(file: Path, stage: str, given: dict[str, Path | None], out: Path | None, state: Path | None,
-             limit: float | None, source: str, smoke: bool = False, is_light: bool = False,
-             ) -> tuple[Run, RunFile, Job]:  # fmt: skip
-    """The run, its objects and the job of one stage; everything wrong with them is said here."""
-    import torch
-
-    from sciflow import config
-    from sciflow.devices import claimed
-    from sciflow.source import digest, kinds
-    from sciflow.stages.artefact import Job, device
-    from sciflow.training.launch import rank_environment
-
-    run = read(file, smoke)
-    for handler in logging.getLogger().handlers:  # runs that work side by side share a terminal
-        handler.setFormatter(logging.Formatter(f"{run.name} · %(message)s"))
-    parsed = config.parse(run.content, file)
-    inputs = {name: path or RESULTS / run.owner(_maker(name)) / ARTEFACTS[_maker(name)] for name, path in given.items()}
-    for name, path in inputs.items():
-        if not path.is_file():
-            maker = _maker(name)
-            raise InputError(f"{path} is not there. Run `sciflow {maker} {file}` first, or pass --{name}.")
-    for name in run.files(stage):
-        if not Path(name).exists():
-            raise InputError(f"{file}: {stage} names the file {name!r}, which is not there. Check the path.")
-        inputs[f"file {name}"] = Path(name)
-    check_clock(inputs.values())
-    out = out or RESULTS / run.owner(stage) / ARTEFACTS[stage]
-    deadline = None if limit is None else time.monotonic() + 60 * limit * (1 - MARGIN)
-    n_devices = 0 if is_light else int(run.resource(stage, "gpu"))
-    if not rank_environment(os.environ):  # one of several ranks uses what the first process of all has claimed
-        held.enter_context(claimed(n_devices, os.environ, deadline))
-    kind = "cuda" if n_devices else "cpu"
-    device(kind)
-    torch.set_num_threads(int(run.resource(stage, "threads", 1) or 1))
-    job = Job(
-        run=run.owner(stage),
-        stage=stage,
-        domain=parsed.domain,
-        seed=parsed.seed,
-        section=run.identity(stage),
-        source=source or digest(stage, run.section(stage), kinds(config.schema()), parsed.plugins),
-        out=out,
-        inputs=inputs,
-        state=state or out.parent / ".state",
-        deadline=deadline,
-        device=kind,
-    )
-    return run, parsed, job
-
-
-def _record(job: Job) -> None:
-    """Keep a journal of the stage until the command ends; of several ranks the first does."""
-    from sciflow import journal
-    from sciflow.training.launch import rank_environment
-
-    if job.state is not None and int(rank_environment(os.environ).get("RANK", 0)) == 0:
-        index, count = job.part
-        facts = {"run": job.run, "stage": job.stage, "shard": "" if count == 1 else f"{index}/{count}"}
-        book = held.enter_context(journal.recorded(job.folder() / journal.FILE, **facts))
-        book.write("work", key=job.key, ranks=int(rank_environment(os.environ).get("WORLD_SIZE", 1)))
-
-
-def _maker(name: str) -> str:
-    """The stage that writes an input."""
-    return {"data": "dataset", "model": "train", "samples": "sample", "metrics": "evaluate"}[name]
-
-
 @app.command()
 def dataset(run: RunArgument, out: Out = None, state: State = None, time_limit: Limit = None, source: Source = "",
             smoke: Smoke = False) -> None:  # fmt: skip
@@ -142,9 +66,9 @@ def dataset(run: RunArgument, out: Out = None, state: State = None, time_limit: 
     with importing():
         from sciflow.stages import dataset as stage
 
-    _, parsed, job = _prepare(run, "dataset", {}, out, state, time_limit, source, smoke)
-    _record(job)
-    stage.run(job, parsed.dataset)
+    _, parsed, job = prepare(run, "dataset", {}, out, state, time_limit, source, smoke)
+    with record(job):
+        stage.run(job, parsed.dataset)
 
 
 @app.command()
@@ -156,11 +80,11 @@ def train(run: RunArgument, data: Data = None, out: Out = None, state: State = N
     with importing():
         from sciflow.stages import train as stage
 
-    described, parsed, job = _prepare(run, "train", {"data": data}, out, state, time_limit, source, smoke)
+    described, parsed, job = prepare(run, "train", {"data": data}, out, state, time_limit, source, smoke)
     job = replace(job, scratch=scratch.folder(os.environ))
     start_ranks(described, "train")
-    _record(job)
-    stage.run(job, parsed.train)
+    with record(job):
+        stage.run(job, parsed.train)
 
 
 @app.command()
@@ -177,15 +101,15 @@ def sample(
 
     part = part_of("sample", shard, gather, parts)
     inputs = {} if gather else {"data": data, "model": model}
-    described, parsed, job = _prepare(run, "sample", inputs, out, state, time_limit, source, smoke, is_light=gather)
-    if gather and parts:
-        _record(job)
-        stage.gather(job, parts)
-        return
+    described, parsed, job = prepare(run, "sample", inputs, out, state, time_limit, source, smoke, is_light=gather)
     job = replace(job, part=part)
-    start_ranks(described, "sample")
-    _record(job)
-    stage.run(job, parsed.sample)
+    if not gather:
+        start_ranks(described, "sample")
+    with record(job):
+        if gather and parts:
+            stage.gather(job, parts)
+        else:
+            stage.run(job, parsed.sample)
 
 
 @app.command()
@@ -201,13 +125,13 @@ def evaluate(
 
     part = part_of("evaluate", shard, gather, parts)
     inputs = {} if gather else {"data": data, "samples": samples}
-    _, parsed, job = _prepare(run, "evaluate", inputs, out, state, time_limit, source, smoke, is_light=gather)
+    _, parsed, job = prepare(run, "evaluate", inputs, out, state, time_limit, source, smoke, is_light=gather)
     job = replace(job, part=part)
-    _record(job)
-    if gather and parts:
-        stage.gather(job, parts)
-    else:
-        stage.run(job, parsed.evaluate, parsed.sample.likelihood)
+    with record(job):
+        if gather and parts:
+            stage.gather(job, parts)
+        else:
+            stage.run(job, parsed.evaluate, parsed.sample.likelihood)
 
 
 @app.command()
@@ -218,9 +142,25 @@ def report(run: RunArgument, data: Data = None, model: Model = None, samples: Sa
         from sciflow.stages import report as stage
 
     inputs = {"data": data, "model": model, "samples": samples, "metrics": metrics}
-    described, parsed, job = _prepare(run, "report", inputs, out, None, None, source, smoke)
-    _record(job)
-    stage.run(job, parsed.report, described.values, described.text())
+    described, parsed, job = prepare(run, "report", inputs, out, None, None, source, smoke)
+    with record(job):
+        stage.run(job, parsed.report, described.values, described.text())
+
+
+@app.command()
+def together(
+    stage: Annotated[str, typer.Argument(help="dataset, train, sample, evaluate or report.")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="run.yaml of each, in its folder of results.", metavar="RUN.yaml…")
+    ],
+    time_limit: Limit = None,
+) -> None:
+    """Do a stage of several runs in one process: where a start takes longer than the work."""
+    functions: tuple[Callable[..., None], ...] = (dataset, train, sample, evaluate, report)
+    commands = dict(zip(STAGES, functions, strict=True))
+    if stage not in commands:
+        raise InputError(f"the stage must be one of {[*STAGES]}, got {stage!r}.")
+    one_after_another(stage, commands[stage], runs, time_limit)
 
 
 @app.command()
@@ -338,7 +278,7 @@ def apply(
         from sciflow.stages import sample as stage
 
     inputs = {"data": data, "model": model}
-    _, parsed, job = _prepare(run, "sample", inputs, out or Path(f"{observation.stem}-samples.nc"), None, None, source)
+    _, parsed, job = prepare(run, "sample", inputs, out or Path(f"{observation.stem}-samples.nc"), None, None, source)
     stage.apply(job, parsed.sample, observation)
     typer.echo(f"Wrote {job.out}")
 

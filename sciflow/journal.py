@@ -20,6 +20,7 @@ import os
 import platform
 import resource
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -31,6 +32,8 @@ from sciflow import progress
 from sciflow.errors import OutOfTime
 
 FILE = "progress.jsonl"
+earlier = {"cpu_seconds": 0.0}
+"""What this process had spent when the last journal was closed: on other runs, of which it does several."""
 LONGEST = 500  # characters of a message: a line stays a line
 
 
@@ -57,9 +60,10 @@ class Journal:
 
 
 def spent() -> dict[str, float]:
-    """CPU seconds and peak memory [MB] of this process, and peak memory of its CUDA device if it uses one."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    facts = {"cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2), "memory_mb": round(usage.ru_maxrss / 1024, 1)}
+    """CPU seconds of this process since the last journal was closed, its peak memory [MB], and that of its device."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    seconds = time.process_time() - earlier["cpu_seconds"]
+    facts = {"cpu_seconds": round(seconds, 3), "memory_mb": round(peak / 1024, 1)}
     torch = sys.modules.get("torch")  # nothing here loads it
     if torch is not None and torch.cuda.is_initialized():
         facts["gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
@@ -95,6 +99,7 @@ def recorded(path: Path, **facts: object) -> Iterator[Journal]:
     else:
         journal.write("end", outcome="done", message="", **spent())
     finally:
+        earlier["cpu_seconds"] = time.process_time()
         warnings.showwarning = shown
         logging.getLogger().removeHandler(handler)
 

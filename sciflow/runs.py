@@ -25,6 +25,8 @@ from sciflow.yamlfile import load, text
 
 STAGES = ("dataset", "train", "sample", "evaluate", "report")
 ARTEFACTS = dict(zip(STAGES, ("data.nc", "model.pt", "samples.nc", "metrics.csv", "report.html"), strict=True))
+MAKERS = {"data": "dataset", "model": "train", "samples": "sample", "metrics": "evaluate"}  # input → who writes it
+INPUTS = {stage: tuple(MAKERS)[:n] for n, stage in enumerate(STAGES)} | {"evaluate": ("data", "samples")}
 SHARED = ("seed", "domain", "plugins")  # what every stage depends on: swept, it counts as part of `dataset`
 FILES = ("path", "top", "pdb", "system", "notebook")  # keys whose values are files that a stage reads
 ASIDE = ("sweep", "smoke")  # keys of a run file that are used up when it is resolved

@@ -114,12 +114,15 @@ def test_the_workflow_benchmark_answers_in_rows(tmp_path: Path) -> None:
 
 
 SMALL = {
-    "workflow_jobs": {"ROUNDS": {True: 2}, "N_COMMANDS": {True: 2}, "N_SWEEPS": {True: 2}, "N_FEW": 2, "N_RUNS": 3},
+    "workflow_jobs": {
+        "ROUNDS": {True: 2}, "N_COMMANDS": {True: 2}, "N_SWEEPS": {True: 2}, "N_FEW": 2, "N_RUNS": 3, "N_TOGETHER": 2,
+    },
     "workflow_files": {"ROUNDS": {True: 2}, "WRITTEN": 1, "READ": 1},
-}
+}  # fmt: skip
 TARGETS = {  # part -> how its claims with a target begin
     "commands": ["a stage with nothing to do, less the bare import", "`sciflow check`"],
     "sweep": ["nothing to be done in a sweep of 3 runs", "sweep of 2 runs, 2 cores over 1", "Snakemake, shell"],
+    "together": ["together over alone"],
     "checkpoint": ["checkpoints every 60 s"],
     "resume": [],
     "store": ["store, write to memory", "store, read"],

@@ -12,7 +12,7 @@ from snakemake.exceptions import WorkflowError
 from sciflow.catalogue import Catalogue
 from sciflow.errors import KILLED, InputError
 from sciflow.memory import megabytes, minutes
-from sciflow.runs import ARTEFACTS, STAGES
+from sciflow.runs import ARTEFACTS, INPUTS, MAKERS, STAGES
 from sciflow.source import digest
 
 

@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import platform
-import resource
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -229,15 +228,15 @@ class Job:
 
         The cost is that of all attempts at this work, as far as the journal tells of those that were cut short.
         """
-        usage = resource.getrusage(resource.RUSAGE_SELF)
+        spent = journal.spent()
         took = {
             "run": self.run,
             "stage": self.stage,
             "sha256": sha256(self.out),
             "source_digest": self.source,
             "seconds": round(time.monotonic() - self.started, 3),
-            "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 3),
-            "peak_memory_mb": round(usage.ru_maxrss / 1024, 1),
+            "cpu_seconds": spent["cpu_seconds"],
+            "peak_memory_mb": spent["memory_mb"],
             "device": torch.cuda.get_device_name() if self.device == "cuda" else platform.processor() or "cpu",
             "threads": torch.get_num_threads(),
             **self._device_facts(int(str(facts.get("ranks", 1)))),

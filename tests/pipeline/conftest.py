@@ -42,11 +42,17 @@ for part in options.get("--gather", []):
     open(part)
     if arguments[0] == "evaluate":
         open(part.replace(".csv", ".nc"))
-out = options["--out"][0]
-with open(out, "w") as file:
-    file.write(f"{{arguments}}\\n")
-if arguments[0] == "evaluate":
-    open(out.replace(".csv", ".nc"), "w").write("arrays")
+if arguments[0] == "together":
+    stage, *runs = options[""]
+    name = {{"sample": "samples.nc", "evaluate": "metrics.csv", "report": "report.html"}}[stage]
+    outs = [run.replace("run.yaml", name) for run in runs if open(run)]
+else:
+    stage, outs = arguments[0], options["--out"]
+for out in outs:
+    with open(out, "w") as file:
+        file.write(f"{{arguments}}\\n")
+    if stage == "evaluate":
+        open(out.replace(".csv", ".nc"), "w").write("arrays")
 """
 
 STAGES = ("dataset", "train", "sample", "evaluate", "report")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.pipeline.conftest import Project
+from tests.pipeline.conftest import STAGES, Project
 
 RUN = "workflows/runs/toy.yaml"
 
@@ -49,6 +49,29 @@ def test_a_sweep_over_seeds_scatters_every_stage(project: Project) -> None:
     jobs = project.snakemake("--dry-run").jobs
     stages = dict.fromkeys(("dataset", "train", "sample", "evaluate", "report"), 3)
     assert jobs == {**stages, "sample_part": 6, "compare": 1, "index": 1, "all": 1}
+
+
+def test_one_process_does_a_stage_of_several_children(project: Project) -> None:
+    """Seven children, three at once: the seventh is on its own, and cut into the shards that the run asks for."""
+    project.edit(RUN, "{shards: 2}", "{shards: 2, together: 3}, evaluate: {together: 10}, report: {together: 4}")
+    project.edit(RUN, "seed: 0", "seed: 0\nsweep: {sample.solver.order: [0, 1, 2, 3, 4, 5, 6]}")
+    result = project.snakemake()
+    assert result.status == 0, result.text
+    children = [f"results/toy~sample.solver.order={k}/run.yaml" for k in range(7)]
+    asked = [options for stage, options in project.calls() if stage == "together"]
+    groups = {stage: sorted(runs for name, *runs in (each[""] for each in asked) if name == stage) for stage in STAGES}
+    assert groups["sample"] == [children[:3], children[3:6]]
+    assert groups["evaluate"] == [children]
+    assert groups["report"] == [children[:4], children[4:]]
+    assert sorted(each["--time-limit"] for each in asked) == [["180"], ["180"], ["210"], ["45"], ["60"]]
+    alone = [stage for stage, _ in project.calls() if stage not in ("together", "compare", "index")]
+    assert sorted(alone) == ["dataset", "sample", "sample", "sample", "train"]
+    assert project.snakemake("--dry-run").jobs == {}
+    project.edit(RUN, "4, 5, 6]", "4, 5, 60]")
+    jobs = project.snakemake("--dry-run").jobs  # what is together is made again together, and what follows
+    assert {name for name in jobs if "_" in name} == {
+        "sample_part", "evaluate_together_1", "report_together_1", "report_together_2",
+    }  # fmt: skip
 
 
 def test_one_child_and_one_smoke_run_can_be_asked_for(project: Project) -> None:
