@@ -44,7 +44,8 @@ RUN = {
     "sweep": {"sample.times.n_steps": [2, 3]},
     "resources": {
         stage: {"mem_mb": MEGABYTES, "runtime": 10, **({"shards": 1} if stage == "sample" else {})} for stage in STAGES
-    },
+    }
+    | {stage: {"mem_mb": MEGABYTES, "runtime": 5, "together": 2} for stage in ("evaluate", "report")},
 }
 LONG = 100  # steps of a second: more than there are in a minute
 LIMITED = {
@@ -220,6 +221,7 @@ def test_a_sweep_survives_the_loss_of_a_job_and_of_its_controller(cluster: None,
     names = ["model.pt", "comparison.html"]
     assert all((submitted.folder / "results/swept" / name).is_file() for name in names)
     assert all((submitted.folder / "results" / child / "report.html").is_file() for child in CHILDREN)
+    assert "evaluate_together_1" in out.read_text() and "report_together_1" in out.read_text(), out.read_text()
     there = {name: submitted.results(f"swept/{name}") for name in ("data.nc", "model.pt")}
     shutil.rmtree(submitted.folder / "results/swept")
     submitted.call(sys.executable, "-c", STRAIGHT, "dataset", "train")
