@@ -134,17 +134,21 @@ def libraries(facts: Mapping[str, object]) -> str:
     return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
-def asked(description: str | None, quick: str) -> argparse.Namespace:
+def asked(description: str | None, quick: str, models: Iterable[str] = ()) -> argparse.Namespace:
     """The options of a benchmark that no clock decides, read from the command line, with the time at which it began.
 
     Args:
         description: what the benchmark says of itself.
         quick: what `--quick` does.
+        models: those of which one can be asked for alone.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help=quick)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
     parser.add_argument("--record", action="store_true", help="write what the documentation shows of it")
+    if models:
+        said = "measure this model alone; a record keeps the other rows of the record before"
+        parser.add_argument("--model", choices=list(models), help=said)
     parser.set_defaults(begun=time.monotonic())
     return parser.parse_args()
 
