@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -59,9 +59,9 @@ class Killable:
         shutil.copytree(self.folder, folder)
         return Killable(folder, {**self.variables, "PYTHONPATH": str(folder)})
 
-    def start(self, *options: str) -> subprocess.Popen[str]:
+    def start(self, *options: str, targets: Sequence[str] = ("results/kill/samples.nc",)) -> subprocess.Popen[str]:
         """Snakemake in a process group of its own, all of its output in one pipe."""
-        target = ["results/kill/samples.nc"] if "--unlock" not in options else []
+        target = targets if "--unlock" not in options else []
         call = [
             sys.executable,
             "-m",
@@ -78,10 +78,10 @@ class Killable:
             call, cwd=self.folder, env=self.environment, text=True, stdout=-1, stderr=-2, start_new_session=True
         )
 
-    def snakemake(self, *options: str, plan: str = "") -> tuple[int, str]:
+    def snakemake(self, *options: str, plan: str = "", **targets: Sequence[str]) -> tuple[int, str]:
         """Exit status and output of one call, in which what is planned happens."""
         (self.folder / "plan").write_text(plan)
-        process = self.start(*options)
+        process = self.start(*options, **targets)
         try:
             text, _ = process.communicate(timeout=TIME_LIMIT)
         except subprocess.TimeoutExpired:
@@ -181,6 +181,33 @@ def test_killed_with_its_snakemake_it_resumes_at_the_next_call(
     assert killed.calls("guidance") == [2 * PER_OBSERVATION + 5, PER_OBSERVATION]
     assert not killed.leftovers()
     record_property("kills", len(plans))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(4 * TIME_LIMIT)
+def test_children_that_are_together_go_on_where_they_were_killed(
+    snapshot: Killable, killed: Killable, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """In the second of three, which one process samples: the first is put back, the second resumed."""
+    sizes = (2, 3, 4)  # a tile each
+    swept = change(RUN, {"sweep": {"sample.n_samples": list(sizes)}, "resources": {"sample": {"together": 3}}})
+    files = [f"results/kill~sample.n_samples={n}/samples.nc" for n in sizes]
+    left = snapshot.copy(tmp_path / "left")
+    for each in (left, killed):
+        Place(each.folder).write(swept, "kill")
+    status, text = left.snakemake(targets=files)
+    assert status == 0, text
+    in_all = 3 * PER_OBSERVATION  # of one child
+    assert left.calls("guidance") == [3 * in_all]
+    plan = f"guidance {in_all} pass\nguidance {PER_OBSERVATION + 5} die"  # counted anew with the plugin of each child
+    status, text = killed.snakemake(plan=plan, targets=files)
+    assert status == 0 and "Trying to restart job" in text, text
+    assert killed.calls("guidance") == [in_all + PER_OBSERVATION + 5, 2 * in_all - PER_OBSERVATION]
+    assert [(killed.folder / file).read_bytes() for file in files] == [
+        (left.folder / file).read_bytes() for file in files
+    ]
+    assert not killed.leftovers()
+    record_property("kills", 1)
 
 
 KILLS = 8  # of each seed, and
