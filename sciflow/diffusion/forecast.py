@@ -8,7 +8,9 @@ past as further channels. Every schedule, loss and solver of the package therefo
     schedule linear, loss velocity                  conditional flow matching
     schedule follmer, loss velocity                 the interpolant α_s u_t + β_s u_{t+1} + √s σ_s z; see `Follmer`
 
-Parameters of a trajectory, a viscosity say, are told to the network in the same way, as constant channels.
+Parameters of a trajectory, a viscosity say, are told to the network in the same way, as channels that are the same
+everywhere, and fields that do not change, a topography say, as channels of their own. Along axes that do not join their
+ends a network may be told where each point lies.
 
 A refiner stands between both: a regression, whose answer is noised and denoised a few times at falling levels.
 """
@@ -42,7 +44,7 @@ class Forecaster(Protocol):
     def n_steps(self) -> int | None: ...
 
     def fields(self, n_given: int) -> int:
-        """How many fields the network sees at once, parameters not counted."""
+        """How many fields the network sees at once, what it is told beside them not counted."""
         ...
 
     def model(self, module: nn.Module, shape: tuple[int, ...], n_given: int, scale: Scale) -> ForecastModel:
@@ -148,24 +150,30 @@ class Forecasts:
         event: shape of a trajectory, (time, *field).
         interval: from one field to the next [time].
         parameters: name → number, what these trajectories are told of; empty before `given`.
+        constants: name → field that does not change (*grid), likewise.
     """
 
     models: dict[str, ForecastModel]
     event: tuple[int, ...]
     interval: float = 1.0
     parameters: Mapping[str, float] = field(default_factory=dict)
+    constants: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def scale(self) -> Scale:
         """The normalisation, which all forecasters share."""
         return next(iter(self.models.values())).scale
 
-    def given(self, parameters: Mapping[str, float]) -> Forecasts:
-        """The forecasts of trajectories with these parameters; numbers that no forecaster asks for are left out.
+    def given(self, parameters: Mapping[str, float], constants: Mapping[str, Tensor] | None = None) -> Forecasts:
+        """The forecasts of trajectories with these parameters and constant fields (*grid); others are left out.
 
         Raises:
-            InputError: one is missing or not finite, or differs from the only value that training saw.
+            InputError: one is missing, not finite or on another grid, or differs from the only value that training saw.
         """
+        return replace(self, parameters=self._numbers(parameters), constants=self._maps(constants or {}))
+
+    def _numbers(self, parameters: Mapping[str, float]) -> dict[str, float]:
+        """The parameters that are asked for."""
         asked, found = self.scale.parameters, {}
         for name, (mean, std) in asked.items():
             value = parameters.get(name)
@@ -181,7 +189,29 @@ class Forecasts:
                     f"Train on trajectories in which {name} differs."
                 )
             found[name] = float(value)
-        return replace(self, parameters=found)
+        return found
+
+    def _maps(self, constants: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The constant fields that are asked for."""
+        asked, grid, found = self.scale.constants, tuple(next(iter(self.models.values())).shape[1:]), {}
+        for name, (mean, std) in asked.items():
+            value = constants.get(name)
+            if value is None or tuple(value.shape) != grid or not bool(value.isfinite().all()):
+                is_there = "missing" if value is None else f"of shape {tuple(value.shape)}"
+                if value is not None and tuple(value.shape) == grid:
+                    is_there = "not finite everywhere"
+                raise InputError(
+                    f"the forecasters are told of the constant fields {sorted(asked)}, but for this state {name!r} is "
+                    f"{is_there}; known are {sorted(constants)}. Give finite numbers of shape {grid}: "
+                    f"`constant_{name}` in a file of your own."
+                )
+            if std == 0 and not bool(((value.double() - mean).abs() <= SAME * abs(mean)).all()):
+                raise InputError(
+                    f"the forecasters were trained with {name} = {mean:g} everywhere, and cannot tell of other values. "
+                    f"Train on trajectories in which {name} differs."
+                )
+            found[name] = value
+        return found
 
     @property
     def shape(self) -> tuple[int, ...]:
