@@ -76,15 +76,17 @@ def interval(data: xr.Dataset) -> float:
     return float(steps[0])
 
 
-def check_grid(where: str, data: xr.Dataset, network: object) -> None:
+def check_grid(where: str, data: xr.Dataset, network: object, is_told: bool = False) -> None:
     """Hold the axes of space of the data against what the network takes for granted of them.
 
-    A network that wraps around an axis with ends is warned of: it may still learn where nothing reaches them.
+    A network that wraps around an axis with ends is warned of, unless it is told of them: it may still learn where
+    nothing reaches them.
 
     Args:
         where: file of the data, for the message.
         data: with coordinates, and `boundary` (axis → kind, as JSON) among its attributes where its file says so.
         network: an entry of NETWORKS; may have `needs_uniform_grid` and `is_periodic`.
+        is_told: whether the network sees where each point lies between the ends.
 
     Raises:
         InputError: it needs equal steps and the points do not have them.
@@ -92,12 +94,14 @@ def check_grid(where: str, data: xr.Dataset, network: object) -> None:
     axes = [axis for axis in AXES if axis in data["data"].dims]
     if getattr(network, "needs_uniform_grid", False):
         check_uniform(where, {axis: data[axis].to_numpy() for axis in axes if axis in data.coords}, "a Fourier network")
-    boundary = json.loads(data.attrs.get("boundary", "{}")) if getattr(network, "is_periodic", False) else {}
+    is_blind = getattr(network, "is_periodic", False) and not is_told
+    boundary = json.loads(data.attrs.get("boundary", "{}")) if is_blind else {}
     for axis in axes:
         if (kind := boundary.get(axis, "periodic")) != "periodic":
             logger.warning(
                 "%s: the boundary of axis %r is %r, but the network joins its two ends. Use the unet network with "
-                "`padding: zeros`, or mlp.", where, axis, kind,
+                "`padding: zeros`, or mlp; forecasters can be told of the ends, `train.boundary: true`.",
+                where, axis, kind,
             )  # fmt: skip
 
 

@@ -151,12 +151,12 @@ class ForecastTraining:
 
     def look(self, where: str, data: xr.Dataset) -> None:
         """Raise InputError where the data are no trajectories of equal steps that the network fits, and long enough."""
-        check_grid(where, data, self.network)
+        check_grid(where, data, self.network, self.boundary)
         self._windows(data)
         interval(data)
 
     def learn(self, job: Job, data: xr.Dataset, checkpoint: Path | None) -> Learned:
-        check_grid(str(job.inputs.get("data", "data.nc")), data, self.network)
+        check_grid(str(job.inputs.get("data", "data.nc")), data, self.network, self.boundary)
         train, validation, scale = self._windows(data)
         every, models, histories, facts = interval(data), {}, {}, {}
         device(job.device)
