@@ -162,7 +162,7 @@ class Rollout:
         parameters = model.scale.channels(forecasts.parameters)
         parameters = None if parameters is None else parameters.expand(n, -1)
         constants = model.scale.maps({name: value[None] for name, value in forecasts.constants.items()})
-        constants = None if constants is None else constants.expand(n, *constants.shape[1:])
+        constants = None if constants is None else constants.to(start).expand(n, *constants.shape[1:])
         path = [field.reshape(model.shape).expand(n, *model.shape) for field in start]
         if isinstance(model, RegressionModel) and self.perturbation:
             path[-1] = path[-1] + self.perturbation * model.residual(white(stream.child("perturbation")))

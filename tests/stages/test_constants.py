@@ -359,6 +359,16 @@ def test_check_says_which_fields_and_ends_the_data_have(changes: dict[str, Any],
     assert outcome.status == 2 and message in outcome.text, outcome.text
 
 
+def test_a_field_on_another_grid_is_left_out_and_then_refused(place: Place) -> None:
+    run = walled_run(place)
+    with xr.load_dataset(place.folder / "heat.nc") as file:
+        coarse = file["diffusivity"][:, ::2].rename(x="cell").drop_vars("cell")
+        file.drop_vars("diffusivity").assign(diffusivity=coarse).to_netcdf(place.folder / "heat.nc")
+    outcome = place.sciflow("check", place.write(run))
+    said = "train.constants asks for 'diffusivity', but the data have no constant fields."
+    assert outcome.status == 2 and said in outcome.text, outcome.text
+
+
 def test_fields_of_a_plane_keep_their_axes(tmp_path: Path) -> None:
     """From the file to what is observed, and from a state of one's own: (y, x), whatever their order there."""
     drawn, depth = np.random.default_rng(0).normal(size=(20, 2, 3, 4)), np.arange(240.0).reshape(20, 3, 4)
