@@ -18,7 +18,7 @@ A refiner stands between both: a regression, whose answer is noised and denoised
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Protocol, runtime_checkable
 
@@ -27,7 +27,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sciflow.diffusion.loss import Denoising, Loss
-from sciflow.diffusion.one_step import DiffusionModel, ForecastModel, RefinerModel, RegressionModel, Scale
+from sciflow.diffusion.one_step import DiffusionModel, ForecastModel, RefinerModel, RegressionModel, Scale, told
 from sciflow.diffusion.schedule import EDM, Schedule
 from sciflow.errors import InputError
 from sciflow.random import Stream
@@ -212,6 +212,49 @@ class Forecasts:
                 )
             found[name] = value
         return found
+
+    def beside(self, n: int, like: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """What n rows of these trajectories are `told`: numbers (n, n_shown) and fields (n, n_mapped, *grid), or None.
+
+        Args:
+            n: rows.
+            like: a tensor of their dtype and device.
+        """
+        numbers = self.scale.channels(self.parameters)
+        maps = self.scale.maps({name: value[None] for name, value in self.constants.items()})
+        return (
+            None if numbers is None else numbers.to(like).expand(n, -1),
+            None if maps is None else maps.to(like).expand(n, *maps.shape[1:]),
+        )
+
+    def flow(self, name: str = "") -> Callable[[Tensor], Tensor]:
+        """One step of a regression as a map of states, each the last fields one after another.
+
+            (u_{t−k+1}, …, u_t) ↦ (u_{t−k+2}, …, û_{t+1}),   k = n_given
+
+        `lyapunov_spectrum` says how fast its trajectories part.
+
+        Args:
+            name: of the forecaster; "" is the only one.
+
+        Returns:
+            (rows, k · channel · points) → the same, each row for itself.
+
+        Raises:
+            InputError: a forecaster that draws, or one that was not told what it asks for.
+        """
+        model, told_of = self.named(name), self.given(self.parameters, self.constants)
+        if not isinstance(model, RegressionModel):
+            raise InputError(
+                "this forecaster draws its next field, and two of its trajectories part by chance. Name a regression."
+            )
+
+        def step(states: Tensor) -> Tensor:
+            past = states.reshape(-1, model.n_given, *model.shape)
+            following = model.mean(told(past, *told_of.beside(len(past), past)))
+            return torch.cat([past[:, 1:], following[:, None]], 1).reshape(states.shape)
+
+        return step
 
     @property
     def shape(self) -> tuple[int, ...]:

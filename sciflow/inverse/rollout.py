@@ -159,15 +159,12 @@ class Rollout:
         def white(own: Stream, step: int = 0) -> Tensor:
             return own.normal(n, model.shape, step=step, dtype=start.dtype, device=start.device)
 
-        parameters = model.scale.channels(forecasts.parameters)
-        parameters = None if parameters is None else parameters.expand(n, -1)
-        constants = model.scale.maps({name: value[None] for name, value in forecasts.constants.items()})
-        constants = None if constants is None else constants.to(start).expand(n, *constants.shape[1:])
+        beside = forecasts.beside(n, start)
         path = [field.reshape(model.shape).expand(n, *model.shape) for field in start]
         if isinstance(model, RegressionModel) and self.perturbation:
             path[-1] = path[-1] + self.perturbation * model.residual(white(stream.child("perturbation")))
         for step in range(n_steps):
-            past = told(torch.stack(path[-k:], 1), parameters, constants)
+            past = told(torch.stack(path[-k:], 1), *beside)
             if isinstance(model, RegressionModel):
                 path.append(model.mean(past))
                 if self.residual:
