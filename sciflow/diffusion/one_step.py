@@ -101,9 +101,9 @@ def places(grid: Sequence[int], axes: Sequence[int], like: Tensor) -> Tensor:
     """
     found = []
     for axis in axes:
-        line = torch.linspace(-1, 1, grid[axis], dtype=torch.float64)
+        line = torch.linspace(-1, 1, grid[axis], dtype=like.dtype, device=like.device)
         found.append(line.reshape([-1 if k == axis else 1 for k in range(len(grid))]).expand(*grid))
-    return torch.stack(found).to(like)
+    return torch.stack(found)
 
 
 class Given(nn.Module):
