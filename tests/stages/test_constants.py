@@ -16,7 +16,7 @@ from torch import Tensor
 from sciflow.data.layouts import CF, Simulations
 from sciflow.data.measured import read_measured
 from sciflow.diffusion.forecast import ConditionalDiffusion, Forecaster, Forecasts, PDERefiner, Regression
-from sciflow.diffusion.model import load
+from sciflow.diffusion.model import load, pack
 from sciflow.diffusion.one_step import RegressionModel, Scale, places, told
 from sciflow.domains.pde.files import SimulationFile
 from sciflow.errors import InputError
@@ -169,6 +169,18 @@ def test_a_model_says_nothing_of_what_it_is_not_told(tmp_path: Path) -> None:
     trained(data, UNet((4,)), 1, None, tmp_path / "a.pt")
     stored = torch.load(tmp_path / "a.pt", weights_only=True)["models"]["mean"]["scale"]
     assert set(stored) == {"mean", "std", "step", "parameters"}
+
+
+def test_a_model_comes_back_with_what_it_is_told(tmp_path: Path) -> None:
+    module = UNet((4,)).build((3, 8)).eval().requires_grad_(False)
+    torch.nn.init.normal_(module.last[-1].weight)  # it starts as zero
+    scale = Scale(0.5, 2.0, 0.1, {}, {"depth": (2.0, 0.5), "level": (1.0, 0.0)}, (0,))
+    model = RegressionModel(module, (1, 8), 1, scale)
+    save(tmp_path / "a.pt", pack(Forecasts({"mean": model}, (3, 8)), UNet((4,))), "model")
+    found = load(tmp_path / "a.pt")
+    assert isinstance(found, Forecasts) and found.scale == scale
+    past = told(Stream(1).normal(3, (1, 1, 8)), None, scale.maps({"depth": Stream(2).normal(3, (8,))}))
+    assert torch.equal(found.named("mean").mean(past), model.mean(past))
 
 
 @pytest.mark.parametrize("name", EVERY)
