@@ -197,10 +197,9 @@ class Forecasts:
         for name, (mean, std) in asked.items():
             value = constants.get(name)
             if value is None or tuple(value.shape) != grid or not bool(value.isfinite().all()):
-                shape = None if value is None else tuple(value.shape)
-                wrong = (
-                    "missing" if shape is None else f"of shape {shape}" if shape != grid else "not finite everywhere"
-                )
+                wrong = "missing" if value is None else f"of shape {tuple(value.shape)}"
+                if value is not None and tuple(value.shape) == grid:
+                    wrong = "not finite everywhere"
                 raise InputError(
                     f"the forecasters are told of the constant fields {sorted(asked)}, but for this state {name!r} is "
                     f"{wrong}; known are {sorted(constants)}. Give finite numbers of shape {grid}: "
