@@ -18,6 +18,7 @@ from sciflow.search.reference import refined
 from sciflow.solvers.scheduled import Scheduled
 from sciflow.solvers.times import checked
 from sciflow.stages import notebook
+from sciflow.stages.rows import bounded
 
 if typing.TYPE_CHECKING:
     from sciflow.config import RunFile
@@ -87,14 +88,17 @@ def _unforecast(run: RunFile) -> Iterator[str]:
 
 
 def untold(run: RunFile) -> Iterator[str]:
-    """Parameters that forecasters ask for and the data do not have; the header of a file is read."""
-    asked, known = getattr(run.train, "parameters", ()), getattr(run.dataset, "known_parameters", None)
-    if asked and known is not None:
-        names = known()
+    """What forecasters ask to be told of and the data do not have; the header of a file is read."""
+    for kind, what in (("parameters", "parameters"), ("constants", "constant fields")):
+        asked, known = getattr(run.train, kind, ()), getattr(run.dataset, f"known_{kind}", None)
+        names = known() if asked and known is not None else asked
         for name in asked:
             if name not in names:
                 hint = did_you_mean(name, names)
-                yield f"train.parameters asks for {name!r}, but the data have {sorted(names) or 'no parameters'}.{hint}"
+                yield f"train.{kind} asks for {name!r}, but the data have {sorted(names) or f'no {what}'}.{hint}"
+    if getattr(run.train, "boundary", False) and (says := getattr(run.dataset, "known_boundary", None)) is not None:
+        boundary = says()
+        bounded(boundary, [*boundary])
 
 
 def _unshared(run: RunFile) -> Iterator[str]:

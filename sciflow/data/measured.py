@@ -18,7 +18,18 @@ from sciflow.data.formats.ome_zarr import OMEZarr
 from sciflow.data.formats.pictures import PNG, TIFF, read_picture, scale
 from sciflow.data.formats.scans import read_scan, top
 from sciflow.data.layouts.layout import layout_of
-from sciflow.data.layouts.simulations import OBSERVED, OFFSET, PARAMETER, SCALE, UNEVEN, Part, Simulations
+from sciflow.data.layouts.simulations import (
+    CONSTANT,
+    OBSERVED,
+    OBSERVED_CONSTANT,
+    OFFSET,
+    PARAMETER,
+    SCALE,
+    UNEVEN,
+    Part,
+    Simulations,
+    grid_of,
+)
 from sciflow.errors import InputError, is_passing
 
 if TYPE_CHECKING:
@@ -36,15 +47,16 @@ def read_measured(
     scaling: Literal["full", "stored"] = "full",
     given: Sequence[float] = (),
     trained: xr.Dataset | None = None,
+    constants: Sequence[str] = (),
 ) -> xr.Dataset:
     """Observations from netCDF or NPZ, a picture (PNG, TIFF, OME-Zarr, DICOM), or HDF5 of fastMRI or LoDoPaB-CT.
 
     Either `measured` (measurement,) or (observation, measurement) with what the operator needs beside it as
     `operator_<name>` and, of a forecaster's parameters, `parameter_<name>`, which have the axis `observation` where
-    `measured` has it; or `image` (*event) or
+    `measured` has it, and `constant_<name>` (*grid) or (observation, *grid); or `image` (*event) or
     (observation, *event) with NaN where nothing was measured. A picture of the size of the model is an `image`, which
     was not measured where it is transparent (PNG) or NaN (TIFF); one of another size is `measured`. For a forecaster
-    also simulations in a known layout, whose first fields and parameters are taken.
+    also simulations in a known layout, whose first fields, parameters and constant fields are taken.
 
     Args:
         path: the file.
@@ -53,6 +65,7 @@ def read_measured(
         given: times of the fields that a forecaster is given, from 0; none for another model.
         trained: the data that a forecaster learned from, whose grid and boundaries simulations must have; null looks
             at neither.
+        constants: fields that do not change and that a forecaster is told of; others are left where they are.
 
     Raises:
         InputError: neither is there, shapes do not fit, or values that should be finite are not.
@@ -60,7 +73,7 @@ def read_measured(
     path = Path(path)
     is_scan = path.suffix.lower() in SCANS and path.is_file() and not {"measured", "image"} & set(top(path))
     if given and (is_scan or path.suffix.lower() == STORE):
-        return _first_fields(path, shape, given, trained)
+        return _first_fields(path, shape, given, trained, constants)
     if is_scan:
         scanned, facts = read_scan(path, shape, MOST_GIGABYTES)
         if not np.isfinite(scanned["measured"]).all():
@@ -80,13 +93,29 @@ def read_measured(
     if "image" in arrays:
         return _from_image(path, _numbers(path, "image", arrays), shape)
     if "measured" not in arrays and given and path.suffix != ".npz":
-        return _first_fields(path, shape, given, trained)
+        return _first_fields(path, shape, given, trained, constants)
     if "measured" not in arrays:
         raise InputError(f"{path}: needs `measured` or `image`, found {sorted(arrays)}. Name the array so.")
     values = _of_arrays(path, arrays)
     if given and trained is not None and SCALE in trained.coords:
         values["measured"] = _scaled(path, values["measured"], (len(given), *shape[1:]), trained)
-    return _named(values)
+    named = _named(values)
+    held = {name: _numbers(path, CONSTANT + name, arrays) for name in constants if CONSTANT + name in arrays}
+    return named if trained is None else named.assign(_maps(path, held, len(values["measured"]), trained))
+
+
+def _maps(path: Path, held: dict[str, np.ndarray], n: int, trained: xr.Dataset) -> dict[str, Any]:
+    """Constant fields (observation, *grid) of n observations, from one for all or one for each."""
+    axes = grid_of(trained)
+    grid, found = tuple(trained.sizes[axis] for axis in axes), {}
+    for name, values in held.items():
+        if values.shape not in (grid, (n, *grid)):
+            raise InputError(
+                f"{path}: {CONSTANT}{name} has shape {values.shape}, needs ({', '.join(axes)}) = {grid}, or "
+                f"{(n, *grid)} for one of each observation. Give it on the model's grid."
+            )
+        found[OBSERVED_CONSTANT + name] = (("observation", *axes), np.broadcast_to(values, (n, *grid)))
+    return found
 
 
 def _of_arrays(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -110,7 +139,13 @@ def _of_arrays(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     return values
 
 
-def _first_fields(path: Path, shape: tuple[int, ...], given: Sequence[float], trained: xr.Dataset | None) -> xr.Dataset:
+def _first_fields(
+    path: Path,
+    shape: tuple[int, ...],
+    given: Sequence[float],
+    trained: xr.Dataset | None,
+    constants: Sequence[str],
+) -> xr.Dataset:
     """The first fields of each trajectory of a file of simulations, as measurements, and what is known of each."""
     several = trained if trained is not None and SCALE in trained.coords else None
     names = () if several is None else tuple(map(str, several["channel"].to_numpy()))
@@ -118,7 +153,8 @@ def _first_fields(path: Path, shape: tuple[int, ...], given: Sequence[float], tr
     if len(found.fields) > 1 and not names:
         raise InputError(f"{path}: several fields, {[*found.fields]}, but a forecast starts from one. Keep that one.")
     times = found.time[: len(given)] - found.time[0]
-    fields = found.to_dataset()["data"].isel(time=slice(len(given)))
+    whole = found.to_dataset()
+    fields = whole["data"].isel(time=slice(len(given)))
     if several is None:
         fields = fields.isel(channel=0)
     else:
@@ -134,7 +170,9 @@ def _first_fields(path: Path, shape: tuple[int, ...], given: Sequence[float], tr
     if trained is not None:
         _check_place(path, found, trained)
     numbers = {OBSERVED + name: values for name, values in found.parameters.items()}
-    return _named({"measured": fields.to_numpy().reshape(len(fields), -1).astype(np.float64), **numbers})
+    named = _named({"measured": fields.to_numpy().reshape(len(fields), -1).astype(np.float64), **numbers})
+    held = {name: whole[CONSTANT + name].to_numpy() for name in constants if name in found.constants}
+    return named if trained is None else named.assign(_maps(path, held, len(fields), trained))
 
 
 def _scaled(path: Path, measured: np.ndarray, shape: tuple[int, ...], trained: xr.Dataset) -> np.ndarray:

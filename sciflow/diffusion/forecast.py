@@ -8,7 +8,9 @@ past as further channels. Every schedule, loss and solver of the package therefo
     schedule linear, loss velocity                  conditional flow matching
     schedule follmer, loss velocity                 the interpolant α_s u_t + β_s u_{t+1} + √s σ_s z; see `Follmer`
 
-Parameters of a trajectory, a viscosity say, are told to the network in the same way, as constant channels.
+Parameters of a trajectory, a viscosity say, are told to the network in the same way, as channels that are the same
+everywhere, and fields that do not change, a topography say, as channels of their own. Along axes that do not join their
+ends a network may be told where each point lies.
 
 A refiner stands between both: a regression, whose answer is noised and denoised a few times at falling levels.
 """
@@ -16,7 +18,7 @@ A refiner stands between both: a regression, whose answer is noised and denoised
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Protocol, runtime_checkable
 
@@ -25,7 +27,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sciflow.diffusion.loss import Denoising, Loss
-from sciflow.diffusion.one_step import DiffusionModel, ForecastModel, RefinerModel, RegressionModel, Scale
+from sciflow.diffusion.one_step import DiffusionModel, ForecastModel, RefinerModel, RegressionModel, Scale, told
 from sciflow.diffusion.schedule import EDM, Schedule
 from sciflow.errors import InputError
 from sciflow.random import Stream
@@ -42,7 +44,7 @@ class Forecaster(Protocol):
     def n_steps(self) -> int | None: ...
 
     def fields(self, n_given: int) -> int:
-        """How many fields the network sees at once, parameters not counted."""
+        """How many fields the network sees at once, what it is told beside them not counted."""
         ...
 
     def model(self, module: nn.Module, shape: tuple[int, ...], n_given: int, scale: Scale) -> ForecastModel:
@@ -148,24 +150,30 @@ class Forecasts:
         event: shape of a trajectory, (time, *field).
         interval: from one field to the next [time].
         parameters: name → number, what these trajectories are told of; empty before `given`.
+        constants: name → field that does not change (*grid), likewise.
     """
 
     models: dict[str, ForecastModel]
     event: tuple[int, ...]
     interval: float = 1.0
     parameters: Mapping[str, float] = field(default_factory=dict)
+    constants: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def scale(self) -> Scale:
         """The normalisation, which all forecasters share."""
         return next(iter(self.models.values())).scale
 
-    def given(self, parameters: Mapping[str, float]) -> Forecasts:
-        """The forecasts of trajectories with these parameters; numbers that no forecaster asks for are left out.
+    def given(self, parameters: Mapping[str, float], constants: Mapping[str, Tensor] | None = None) -> Forecasts:
+        """The forecasts of trajectories with these parameters and constant fields (*grid); others are left out.
 
         Raises:
-            InputError: one is missing or not finite, or differs from the only value that training saw.
+            InputError: one is missing, not finite or on another grid, or differs from the only value that training saw.
         """
+        return replace(self, parameters=self._numbers(parameters), constants=self._maps(constants or {}))
+
+    def _numbers(self, parameters: Mapping[str, float]) -> dict[str, float]:
+        """The parameters that are asked for."""
         asked, found = self.scale.parameters, {}
         for name, (mean, std) in asked.items():
             value = parameters.get(name)
@@ -181,7 +189,72 @@ class Forecasts:
                     f"Train on trajectories in which {name} differs."
                 )
             found[name] = float(value)
-        return replace(self, parameters=found)
+        return found
+
+    def _maps(self, constants: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The constant fields that are asked for."""
+        asked, grid, found = self.scale.constants, tuple(next(iter(self.models.values())).shape[1:]), {}
+        for name, (mean, std) in asked.items():
+            value = constants.get(name)
+            if value is None or tuple(value.shape) != grid or not bool(value.isfinite().all()):
+                wrong = "missing" if value is None else f"of shape {tuple(value.shape)}"
+                if value is not None and tuple(value.shape) == grid:
+                    wrong = "not finite everywhere"
+                raise InputError(
+                    f"the forecasters are told of the constant fields {sorted(asked)}, but for this state {name!r} is "
+                    f"{wrong}; known are {sorted(constants)}. Give finite numbers of shape {grid}: "
+                    f"`constant_{name}` in a file of your own."
+                )
+            if std == 0 and not bool(((value.double() - mean).abs() <= SAME * abs(mean)).all()):
+                raise InputError(
+                    f"the forecasters were trained with {name} = {mean:g} everywhere, and cannot tell of other values. "
+                    f"Train on trajectories in which {name} differs."
+                )
+            found[name] = value
+        return found
+
+    def beside(self, n: int, like: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """What n rows of these trajectories are `told`: numbers (n, n_shown) and fields (n, n_mapped, *grid), or None.
+
+        Args:
+            n: rows.
+            like: a tensor of their dtype and device.
+        """
+        numbers = self.scale.channels(self.parameters)
+        maps = self.scale.maps({name: value[None] for name, value in self.constants.items()})
+        return (
+            None if numbers is None else numbers.to(like).expand(n, -1),
+            None if maps is None else maps.to(like).expand(n, *maps.shape[1:]),
+        )
+
+    def flow(self, name: str = "") -> Callable[[Tensor], Tensor]:
+        """One step of a regression as a map of states, each the last fields one after another.
+
+            (u_{t−k+1}, …, u_t) ↦ (u_{t−k+2}, …, û_{t+1}),   k = n_given
+
+        `lyapunov_spectrum` says how fast its trajectories part.
+
+        Args:
+            name: of the forecaster; "" is the only one.
+
+        Returns:
+            (rows, k · channel · points) → the same, each row for itself.
+
+        Raises:
+            InputError: a forecaster that draws, or one that was not told what it asks for.
+        """
+        model, told_of = self.named(name), self.given(self.parameters, self.constants)
+        if not isinstance(model, RegressionModel):
+            raise InputError(
+                "this forecaster draws its next field, and two of its trajectories part by chance. Name a regression."
+            )
+
+        def step(states: Tensor) -> Tensor:
+            past = states.reshape(-1, model.n_given, *model.shape)
+            following = model.mean(told(past, *told_of.beside(len(past), past)))
+            return torch.cat([past[:, 1:], following[:, None]], 1).reshape(states.shape)
+
+        return step
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -95,12 +95,17 @@ def _unpack_own(own: Mapping[str, Any], common: tuple[nn.Module, tuple[int, ...]
     return DiffusionModel(*common, _unpack_schedule(own))
 
 
+def _pack_scale(scale: Scale) -> dict[str, Any]:
+    """As numbers and names; of constants and bounded axes where there are some: older files say nothing of them."""
+    return {name: value for name, value in asdict(scale).items() if value or name not in ("constants", "bounded")}
+
+
 def _pack_forecasts(forecasts: Forecasts, network: Any) -> dict[str, Any]:
     """Every forecaster with the entry of NETWORKS that built its module."""
     models = {}
     for name, model in forecasts.models.items():
         common = {"weights": model.module.state_dict(), "shape": list(model.shape), "n_given": model.n_given}
-        models[name] = {**common, "scale": asdict(model.scale), "own": _pack_own(model)}
+        models[name] = {**common, "scale": _pack_scale(model.scale), "own": _pack_own(model)}
     spec = {"kind": _kind("network", network), **asdict(network)}
     return {"models": models, "network": spec, "interval": forecasts.interval}
 
@@ -112,7 +117,7 @@ def _unpack_forecasts(fields: Mapping[str, Any]) -> Forecasts:
         shape, n_given, own = tuple(stored["shape"]), stored["n_given"], stored["own"]
         channels = (n_given if "spectrum" in own else n_given + 1) * shape[0]
         scale = Scale(**stored["scale"])
-        module = _restored(spec.build((channels + len(scale.shown), *shape[1:])), stored["weights"])
+        module = _restored(spec.build((channels + scale.n_beside, *shape[1:])), stored["weights"])
         models[name] = _unpack_own(own, (module, shape, n_given, scale))
     return Forecasts(models, tuple(fields["shape"]), fields["interval"])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,17 +26,38 @@ class Scale:
         step: root mean square increment from one field to the next.
         parameters: name → mean and standard deviation over trajectories, of the numbers that a forecaster is told of
             each [their own units]. One that never differed, of standard deviation 0, tells nothing and is not shown.
+        constants: name → mean and standard deviation over trajectories and places, of the fields that do not change and
+            that a forecaster is told of [their own units]. One that never differed is not shown either.
+        bounded: axes of the grid, counted from 0, that do not join their ends, and along which a forecaster is told
+            its place.
     """
 
     mean: float = 0.0
     std: float = 1.0
     step: float = 1.0
     parameters: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    constants: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    bounded: tuple[int, ...] = ()
 
     @property
     def shown(self) -> list[str]:
         """The parameters that enter as channels, in their order."""
         return [name for name, (_, std) in self.parameters.items() if std > 0]
+
+    @property
+    def mapped(self) -> list[str]:
+        """The constants that enter as channels, in their order."""
+        return [name for name, (_, std) in self.constants.items() if std > 0]
+
+    @property
+    def n_told(self) -> int:
+        """Channels behind the fields of a past: parameters, then constants."""
+        return len(self.shown) + len(self.mapped)
+
+    @property
+    def n_beside(self) -> int:
+        """Channels that a network sees beside the fields: what is told, then the places along bounded axes."""
+        return self.n_told + len(self.bounded)
 
     def channels(self, values: Mapping[str, float | Tensor]) -> Tensor | None:
         """The shown parameters (…) as numbers of unit variance, (…, n_shown), float64; None where none is shown."""
@@ -44,18 +65,45 @@ class Scale:
         stds = [self.parameters[name][1] for name in self.shown]
         return torch.stack([value / std for value, std in zip(found, stds, strict=True)], -1) if found else None
 
+    def maps(self, values: Mapping[str, Tensor]) -> Tensor | None:
+        """The shown constants (batch, *grid) as fields of unit variance, (batch, n_mapped, *grid), float64, or None."""
+        found = [(values[n].double() - self.constants[n][0]) / self.constants[n][1] for n in self.mapped]
+        return torch.stack(found, 1) if found else None
+
     def fields(self, past: Tensor) -> Tensor:
-        """A past (batch, time, channel + n_shown, *grid) without its parameters."""
-        return past[:, :, : past.shape[2] - len(self.shown)]
+        """A past (batch, time, channel + n_told, *grid) without what is told beside it."""
+        return past[:, :, : past.shape[2] - self.n_told]
 
 
-def told(past: Tensor, parameters: Tensor | None) -> Tensor:
-    """Fields (batch, time, channel, *grid) with parameters (batch, n_shown) as constant channels behind them."""
-    if parameters is None:
-        return past
-    grid = past.shape[3:]
-    wide = parameters.to(past)[:, None, :, *[None] * len(grid)].expand(-1, past.shape[1], -1, *grid)
-    return torch.cat([past, wide], 2)
+def told(past: Tensor, parameters: Tensor | None, constants: Tensor | None = None) -> Tensor:
+    """Fields with what is told of their trajectory as channels behind them, (batch, time, channel + n_told, *grid).
+
+    Args:
+        past: (batch, time, channel, *grid).
+        parameters: numbers (batch, n_shown), the same everywhere; None for none.
+        constants: fields (batch, n_mapped, *grid), the same at all times; None for none.
+    """
+    n_times, grid, parts = past.shape[1], past.shape[3:], [past]
+    if parameters is not None:
+        parts.append(parameters.to(past)[:, None, :, *[None] * len(grid)].expand(-1, n_times, -1, *grid))
+    if constants is not None:
+        parts.append(constants.to(past)[:, None].expand(-1, n_times, *[-1] * (constants.ndim - 1)))
+    return torch.cat(parts, 2) if len(parts) > 1 else past
+
+
+def places(grid: Sequence[int], axes: Sequence[int], like: Tensor) -> Tensor:
+    """Where each point lies along some axes, from −1 at the first point to 1 at the last, (axis, *grid).
+
+    Args:
+        grid: points along each axis.
+        axes: which, counted from 0.
+        like: a tensor of the dtype and device of the result.
+    """
+    found = []
+    for axis in axes:
+        line = torch.linspace(-1, 1, grid[axis], dtype=like.dtype, device=like.device)
+        found.append(line.reshape([-1 if k == axis else 1 for k in range(len(grid))]).expand(*grid))
+    return torch.stack(found)
 
 
 class Given(nn.Module):
@@ -77,12 +125,16 @@ class Given(nn.Module):
 
 
 def normalised(past: Tensor, scale: Scale) -> Tensor:
-    """The past (batch, n_given, channel + n_shown, *grid) as channels of unit variance.
+    """The past (batch, n_given, channel + n_told, *grid) as channels of unit variance, and places along bounded axes.
 
-    (batch, n_given · channel + n_shown, *grid); parameters have unit variance already, and are shown once
+    (batch, n_given · channel + n_beside, *grid); what is told has unit variance already, and is shown once
     """
     fields = scale.fields(past)
-    return torch.cat([((fields - scale.mean) / scale.std).flatten(1, 2), past[:, -1, fields.shape[2] :]], 1)
+    parts = [((fields - scale.mean) / scale.std).flatten(1, 2), past[:, -1, fields.shape[2] :]]
+    if scale.bounded:
+        where = places(past.shape[3:], scale.bounded, past)
+        parts.append(where.expand(len(past), *where.shape))
+    return torch.cat(parts, 1)
 
 
 def last_increment(windows: Tensor, scale: Scale) -> Tensor:

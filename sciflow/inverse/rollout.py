@@ -54,7 +54,7 @@ def increment(
 
     Args:
         model: that draws.
-        past: (batch, n_given, channel + n_shown, *grid).
+        past: (batch, n_given, channel + n_told, *grid).
         levels: log-SNR of the grid on which a diffusion is solved, (n_steps + 1,).
         solver: of its flow.
         stream: of the noise of these rows.
@@ -123,7 +123,7 @@ class Rollout:
             raise InputError(f"a posterior needs n ≥ 1 draws, got {n}.")
         model = forecasts.named(self.forecaster)
         self._check(model)
-        forecasts = forecasts.given(forecasts.parameters)  # refuses where one is missing
+        forecasts = forecasts.given(forecasts.parameters, forecasts.constants)  # refuses where one is missing
         start = given_fields(forecasts, likelihood, model.n_given)
         levels = forecasts.schedule.log_snr(torch.as_tensor(checked(times), dtype=torch.float64))
         members = []
@@ -159,13 +159,12 @@ class Rollout:
         def white(own: Stream, step: int = 0) -> Tensor:
             return own.normal(n, model.shape, step=step, dtype=start.dtype, device=start.device)
 
-        parameters = model.scale.channels(forecasts.parameters)
-        parameters = None if parameters is None else parameters.expand(n, -1)
+        beside = forecasts.beside(n, start)
         path = [field.reshape(model.shape).expand(n, *model.shape) for field in start]
         if isinstance(model, RegressionModel) and self.perturbation:
             path[-1] = path[-1] + self.perturbation * model.residual(white(stream.child("perturbation")))
         for step in range(n_steps):
-            past = told(torch.stack(path[-k:], 1), parameters)
+            past = told(torch.stack(path[-k:], 1), *beside)
             if isinstance(model, RegressionModel):
                 path.append(model.mean(past))
                 if self.residual:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sciflow.data.arrays import from_xarray
-from sciflow.data.layouts.simulations import AXES, PARAMETER, check_uniform
+from sciflow.data.layouts.simulations import AXES, CONSTANT, PARAMETER, check_uniform, grid_of
 from sciflow.data.schema import suggestion
 from sciflow.diffusion.forecast import SAME
 from sciflow.errors import InputError
@@ -76,15 +76,17 @@ def interval(data: xr.Dataset) -> float:
     return float(steps[0])
 
 
-def check_grid(where: str, data: xr.Dataset, network: object) -> None:
+def check_grid(where: str, data: xr.Dataset, network: object, is_told: bool = False) -> None:
     """Hold the axes of space of the data against what the network takes for granted of them.
 
-    A network that wraps around an axis with ends is warned of: it may still learn where nothing reaches them.
+    A network that wraps around an axis with ends is warned of, unless it is told of them: it may still learn where
+    nothing reaches them.
 
     Args:
         where: file of the data, for the message.
         data: with coordinates, and `boundary` (axis → kind, as JSON) among its attributes where its file says so.
         network: an entry of NETWORKS; may have `needs_uniform_grid` and `is_periodic`.
+        is_told: whether the network sees where each point lies between the ends.
 
     Raises:
         InputError: it needs equal steps and the points do not have them.
@@ -92,12 +94,14 @@ def check_grid(where: str, data: xr.Dataset, network: object) -> None:
     axes = [axis for axis in AXES if axis in data["data"].dims]
     if getattr(network, "needs_uniform_grid", False):
         check_uniform(where, {axis: data[axis].to_numpy() for axis in axes if axis in data.coords}, "a Fourier network")
-    boundary = json.loads(data.attrs.get("boundary", "{}")) if getattr(network, "is_periodic", False) else {}
+    is_blind = getattr(network, "is_periodic", False) and not is_told
+    boundary = json.loads(data.attrs.get("boundary", "{}")) if is_blind else {}
     for axis in axes:
         if (kind := boundary.get(axis, "periodic")) != "periodic":
             logger.warning(
                 "%s: the boundary of axis %r is %r, but the network joins its two ends. Use the unet network with "
-                "`padding: zeros`, or mlp.", where, axis, kind,
+                "`padding: zeros`, or mlp; forecasters can be told of the ends, `train.boundary: true`.",
+                where, axis, kind,
             )  # fmt: skip
 
 
@@ -124,3 +128,56 @@ def parameters(data: xr.Dataset, names: Sequence[str]) -> tuple[dict[str, Tensor
         mean, std = float(values[is_train].mean()), float(values[is_train].std(correction=0))
         found[name], moments_of[name] = values, (mean, std if std > SAME * abs(mean) else 0.0)
     return found, moments_of
+
+
+def constants(data: xr.Dataset, names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, tuple[float, float]]]:
+    """Fields of each trajectory that do not change, (sample, *grid), and their moments over the training split.
+
+    The moments are mean and standard deviation over trajectories and places; a standard deviation that is rounding of
+    float32 counts as none.
+
+    Raises:
+        InputError: one is not there, has other axes than the data, or is not finite; names those that are there.
+    """
+    found, moments_of, is_train = {}, {}, torch.as_tensor(data["split"].to_numpy() == "train")
+    for name in names:
+        if CONSTANT + name not in data.data_vars:
+            known = [str(v).removeprefix(CONSTANT) for v in data.data_vars if str(v).startswith(CONSTANT)]
+            hint = suggestion(name, known)
+            raise InputError(
+                f"train.constants asks for {name!r}, but data.nc knows {sorted(known) or 'no constant fields'}.{hint} "
+                "A file has them as variables of its layout without a time."
+            )
+        held, dims = data[CONSTANT + name], ("sample", *grid_of(data))
+        if {*held.dims} != {*dims}:
+            raise InputError(
+                f"{CONSTANT}{name} in data.nc has dims {held.dims}, needs {dims}: a field of each trajectory on the "
+                "grid of the data. Mend it."
+            )
+        values = from_xarray(held, dims)
+        if not bool(values.isfinite().all()):
+            raise InputError(f"{CONSTANT}{name} in data.nc has numbers that are not finite. Fill them in.")
+        train = values[is_train].double()
+        mean, std = float(train.mean()), float(train.std(correction=0))
+        found[name], moments_of[name] = values, (mean, std if std > SAME * abs(mean) else 0.0)
+    return found, moments_of
+
+
+def bounded(boundary: Mapping[str, str], axes: Sequence[str]) -> tuple[int, ...]:
+    """Which axes of a grid do not join their ends.
+
+    Args:
+        boundary: axis → "periodic", "wall" or "open"; what the data say of their axes.
+        axes: of the grid, in their order.
+
+    Raises:
+        InputError: none of them.
+    """
+    found = tuple(k for k, axis in enumerate(axes) if boundary.get(axis, "periodic") != "periodic")
+    if not found:
+        said = ", ".join(f"{axis} is {kind}" for axis, kind in sorted(boundary.items())) or "nothing"
+        raise InputError(
+            f"train.boundary asks where the ends of the axes are, but of those the data say: {said}. Leave it out, or "
+            "say in the file which axis is a `wall` or `open`."
+        )
+    return found

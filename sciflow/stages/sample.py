@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import torch
 from pydantic import Field
 
-from sciflow.data.arrays import concatenate, evened
-from sciflow.data.layouts.simulations import OBSERVED
+from sciflow.data.arrays import concatenate, evened, from_xarray
+from sciflow.data.layouts.simulations import OBSERVED, OBSERVED_CONSTANT, grid_of
 from sciflow.data.measured import read_measured
 from sciflow.data.schema import SAMPLES, check
 from sciflow.data.store import (
@@ -101,7 +101,8 @@ def apply(job: Job, section: SampleSection, observation: Path) -> None:
     data = job.open_data()
     scaling: Literal["full", "stored"] = "stored" if data["data"].attrs.get("scaling") == "stored" else "full"
     prior = _prior(job, section)
-    measured = read_measured(observation, tuple(data["data"].shape[1:]), scaling, _given(prior), data)
+    asked = tuple(prior.scale.constants) if isinstance(prior, Forecasts) else ()
+    measured = read_measured(observation, tuple(data["data"].shape[1:]), scaling, _given(prior), data, asked)
     job = replace(job, state=None, inputs={**job.inputs, "observation": observation})
     header = replace(job.header(), stage="apply")
     merged = data.drop_dims("observation", errors="ignore").merge(measured)
@@ -203,16 +204,25 @@ def _likelihoods(
 
 
 def _priors(data: xr.Dataset, prior: Denoiser, mine: Sequence[int]) -> Callable[[int], Denoiser]:
-    """Observation → prior: that of the run, told of the parameters of this observation where it asks for some.
+    """Observation → prior: that of the run, told of the parameters and constant fields of this observation.
 
     Raises:
         InputError: one is missing; names those that are there.
     """
     if not isinstance(prior, Forecasts):
         return lambda i: prior
-    names = [str(name) for name in data.data_vars if str(name).startswith(OBSERVED)]
-    told = [{name.removeprefix(OBSERVED): float(data[name][i]) for name in names} for i in mine]
-    return {i: prior.given(values) for i, values in zip(mine, told, strict=True)}.__getitem__
+
+    def known(prefix: str) -> dict[str, xr.DataArray]:
+        return {str(n).removeprefix(prefix): v for n, v in data.data_vars.items() if str(n).startswith(prefix)}
+
+    numbers, maps = known(OBSERVED), known(OBSERVED_CONSTANT)
+    order = ("observation", *grid_of(data)) if maps else ()
+    fields = {name: from_xarray(values, order) for name, values in maps.items()} if prior.scale.constants else {}
+    made = {}
+    for i in mine:
+        own = {name: values[i] for name, values in fields.items()}
+        made[i] = prior.given({name: float(values[i]) for name, values in numbers.items()}, own)
+    return made.__getitem__
 
 
 def _found(job: Job, section: SampleSection, prior: Denoiser) -> Found:

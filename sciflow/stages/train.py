@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -14,6 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from sciflow.data.layouts.simulations import grid_of
 from sciflow.data.schema import DATA, check
 from sciflow.diffusion.centred import CentredModule, event_shape, free_coordinates
 from sciflow.diffusion.denoiser import Denoiser
@@ -32,7 +34,7 @@ from sciflow.random import Stream
 from sciflow.stages.artefact import Job, device
 from sciflow.stages.costs import of_ranks
 from sciflow.stages.learned import Learned, Training
-from sciflow.stages.rows import check_grid, interval, moments, parameters, rows, trajectories
+from sciflow.stages.rows import bounded, check_grid, constants, interval, moments, parameters, rows, trajectories
 from sciflow.training import own
 from sciflow.training.checkpoint import Checkpoint, save
 from sciflow.training.checkpoint import load as read_checkpoint
@@ -133,6 +135,9 @@ class ForecastTraining:
         optimisation: how; a forecaster may have an n_steps of its own.
         parameters: numbers of each trajectory (a viscosity, say) that the networks are told, by their names in the
             data; normalised over the training split, as constant channels. One that never differs changes nothing.
+        constants: fields on the grid that do not change (a permeability, a mask, a topography), likewise, as channels.
+        boundary: also tell where each point lies along the axes that the data say are a wall or open, from −1 to 1, so
+            that networks that treat all points alike know the ends.
     Source: sciflow.diffusion.forecast.
     """
 
@@ -141,15 +146,17 @@ class ForecastTraining:
     n_given: Annotated[int, Field(gt=0)] = 1
     optimisation: Optimisation = field(default_factory=Optimisation)
     parameters: tuple[str, ...] = ()
+    constants: tuple[str, ...] = ()
+    boundary: bool = False
 
     def look(self, where: str, data: xr.Dataset) -> None:
         """Raise InputError where the data are no trajectories of equal steps that the network fits, and long enough."""
-        check_grid(where, data, self.network)
+        check_grid(where, data, self.network, self.boundary)
         self._windows(data)
         interval(data)
 
     def learn(self, job: Job, data: xr.Dataset, checkpoint: Path | None) -> Learned:
-        check_grid(str(job.inputs.get("data", "data.nc")), data, self.network)
+        check_grid(str(job.inputs.get("data", "data.nc")), data, self.network, self.boundary)
         train, validation, scale = self._windows(data)
         every, models, histories, facts = interval(data), {}, {}, {}
         device(job.device)
@@ -168,12 +175,18 @@ class ForecastTraining:
     def _windows(self, data: xr.Dataset) -> tuple[Windows, Windows, Scale]:
         """Pieces to train on and to validate with, and their normalisation."""
         numbers, known = parameters(data, self.parameters)
+        fixed, known_fixed = constants(data, self.constants)
+        ends = bounded(json.loads(data.attrs.get("boundary", "{}")), grid_of(data)) if self.boundary else ()
         fields = {name: trajectories(data, name) for name in ("train", "validation")}
         step = float(fields["train"].diff(dim=1).square().mean().sqrt())
-        scale = Scale(*moments(fields["train"]), step, known)
-        shown, labels = scale.channels(numbers), data["split"].to_numpy()
-        own = {name: None if shown is None else shown[torch.as_tensor(labels == name)].float() for name in fields}
-        train, validation = (Windows(fields[name], self.n_given + 1, own[name]) for name in fields)
+        scale = Scale(*moments(fields["train"]), step, known, known_fixed, ends)
+        shown, labels = (scale.channels(numbers), scale.maps(fixed)), data["split"].to_numpy()
+
+        def windows(name: str) -> Windows:
+            own = (None if told is None else told[torch.as_tensor(labels == name)].float() for told in shown)
+            return Windows(fields[name], self.n_given + 1, *own)
+
+        train, validation = windows("train"), windows("validation")
         return train, validation, scale
 
     def _model(self, forecaster: Forecaster, module: nn.Module, train: Windows, scale: Scale) -> ForecastModel:
@@ -193,7 +206,7 @@ class ForecastTraining:
         channels, *grid = train.trajectories.shape[2:]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(job.stream.child("weights", name).key())  # modules draw from the default generator
-            n_channels = forecaster.fields(self.n_given) * channels + len(scale.shown)
+            n_channels = forecaster.fields(self.n_given) * channels + scale.n_beside
             module = self.network.build((n_channels, *grid)).to(place)
 
         def loss(module: nn.Module, batch: Tensor, stream: Stream, step: int, first: int = 0) -> Tensor:

@@ -21,6 +21,7 @@ class Windows:
         trajectories: (trajectory, time, channel, *grid).
         length: fields of a piece.
         parameters: (trajectory, n_shown) of unit variance, which follow the fields as constant channels; None for none.
+        constants: (trajectory, n_mapped, *grid) of unit variance, which follow as channels; None for none.
     Raises:
         InputError: trajectories shorter than a piece.
     """
@@ -28,6 +29,7 @@ class Windows:
     trajectories: Tensor
     length: int
     parameters: Tensor | None = None
+    constants: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.per_trajectory < 1:
@@ -45,8 +47,8 @@ class Windows:
         return len(self.trajectories) * self.per_trajectory
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        """The pieces (row, length, channel + n_shown, *grid)."""
+        """The pieces (row, length, channel + n_told, *grid)."""
         start = (rows % self.per_trajectory)[:, None] + torch.arange(self.length)
         which = rows // self.per_trajectory
         pieces = self.trajectories[which[:, None], start]
-        return pieces if self.parameters is None else told(pieces, self.parameters[which])
+        return told(pieces, *(None if own is None else own[which] for own in (self.parameters, self.constants)))

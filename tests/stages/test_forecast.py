@@ -184,8 +184,10 @@ def test_a_network_that_joins_the_ends_of_walls_is_warned_of(network: Any, axes:
     data = xr.Dataset({"data": (("sample", "time", "y", "x"), np.zeros((2, 2, 4, 4)))}, attrs=boundary)
     check_grid("of.nc", data, network)
     check_grid("of.nc", data.drop_attrs(), network)  # a file that says nothing
+    check_grid("of.nc", data, network, is_told=True)
+    rest = "`padding: zeros`, or mlp; forecasters can be told of the ends, `train.boundary: true`."
     said = "of.nc: the boundary of axis {!r} is 'wall', but the network joins its two ends. Use the unet network with "
-    assert caplog.messages == [said.format(axis) + "`padding: zeros`, or mlp." for axis in axes]
+    assert caplog.messages == [said.format(axis) + rest for axis in axes]
 
 
 def test_trajectories_shorter_than_what_is_looked_back_on_are_refused(own: Place) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 AXES = ("x", "y", "z")
 CONSTANT, PARAMETER = "constant_", "parameter_"  # prefixes of variables of each sample
-OBSERVED = "observed_" + PARAMETER  # of what is known of each observation
+OBSERVED, OBSERVED_CONSTANT = "observed_" + PARAMETER, "observed_" + CONSTANT  # of what is known of each observation
 OFFSET, SCALE = "offset", "scale"  # of each of several variables, in its own unit
 UNEVEN = 1e-3  # of a step: coordinates in single precision round by a tenth of that where an axis has 1000 points
 
@@ -180,6 +180,11 @@ class Simulations:
                 **{d: str(dataset[d].attrs["units"]) for d in coords if "units" in dataset[d].attrs},
             },
         )  # fmt: skip
+
+
+def grid_of(data: xr.Dataset) -> tuple[str, ...]:
+    """The axes of the grid of `data`, in their order: all but sample, time and channel."""
+    return tuple(str(dim) for dim in data["data"].dims if dim not in ("sample", "time", "channel"))
 
 
 def steps(coordinates: np.ndarray) -> tuple[float, float]:

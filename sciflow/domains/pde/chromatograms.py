@@ -104,6 +104,14 @@ class Chromatograms:
         """What a surrogate can be told of each trajectory."""
         return [*self.varied]
 
+    def known_constants(self) -> list[str]:
+        """Fields that do not change: none."""
+        return []
+
+    def known_boundary(self) -> dict[str, str]:
+        """What the ends of the axes are."""
+        return {"x": "open"}
+
     @property
     def times(self) -> Tensor:
         """Of the fields, (n_times + 1,)."""
@@ -147,7 +155,7 @@ class Chromatograms:
             **sensor_places(self.observation.operator, axes),
         }
         arrays = to_xarray(values, dims, coords, dict.fromkeys(("data", "truth", "measured"), "1"))
-        return arrays.assign_attrs(errors, boundary=json.dumps({"x": "open"}))
+        return arrays.assign_attrs(errors, boundary=json.dumps(self.known_boundary()))
 
     def errors(self, truth: Tensor, columns: list[GasChromatograph]) -> dict[str, float]:
         """How far these fields (n, time, x) move where steps and cells are halved, are from the closed form, and leak.

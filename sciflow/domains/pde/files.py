@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +13,7 @@ from pydantic import Field
 
 from sciflow.data.arrays import to_xarray
 from sciflow.data.layouts.layout import LAYOUTS, Layout, layout_of
-from sciflow.data.layouts.simulations import OBSERVED, OFFSET, PARAMETER, SCALE, Part, Simulations
+from sciflow.data.layouts.simulations import OFFSET, SCALE, Part, Simulations
 from sciflow.data.schema import suggestion
 from sciflow.data.split import shares
 from sciflow.diffusion.forecast import SAME
@@ -42,8 +43,8 @@ class SimulationFile:
 
     Events are (time, x) or (time, y, x); of several variables (time, channel, …), each less its mean, over its standard
     deviation, of the training split: `offset` and `scale` (channel) of data.nc, which also turn draws back. The numbers
-    of each simulation come along as `parameter_…`, those of the observed ones as `observed_parameter_…`, fields that do
-    not change as `constant_…`, boundary conditions as an attribute.
+    of each simulation come along as `parameter_…` and fields that do not change as `constant_…`, those of the observed
+    ones as `observed_parameter_…` and `observed_constant_…`, boundary conditions as an attribute.
 
     Exactness: values as stored, in float32, but for the scaling of several variables
     Cost: what is asked for in memory, refused above `max_gigabytes` before it is read; several variables four times
@@ -90,6 +91,14 @@ class SimulationFile:
         """What a surrogate can be told of each trajectory, by the header of the file."""
         return [*self._read(look_inside=False).parameters]
 
+    def known_constants(self) -> list[str]:
+        """The fields that do not change, which a surrogate can be told of, by the header of the file."""
+        return [*self._read(look_inside=False).constants]
+
+    def known_boundary(self) -> Mapping[str, str]:
+        """Axis → "periodic", "wall" or "open", by the header of the file; others it says nothing of."""
+        return self._read(look_inside=False).boundary
+
     def _read(self, look_inside: bool = True) -> Simulations:
         layout: Any = LAYOUTS[self.layout]() if self.layout else layout_of(Path(self.path))
         reader: Layout = replace(layout, max_gigabytes=self.max_gigabytes)
@@ -135,8 +144,8 @@ class SimulationFile:
         unit = str(named["data"].attrs.get("units", "1"))  # sensors have it, too
         made = to_xarray(values, dims, coords, {name: unit for name in ("data", "truth", "measured")})
         others = [name for name in named.data_vars if name != "data"]
-        observed = {OBSERVED + str(n).removeprefix(PARAMETER): n for n in others if str(n).startswith(PARAMETER)}
-        made = made.assign({own: ("observation", named[n].to_numpy()[chosen]) for own, n in observed.items()})
+        known = {f"observed_{name}": named[name] for name in others}  # all have `sample` as their first dim
+        made = made.assign({n: (("observation", *v.dims[1:]), v.to_numpy()[chosen]) for n, v in known.items()})
         return made.merge(named[others].drop_vars("unit", errors="ignore")).assign_attrs(named.attrs)
 
     def _scaled(self, named: xr.Dataset, is_train: np.ndarray) -> xr.Dataset:

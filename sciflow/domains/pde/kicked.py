@@ -125,6 +125,14 @@ class Kicked:
         """What a surrogate can be told of each trajectory."""
         return [*self.varied]
 
+    def known_constants(self) -> list[str]:
+        """Fields that do not change: none."""
+        return []
+
+    def known_boundary(self) -> dict[str, str]:
+        """What the ends of the axes are."""
+        return dict.fromkeys(self.box.axes, "periodic")
+
     @property
     def between(self) -> float:
         """τ, from one kick to the next."""

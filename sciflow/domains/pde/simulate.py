@@ -106,6 +106,14 @@ class Evolving:
         """What a surrogate can be told of each trajectory."""
         return [*self.varied]
 
+    def known_constants(self) -> list[str]:
+        """Fields that do not change: none."""
+        return []
+
+    def known_boundary(self) -> dict[str, str]:
+        """What the ends of the axes are."""
+        return dict.fromkeys(self.box.axes, "periodic")
+
     @property
     def box(self) -> Box:
         return self.equation.box(self.length, self.size)
