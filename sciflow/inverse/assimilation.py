@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field
@@ -68,6 +68,7 @@ def measurements(likelihood: GaussianLikelihood, n_times: int, d: int) -> Linear
     )
 
 
+@runtime_checkable
 class Following(Protocol):
     """A posterior that follows a chain, and knows which it can."""
 

@@ -56,6 +56,14 @@ class HiddenChain(ABC):
     def beside(self, like: Tensor) -> Self:
         """The same chain, with states in the dtype and on the device of this tensor."""
 
+    @abstractmethod
+    def assuming(self, n_substeps: int | None, model_noise: float | None) -> Self:
+        """The chain with other steps of the solver between two times, and another q; null leaves what there is.
+
+        Raises:
+            InputError: steps or noise that it cannot have.
+        """
+
     def noisy(self, x: Tensor, stream: Stream) -> Tensor:
         """x + q ξ."""
         if self.noise == 0:
@@ -129,6 +137,10 @@ class StateSpace(HiddenChain):
 
     def beside(self, like: Tensor) -> Self:
         return replace(self, mean=self.mean.to(like.device, like.dtype))
+
+    def assuming(self, n_substeps: int | None, model_noise: float | None) -> Self:
+        steps = self.n_substeps if n_substeps is None else n_substeps
+        return replace(self, n_substeps=steps, noise=self.noise if model_noise is None else model_noise)
 
     def initial(self, n: int, stream: Stream) -> Tensor:
         z = stream.child("z").normal(n, self.mean.shape, dtype=self.mean.dtype, device=self.mean.device)
