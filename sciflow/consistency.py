@@ -108,17 +108,28 @@ def _unfollowed(run: RunFile) -> Iterator[str]:
     except InputError as error:
         yield f"train: {error}"
         return
-    if chain is None:
+    if chain is None and _is_shipped(run.dataset):
         yield (
             f"train.kind is 'dynamics', but the data set {type(run.dataset).__name__} was made by no equation that a "
             "filter could follow. Use `lorenz63`, `lorenz96` or `kicked`, or another kind of training."
         )
         return
-    for name, posterior in filters.items():
+    for name, posterior in run.sample.posteriors.items():
+        if name not in filters and _is_shipped(posterior):
+            yield (
+                f"sample.posteriors.{name} asks a denoiser, and `train: {{kind: dynamics}}` has none. Use "
+                "`particle_filter` or `ensemble_kalman`, or train a network or windows."
+            )
+    for name, posterior in filters.items() if chain is not None else ():
         try:
             posterior.check_chain(chain)
         except InputError as error:
             yield f"sample.posteriors.{name}: {error}"
+
+
+def _is_shipped(entry: object) -> bool:
+    """Whether an entry is of this package, so that all is known of it that it can do; one of a plugin may do more."""
+    return type(entry).__module__.startswith("sciflow.")
 
 
 def untold(run: RunFile) -> Iterator[str]:

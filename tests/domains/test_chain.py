@@ -255,6 +255,10 @@ FLOW = {"kind": "navier_stokes", "viscosity": 0.3}
         ({"dataset.n_given": 2}, "n_given is 2, but dataset.observation says what is measured"),
         ({"train.n_substeps": 5}, "train.n_substeps is 5, but steps must end at each of the 2 kicks .* multiple of 2"),
         ({"train": {"kind": "closed_form"}}, "'particles', 'EnKF' follow an equation in time, which only"),
+        (
+            {"sample.posteriors.EnKF": {"kind": "guided"}},
+            "EnKF asks a denoiser, and `train: {kind: dynamics}` has none",
+        ),
         ({"sample.posteriors.particles.proposal": "guided"}, "particles: a guided filter needs .* random moves"),
         (
             {"sample.posteriors.particles.proposal": "guided", "train.model_noise": 0.1},
@@ -304,4 +308,6 @@ def test_the_five_stages_filter_a_field(place: Place) -> None:
     assert 1 <= float(rows["particles", "ess_min"]["value"]) <= 128 and ("EnKF", "ess_min") not in rows
     with xr.open_dataset(results / "metrics.nc") as arrays:
         assert arrays["lead"].to_numpy().tolist() == [0.0, 0.5, 1.0, 1.5]
-    assert (results / "report.html").read_text().count("data:image/png") >= 5
+    report = (results / "report.html").read_text()
+    assert report.count("data:image/png") >= 5 and "A filter looks back only" in report
+    assert "How wrong is each forecast?" not in report and "no forecast can know" not in report

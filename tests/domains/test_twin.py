@@ -79,6 +79,11 @@ def test_what_does_not_fit_is_refused(place: Place) -> None:
 @pytest.mark.parametrize(
     ("run", "changes", "message"),
     [
+        (
+            PATHS,
+            {"sample.posteriors.EnKF": {"kind": "unguided"}},
+            "EnKF asks a denoiser, and `train: {kind: dynamics}`",
+        ),
         (ANALYTIC, {"train": {"kind": "dynamics"}}, "MixtureGrid was made by no equation that a filter could follow"),
         (PATHS, {"train": {"kind": "closed_form"}}, "'reference', 'smoother', 'EnKF' follow an equation in time"),
         (PATHS, {"train.model_noise": 0.0}, "reference: a guided filter needs additive model noise > 0"),
