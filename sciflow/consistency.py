@@ -12,6 +12,7 @@ from sciflow.diffusion.mixture import EmpiricalDenoiser
 from sciflow.diffusion.schedule import Schedule
 from sciflow.domains.protocol import question
 from sciflow.errors import InputError
+from sciflow.inverse.assimilation import Following
 from sciflow.inverse.shared import Shared, check_ranks
 from sciflow.runs import did_you_mean
 from sciflow.search.reference import refined
@@ -19,6 +20,7 @@ from sciflow.solvers.scheduled import Scheduled
 from sciflow.solvers.times import checked
 from sciflow.stages import notebook
 from sciflow.stages.rows import bounded
+from sciflow.stages.train import KnownEquation
 
 if typing.TYPE_CHECKING:
     from sciflow.config import RunFile
@@ -45,6 +47,7 @@ def inconsistencies(run: RunFile) -> Iterator[str]:
     if hasattr(law, "schedule"):
         yield from unplannable(run, law.schedule)
     yield from _unforecast(run)
+    yield from _unfollowed(run)
     yield from _unshared(run)
     if run.report.notebook:
         yield from notebook.problems(run.report.notebook)
@@ -85,6 +88,49 @@ def _unforecast(run: RunFile) -> Iterator[str]:
         if not (asked is None or hasattr(run.train, "denoiser") or asked in known or (not asked and len(known) == 1)):
             hint = did_you_mean(asked, known) if known else " Use `train: {kind: forecast}`."
             yield f"sample.posteriors.{name}.forecaster must be one of {sorted(known)}, got {asked!r}.{hint}"
+
+
+def _unfollowed(run: RunFile) -> Iterator[str]:
+    """Equations that the data do not have, and filters that cannot follow them.
+
+    The guided proposal and smoothing need a density, which not every chain has; that of a model in a file is not known.
+    """
+    filters = {name: one for name, one in run.sample.posteriors.items() if isinstance(one, Following)}
+    if not isinstance(run.train, KnownEquation):
+        law = getattr(run.train, "of", run.train)
+        if filters and (hasattr(law, "schedule") or hasattr(law, "forecasters")):
+            yield (
+                f"sample.posteriors: {', '.join(map(repr, filters))} follow an equation in time, which only `train: "
+                "{kind: dynamics}` gives. Train that, or take posteriors that ask a denoiser, as `guided` does."
+            )
+        return
+    try:
+        chain = run.train.chain(run.dataset)
+    except InputError as error:
+        yield f"train: {error}"
+        return
+    if chain is None and _is_shipped(run.dataset):
+        yield (
+            f"train.kind is 'dynamics', but the data set {type(run.dataset).__name__} was made by no equation that a "
+            "filter could follow. Use `lorenz63`, `lorenz96` or `kicked`, or another kind of training."
+        )
+        return
+    for name, posterior in run.sample.posteriors.items():
+        if name not in filters and _is_shipped(posterior):
+            yield (
+                f"sample.posteriors.{name} asks a denoiser, and `train: {{kind: dynamics}}` has none. Use "
+                "`particle_filter` or `ensemble_kalman`, or train a network or windows."
+            )
+    for name, posterior in filters.items() if chain is not None else ():
+        try:
+            posterior.check_chain(chain)
+        except InputError as error:
+            yield f"sample.posteriors.{name}: {error}"
+
+
+def _is_shipped(entry: object) -> bool:
+    """Whether an entry is of this package, so that all is known of it that it can do; one of a plugin may do more."""
+    return type(entry).__module__.startswith("sciflow.")
 
 
 def untold(run: RunFile) -> Iterator[str]:

@@ -14,7 +14,7 @@ from sciflow.archives import check_stored
 from sciflow.diffusion.centred import CentredModule, event_shape
 from sciflow.diffusion.denoiser import Denoiser
 from sciflow.diffusion.forecast import Forecasts
-from sciflow.diffusion.known import KnownDynamics
+from sciflow.diffusion.known import CHAINS, KnownDynamics
 from sciflow.diffusion.mixture import EmpiricalDenoiser, GaussianMixture, MixtureDenoiser
 from sciflow.diffusion.network import NetworkDenoiser
 from sciflow.diffusion.one_step import DiffusionModel, ForecastModel, RefinerModel, RegressionModel, Scale
@@ -24,7 +24,7 @@ from sciflow.diffusion.schedule import Scaled, Schedule
 from sciflow.diffusion.subspace import SubspaceDenoiser, SubspaceMixture
 from sciflow.diffusion.windowed import WindowedDenoiser
 from sciflow.errors import InputError
-from sciflow.solvers.state_space import StateSpace
+from sciflow.solvers.state_space import HiddenChain, StateSpace
 
 FORMAT = 1
 
@@ -62,14 +62,26 @@ NUMBERS = ("std", "noise", "n_substeps", "spin_up")  # of a state space
 CONVENTIONS = ("mean", "offset", "scale", "predicts", "told")  # of a network that was trained elsewhere
 
 
-def _pack_space(space: StateSpace) -> dict[str, Any]:
+def _pack_space(space: HiddenChain) -> dict[str, Any]:
+    kind = getattr(space, "kind", None)
+    if kind in CHAINS:
+        return {"chain": kind, **CHAINS[kind].stored(space)}  # type: ignore[arg-type]
+    if not isinstance(space, StateSpace):
+        raise TypeError(f"a {type(space).__name__} has no stored form. Add it to CHAINS.")
     equation = {"kind": _kind("equation", space.dynamics), **asdict(space.dynamics)}  # type: ignore[call-overload]
     solver = {"kind": _kind("solver", space.solver), **asdict(space.solver)}  # type: ignore[call-overload]
     numbers = {name: getattr(space, name) for name in NUMBERS}
     return {"equation": equation, "solver": solver, "grid": list(space.grid), "mean": space.mean, **numbers}
 
 
-def _unpack_space(fields: Mapping[str, Any]) -> StateSpace:
+def _unpack_space(fields: Mapping[str, Any]) -> HiddenChain:
+    if "chain" in fields:
+        if fields["chain"] not in CHAINS:
+            raise InputError(
+                f"its chain {fields['chain']!r} is not known, only {sorted(CHAINS)}. `import sciflow.domains` first, "
+                "or load the plugin that defines it."
+            )
+        return CHAINS[fields["chain"]].restored(fields)
     parts = {}
     for slot in ("equation", "solver"):
         options = dict(fields[slot])

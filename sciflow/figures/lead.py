@@ -24,6 +24,7 @@ def score_by_lead(
     unit: str = "1",
     note: str = "lower is better",
     has_legend: bool = True,
+    clock: str = "lead time",
     title: str = "Score against lead time",
     ax: Axes | None = None,
 ) -> Axes:
@@ -42,6 +43,7 @@ def score_by_lead(
         unit: its unit.
         note: what is good.
         has_legend: beside the Axes.
+        clock: what the time is counted as.
         title: heading.
         ax: where to draw; None makes a Figure.
     """
@@ -62,7 +64,7 @@ def score_by_lead(
     if all(np.nanmin(np.asarray(value, dtype=float)) >= 0 for value, _ in curves.values()):
         ax.set_ylim(bottom=0)
     shaded = f"shaded: ± {style.ERRORS} standard errors, clustered by trajectory; {note}"
-    style.dress(ax, title, shaded, "lead time", style.label(quantity, unit))
+    style.dress(ax, title, shaded, clock, style.label(quantity, unit))
     if has_legend:
         style.legend(ax, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
     return ax

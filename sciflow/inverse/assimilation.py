@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field
@@ -16,23 +17,32 @@ from sciflow.inverse.likelihood import GaussianLikelihood, Likelihood
 from sciflow.inverse.moments import linear_gaussian
 from sciflow.inverse.shared import check_islands
 from sciflow.particles.ensemble_kalman import EnsembleKalman, Variant
-from sciflow.particles.filtering import TILE, BootstrapFilter, Filter, GuidedFilter, LinearMeasurements, filtered
+from sciflow.particles.filtering import (
+    TILE,
+    BootstrapFilter,
+    Filter,
+    GuidedFilter,
+    LinearMeasurements,
+    check_guided,
+    check_smoothing,
+    filtered,
+)
 from sciflow.particles.particles import Particles
 from sciflow.particles.resampling import Scheme
 from sciflow.random import Stream
-from sciflow.solvers.state_space import StateSpace
+from sciflow.solvers.state_space import HiddenChain
 
 Progress = Callable[[int, int], None]
 
 
-def hidden_chain(prior: Denoiser) -> StateSpace:
-    """The state space of a prior that is known by its equation.
+def hidden_chain(prior: Denoiser) -> HiddenChain:
+    """The chain of a prior that is known by its equation.
 
     Raises:
         InputError: another prior.
     """
     space = getattr(prior, "space", None)
-    if not isinstance(space, StateSpace):
+    if not isinstance(space, HiddenChain):
         raise InputError(
             "a filter follows an equation in time, and this prior has none. Use `train: {kind: dynamics}` with a data "
             "set of paths, or a posterior that asks a denoiser."
@@ -58,13 +68,30 @@ def measurements(likelihood: GaussianLikelihood, n_times: int, d: int) -> Linear
     )
 
 
-def _problem(prior: Denoiser, likelihood: Likelihood, n: int, name: str) -> tuple[StateSpace, LinearMeasurements]:
+@runtime_checkable
+class Following(Protocol):
+    """A posterior that follows a chain, and knows which it can."""
+
+    def check_chain(self, space: HiddenChain) -> None:
+        """Raise InputError if it cannot follow this one."""
+        ...
+
+
+def _problem(
+    follower: Following, prior: Denoiser, likelihood: Likelihood, n: int
+) -> tuple[HiddenChain, LinearMeasurements]:
+    """The chain and the measurements of each time, of states as rows.
+
+    Raises:
+        InputError: as `ParticleFilter`.
+    """
     if n < 1:
         raise InputError(f"a posterior needs n ≥ 1 draws, got {n}.")
     space = hidden_chain(prior)
-    gaussian = linear_gaussian(likelihood, tuple(prior.shape), name)
-    like = gaussian.observation
-    return replace(space, mean=space.mean.to(like.device, like.dtype)), measurements(gaussian, *prior.shape)
+    follower.check_chain(space)
+    gaussian = linear_gaussian(likelihood, tuple(prior.shape), type(follower).__name__)
+    seen = measurements(gaussian, space.n_steps + 1, math.prod(space.shape))
+    return space.beside(gaussian.observation), seen
 
 
 @dataclass(frozen=True)
@@ -92,8 +119,8 @@ class ParticleFilter:
             evidence, from at least 4 of them. Members of all stand side by side, with bias O(islands/particles).
         tile: particles of one solve.
     Raises:
-        InputError: a prior without an equation, a likelihood that is not linear, Gaussian and of one time each, or
-            options out of range.
+        InputError: a prior without an equation, a likelihood that is not linear, Gaussian and of one time each, a
+            guided proposal or smoothing where moves have no density, or options out of range.
         NonFiniteError: no particle left; names the step.
     Source: Gordon, Salmond and Smith (1993); Doucet, Godsill and Andrieu (2000) for "guided"; Godsill, Doucet and West
         (2004) for "smoothing".
@@ -114,6 +141,17 @@ class ParticleFilter:
         if self.law not in ("filtering", "smoothing"):
             raise InputError(f"law must be 'filtering' or 'smoothing', got {self.law!r}.")
 
+    def check_chain(self, space: HiddenChain) -> None:
+        """Refuse a chain without the density that the proposal, or smoothing, needs.
+
+        Raises:
+            InputError: there is none.
+        """
+        if self.proposal == "guided":
+            check_guided(space)
+        if self.law == "smoothing":
+            check_smoothing(space.noise)
+
     def __call__(
         self,
         prior: Denoiser,
@@ -123,7 +161,7 @@ class ParticleFilter:
         stream: Stream,
         on_step: Progress | None = None,
     ) -> Particles:
-        space, seen = _problem(prior, likelihood, n, "ParticleFilter")
+        space, seen = _problem(self, prior, likelihood, n)
         kind = BootstrapFilter if self.proposal == "bootstrap" else GuidedFilter
         model: Filter = kind(space, seen, self.tile)
         report = None if on_step is None else (lambda k, ess: on_step(k, model.n_steps))
@@ -133,7 +171,7 @@ class ParticleFilter:
             x = found.smoothed(n, stream.child("smooth")) if smooth else found.marginals()
         numbers = found.particles
         equal = Particles.equal(x)
-        return replace(numbers, x=x, log_weights=equal.log_weights, eve=equal.eve)
+        return replace(numbers, x=x.unflatten(2, space.shape), log_weights=equal.log_weights, eve=equal.eve)
 
 
 @dataclass(frozen=True)
@@ -154,7 +192,7 @@ class EnsembleKalmanFilter:
         inflation: factor of the forecast anomalies.
         localisation: length, in coordinates on a ring, at which covariances are damped; null damps none.
     Raises:
-        InputError: as `ParticleFilter`, or options out of range.
+        InputError: as `ParticleFilter`, localisation of states that are no ring, or options out of range.
         NonFiniteError: a forecast that is not finite; names the time.
     Source: Evensen (1994); Burgers, van Leeuwen and Evensen (1998); Hunt, Kostelich and Szunyogh (2007) for the
         transform and its localisation.
@@ -165,6 +203,18 @@ class EnsembleKalmanFilter:
     inflation: Annotated[float, Field(ge=1)] = 1.0
     localisation: Annotated[float, Field(gt=0)] | None = None
 
+    def check_chain(self, space: HiddenChain) -> None:
+        """Refuse localisation where coordinates are no ring.
+
+        Raises:
+            InputError: states have several axes.
+        """
+        if self.localisation is not None and len(space.shape) > 1:
+            raise InputError(
+                f"localisation knows distances along a ring of coordinates, but states have the shape {space.shape}. "
+                "Leave it out, and take more members or inflation."
+            )
+
     def __call__(
         self,
         prior: Denoiser,
@@ -174,8 +224,8 @@ class EnsembleKalmanFilter:
         stream: Stream,
         on_step: Progress | None = None,
     ) -> Particles:
-        space, seen = _problem(prior, likelihood, n, "EnsembleKalmanFilter")
+        space, seen = _problem(self, prior, likelihood, n)
         model = EnsembleKalman(space, seen, self.variant, self.inflation, self.localisation)
         with torch.no_grad():
             found = model.run(self.n_members, stream, on_step)
-        return replace(Particles.equal(found.states), log_evidence=found.log_evidence)
+        return replace(Particles.equal(found.states.unflatten(2, space.shape)), log_evidence=found.log_evidence)

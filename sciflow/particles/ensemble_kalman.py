@@ -13,7 +13,7 @@ from torch import Tensor
 from sciflow.errors import InputError, NonFiniteError
 from sciflow.particles.filtering import LinearMeasurements
 from sciflow.random import Stream
-from sciflow.solvers.state_space import StateSpace
+from sciflow.solvers.state_space import HiddenChain
 
 Variant = Literal["stochastic", "transform"]
 
@@ -76,7 +76,7 @@ class EnsembleKalman:
         and Majumdar (2001) and Hunt, Kostelich and Szunyogh (2007) for the transform and its localisation.
     """
 
-    space: StateSpace
+    space: HiddenChain
     measurements: LinearMeasurements
     variant: Variant = "stochastic"
     inflation: float = 1.0

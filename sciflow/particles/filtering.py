@@ -13,7 +13,7 @@ from sciflow.errors import InputError
 from sciflow.particles.feynman_kac import State, smc
 from sciflow.particles.particles import Particles
 from sciflow.random import Stream
-from sciflow.solvers.state_space import StateSpace
+from sciflow.solvers.state_space import HiddenChain
 
 TILE = 2**17
 """Particles of one solve: more than most filters have, so that these solve once for each time."""
@@ -94,7 +94,31 @@ def _check_tile(tile: int) -> None:
         raise InputError(f"a filter needs tile ≥ 1 particles of one solve, got {tile}.")
 
 
-def _initial(space: StateSpace, n: int, stream: Stream, tile: int) -> Tensor:
+def check_guided(space: HiddenChain) -> None:
+    """Refuse a chain whose moves have no known density, which a guided proposal needs.
+
+    Raises:
+        InputError: no additive noise, or moves that draw random numbers of their own.
+    """
+    if not space.noise > 0 or space.is_random:
+        moves = "random" if space.is_random else "deterministic"
+        raise InputError(
+            "a guided filter needs additive model noise > 0 and an ODE as dynamics, got noise = "
+            f"{space.noise:g} and {moves} moves before it. Use the bootstrap filter."
+        )
+
+
+def check_smoothing(noise: float) -> None:
+    """Refuse a chain without additive noise, through which smoothing draws backwards.
+
+    Raises:
+        InputError: no additive noise: then nothing but the particle's own line leads to x_{k+1}.
+    """
+    if not noise > 0:
+        raise InputError("smoothing draws backwards through additive model noise > 0, got none. Use filtering.")
+
+
+def _initial(space: HiddenChain, n: int, stream: Stream, tile: int) -> Tensor:
     """n draws of x_0, a tile at a time, since a spin-up is a solve."""
     if n <= tile:
         return space.initial(n, stream)
@@ -102,7 +126,7 @@ def _initial(space: StateSpace, n: int, stream: Stream, tile: int) -> Tensor:
     return torch.cat([space.initial(min(tile, n - start), stream.rows_from(start)) for start in starts])
 
 
-def _forecast(space: StateSpace, k: int, x: Tensor, stream: Stream, tile: int) -> Tensor:
+def _forecast(space: HiddenChain, k: int, x: Tensor, stream: Stream, tile: int) -> Tensor:
     """Φ_k(x), a tile at a time: the same bits for any tile if the dynamics and the solver look at rows alone."""
     if len(x) <= tile:
         return space.forecast(k, x, stream)
@@ -130,7 +154,7 @@ class BootstrapFilter:
     Source: Gordon, Salmond and Smith (1993), Novel approach to nonlinear/non-Gaussian Bayesian state estimation.
     """
 
-    space: StateSpace
+    space: HiddenChain
     measurements: Measurements
     tile: int = TILE
 
@@ -178,17 +202,13 @@ class GuidedFilter:
         section II.D.
     """
 
-    space: StateSpace
+    space: HiddenChain
     measurements: LinearMeasurements
     tile: int = TILE
 
     def __post_init__(self) -> None:
         _check_tile(self.tile)
-        if not self.space.noise > 0 or self.space.dynamics.noise != "none":
-            raise InputError(
-                "a guided filter needs additive model noise > 0 and an ODE as dynamics, got noise = "
-                f"{self.space.noise} and dynamics with {self.space.dynamics.noise} noise. Use the bootstrap filter."
-            )
+        check_guided(self.space)
 
     @property
     def n_steps(self) -> int:
@@ -278,8 +298,7 @@ class Filtered:
             InputError: a model without additive noise: then nothing but the particle's own line leads to x_{k+1}.
         Source: Godsill, Doucet and West (2004), Monte Carlo smoothing for nonlinear time series.
         """
-        if not self.noise > 0:
-            raise InputError("smoothing draws backwards through additive model noise > 0, got none. Use filtering.")
+        check_smoothing(self.noise)
         path = [self.particles.resample(n, stream.child("last")).x]
         for k in reversed(range(len(self.forecasts))):
             distance = torch.cdist(path[-1].double(), self.forecasts[k].double())

@@ -40,7 +40,7 @@ from sciflow.solvers.sde_dpm_solver import SDEDPMSolverPP1, SDEDPMSolverPP2M, SD
 from sciflow.solvers.single_step import ExponentialRungeKutta
 from sciflow.solvers.skipping import Skipping
 from sciflow.solvers.solve import Solver, solve
-from sciflow.solvers.state_space import StateSpace
+from sciflow.solvers.state_space import HiddenChain, StateSpace
 from sciflow.solvers.stochastic import EulerMaruyama
 from sciflow.solvers.times import times
 from sciflow.solvers.unipc import UniPC
@@ -136,6 +136,7 @@ __all__ = [
     "ExponentialRungeKutta",
     "HeavyBall",
     "Heun",
+    "HiddenChain",
     "IPNDMv",
     "Kinetic",
     "LinearSplit",

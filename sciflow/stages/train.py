@@ -26,11 +26,12 @@ from sciflow.diffusion.network import NetworkDenoiser
 from sciflow.diffusion.one_step import ForecastModel, Scale
 from sciflow.diffusion.own import OwnDenoiser, Predicts, Told
 from sciflow.diffusion.schedule import EDM, Cosine, Scaled, Schedule
-from sciflow.domains.protocol import question
+from sciflow.domains.protocol import Dataset, question
 from sciflow.errors import InputError
 from sciflow.networks.mlp import Network
 from sciflow.networks.unet import UNet
 from sciflow.random import Stream
+from sciflow.solvers.state_space import HiddenChain
 from sciflow.stages.artefact import Job, device
 from sciflow.stages.costs import of_ranks
 from sciflow.stages.learned import Learned, Training
@@ -242,19 +243,31 @@ class ClosedForm:
 class KnownEquation:
     """No training: the equation that made the data, for filters that follow it in time.
 
-    What is assumed may differ from what is true, so that a wrong model can be tested.
+    Of paths of Lorenz' equations, and of fields of the data set `kicked` that are measured in time. What is assumed may
+    differ from what is true, so that a wrong model can be tested.
 
     Exactness: exact, as far as the solver is and the assumptions are true
     Cost: none
     Bias: that of wrong assumptions
     Args:
-        n_substeps: Runge–Kutta steps between two times; null: as many as the data were made with.
+        n_substeps: steps of the solver between two times; null: as many as the data were made with.
         model_noise: assumed standard deviation of the noise of one move [data units]; null: that of the data.
     Source: sciflow.solvers.state_space.
     """
 
     n_substeps: Annotated[int, Field(gt=0)] | None = None
     model_noise: Annotated[float, Field(ge=0)] | None = None
+
+    def chain(self, dataset: Dataset) -> HiddenChain | None:
+        """The chain that a data set offers, as far as it is known before the data are made; None where it offers none.
+
+        Raises:
+            InputError: what is assumed does not fit it, or it has none with these options.
+        """
+        space = getattr(dataset, "space", None)
+        if not isinstance(space, HiddenChain):
+            return None
+        return space.assuming(self.n_substeps, self.model_noise)
 
     def learn(self, job: Job, data: xr.Dataset, checkpoint: Path | None) -> Learned:
         known = getattr(question(job.domain, "train"), "dynamics", None)

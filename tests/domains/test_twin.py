@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
 
+from sciflow import config
 from sciflow.data.schema import DATA, check
 from sciflow.domains.analytic.network import dynamics
 from sciflow.domains.analytic.paths import FREE
@@ -68,12 +70,31 @@ def test_what_does_not_fit_is_refused(place: Place) -> None:
     data = SMALL.simulate(Stream(0))
     with pytest.raises(InputError, match="names no equation"):
         dynamics(data.assign_attrs({}).drop_attrs())
-    place.build(change(PATHS, {"train": {"kind": "closed_form"}}), until="dataset")
+    closed = {"train": {"kind": "closed_form"}, "sample.posteriors": ANALYTIC["sample"]["posteriors"]}
+    place.build(change(PATHS, closed), until="dataset")
     outcome = place.sciflow("train", "run.yaml")
     assert outcome.status == 2 and "names no mixture" in outcome.text
-    place.build(change(ANALYTIC, {"train": {"kind": "dynamics"}}), name="mixture", until="dataset")
-    outcome = place.sciflow("train", "mixture.yaml")
-    assert outcome.status == 2 and "names no equation" in outcome.text
+
+
+@pytest.mark.parametrize(
+    ("run", "changes", "message"),
+    [
+        (
+            PATHS,
+            {"sample.posteriors.EnKF": {"kind": "unguided"}},
+            "EnKF asks a denoiser, and `train: {kind: dynamics}`",
+        ),
+        (ANALYTIC, {"train": {"kind": "dynamics"}}, "MixtureGrid was made by no equation that a filter could follow"),
+        (PATHS, {"train": {"kind": "closed_form"}}, "'reference', 'smoother', 'EnKF' follow an equation in time"),
+        (PATHS, {"train.model_noise": 0.0}, "reference: a guided filter needs additive model noise > 0"),
+        (PATHS, {"dataset.model_noise": 0.0}, "smoother: smoothing draws backwards through additive model noise > 0"),
+    ],
+)
+def test_what_filters_cannot_follow_is_refused_before_any_work(
+    run: dict[str, Any], changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        config.parse(change(run, changes), "run.yaml")
 
 
 def test_the_five_stages_carry_paths(place: Place) -> None:

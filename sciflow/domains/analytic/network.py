@@ -67,8 +67,8 @@ def dynamics(data: xr.Dataset, n_substeps: int | None = None, model_noise: float
         tuple(data["time"].to_numpy().tolist()),
         equation.centre,
         float(facts["start_width"]),
-        float(facts["model_noise"]) if model_noise is None else model_noise,
-        n_substeps=int(facts["n_substeps"]) if n_substeps is None else n_substeps,
+        float(facts["model_noise"]),
+        n_substeps=int(facts["n_substeps"]),
         spin_up=float(facts["spin_up"]),
     )
-    return KnownDynamics(space)
+    return KnownDynamics(space.assuming(n_substeps, model_noise))

@@ -11,19 +11,20 @@ import torch
 from torch import Tensor
 
 from sciflow.data.arrays import from_xarray, to_xarray
+from sciflow.domains import filtered
 from sciflow.domains.protocol import Findings, Row
-from sciflow.metrics.better import LESS, MORE, Direction
+from sciflow.metrics.better import LESS, Direction
 from sciflow.metrics.calibration import rank_counts, rank_histogram
 from sciflow.metrics.ensemble import crps, spread_skill
 from sciflow.metrics.field import rmse
-from sciflow.metrics.score import Score, average
+from sciflow.metrics.score import Score
 from sciflow.random import Stream
 
 if TYPE_CHECKING:
     import xarray as xr
 
 EVENT = ("time", "coordinate")
-FREE, REFERENCE = "no measurements", "reference"
+FREE, REFERENCE = "no measurements", filtered.REFERENCE
 
 
 @dataclass(frozen=True)
@@ -91,33 +92,14 @@ def _ranks(known: Paths, x: Tensor, numbers: Mapping[str, Tensor]) -> dict[str, 
 
 
 def _log_evidence(known: Paths, x: Tensor, numbers: Mapping[str, Tensor]) -> dict[str, Score]:
-    """Log-evidence of a path's measurements, and its distance from that of the sampler "reference", path by path.
-
-    Exactness: the particle filters' is unbiased on the scale of Ẑ; the ensemble filters' assumes Gaussian forecasts
-    Cost: none
-    Bias: log Ẑ is low by half its variance; a reference with finitely many particles is low itself
-    Source: Del Moral (2004), Feynman–Kac formulae.
-    """
-    estimate = numbers["log_evidence"]
-    if not bool(estimate.isfinite().all()):
-        return {}
-    found = {"log_evidence": average(estimate, "nat", "mean over paths")}
-    if known.evidence is not None and bool((estimate != known.evidence).any()):
-        found["log_evidence_gap"] = average(estimate - known.evidence, "nat", "less that of the reference")
-    return found
+    return filtered.log_evidence(numbers, known.evidence)
 
 
 def _ess(known: Paths, x: Tensor, numbers: Mapping[str, Tensor]) -> dict[str, Score]:
-    """Smallest effective sample size at any time of a path, before resampling.
+    return filtered.ess_min(numbers)
 
-    Exactness: min_k (Σ w)²/Σ w²
-    Cost: none
-    Bias: near 1 the filter rests on one particle, and its spread means nothing
-    Source: Kong, Liu and Wong (1994).
-    """
-    least = numbers["ess_min"]
-    return {"ess_min": average(least, "samples", "mean over paths")} if bool(least.isfinite().all()) else {}
 
+_log_evidence.__doc__, _ess.__doc__ = filtered.log_evidence.__doc__, filtered.ess_min.__doc__
 
 METRICS: dict[str, Callable[[Paths, Tensor, Mapping[str, Tensor]], dict[str, Score]]] = {
     "rmse": _rmse,
@@ -129,8 +111,7 @@ METRICS: dict[str, Callable[[Paths, Tensor, Mapping[str, Tensor]], dict[str, Sco
 }
 BETTER: dict[str, Mapping[str, Direction]] = {
     "rmse": {"rmse": LESS, "rmse_unmeasured": LESS},
-    "log_evidence": {"log_evidence": MORE, "log_evidence_gap": 0.0},
-    "ess_min": {},  # as `ess`
+    **filtered.BETTER,
 }
 
 
@@ -144,7 +125,7 @@ def evaluate(
         str(name): from_xarray(samples["samples"].sel(posterior=name), ("observation", "member", *EVENT))
         for name in samples["posterior"].to_numpy()
     }
-    numbers = {name: _numbers(samples, name) for name in drawn}
+    numbers = {name: filtered.said(samples, name) for name in drawn}
     reference = numbers[REFERENCE]["log_evidence"] if REFERENCE in numbers else None
     known = Paths(truth, (seen == 0).expand(truth.shape), stream, reference)
     free = from_xarray(data["data"], ("sample", *EVENT))
@@ -158,14 +139,6 @@ def evaluate(
         for key, score in METRICS[metric](known, x, numbers[name]).items()
     ]
     return Findings(rows, _arrays(known, drawn, data) if shown else to_xarray({}, {}))
-
-
-def _numbers(samples: xr.Dataset, name: str) -> dict[str, Tensor]:
-    """What a sampler says of each path, (observation,); NaN where it says nothing."""
-    own = samples.sel(posterior=name)
-    evidence, weighs = from_xarray(own["log_evidence"]), "ess_trace" in own
-    least = from_xarray(own["ess_trace"].min("smc_step")) if weighs else torch.full_like(evidence, torch.nan)
-    return {"log_evidence": evidence, "ess_min": least}
 
 
 def _arrays(known: Paths, drawn: Mapping[str, Tensor], data: xr.Dataset) -> xr.Dataset:

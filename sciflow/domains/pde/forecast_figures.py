@@ -23,6 +23,21 @@ GOAL = (0.9, 1.1)  # of the spread–skill ratio
 MOST_ROWS = 4
 N_MEMBERS = 2
 PLANES = ("time", "y", "x")
+FORECAST = (
+    "Where the future is open, as under gusts, no forecast can know when and where such a change comes; a member of a "
+    "good ensemble has changes as sharp as those of the truth, at other times and places."
+)
+ASSIMILATED = (
+    "Where sensors read, the members of all posteriors should agree with the truth; between sensors they may differ, "
+    "and the spread should say by how much. A filter looks back only: it does not know of a change that no sensor has "
+    "felt yet, and its members at two times are no trajectory. Where the spread is nothing at all places, the weight of a "
+    "particle filter lies on one particle."
+)
+
+
+def is_assimilated(data: xr.Dataset) -> bool:
+    """Whether no field was given whole, so that states are to be told at all times, and nothing is a forecast."""
+    return data.attrs.get("n_given", 1) == 0
 
 
 def space_time_gallery(evidence: Evidence) -> Drawing | None:
@@ -57,10 +72,8 @@ def space_time_gallery(evidence: Evidence) -> Drawing | None:
     return Drawing(
         axes[0],
         "One held-out trajectory, that with the sharpest change from one field to the next: time goes up from the "
-        "first field. One line of panels for each forecast: truth, mean of the members, two members, and standard "
-        "deviation of the members. Where the future is open, as under gusts, no forecast can know when and where such "
-        "a change comes; a member of a good ensemble has changes as sharp as those of the truth, at other times and "
-        "places.",
+        "first field. One line of panels for each posterior: truth, mean of the members, two members, and standard "
+        "deviation of the members. " + (ASSIMILATED if is_assimilated(data) else FORECAST),
     )
 
 
@@ -91,7 +104,7 @@ def _planes(data: xr.Dataset, samples: xr.DataArray) -> Drawing:
     return Drawing(
         axes[0],
         "One held-out trajectory, that with the sharpest change from one field to the next, at a few times; one block "
-        "for each forecast. A mean of fields is smoother than any of them; a member of a good ensemble is as sharp as "
+        "for each posterior. A mean of fields is smoother than any of them; a member of a good ensemble is as sharp as "
         "the truth, and members differ where the spread is large.",
     )
 
@@ -103,11 +116,17 @@ def crps_by_lead(evidence: Evidence) -> Drawing | None:
         return None
     has_exact = "lead_crps_excess" in arrays.variables
     axes = style.panels(2 if has_exact else 1, 6.8, 3.8)
-    _by_lead(evidence, "crps", axes[0], quantity="CRPS", title="How wrong is each forecast?", has_legend=not has_exact)
+    title = "How wrong is each posterior?" if is_assimilated(evidence.data) else "How wrong is each forecast?"
+    _by_lead(evidence, "crps", axes[0], quantity="CRPS", title=title, has_legend=not has_exact)
     caption = (
         "Fair CRPS, which is the mean absolute error for a single field, so that one field and an ensemble can be "
         "compared; bands are ± 2 standard errors over held-out trajectories. "
     )
+    if is_assimilated(evidence.data):
+        caption += (
+            "Time is counted from the first field, which was measured in part like the others. All posteriors share "
+            "the trajectories, so that differences are surer than the bands."
+        )
     if has_exact:
         title = "How far above the exact draws?"
         _by_lead(evidence, "crps_excess", axes[1], quantity="CRPS less that of the exact draws", title=title)
@@ -141,7 +160,8 @@ def _by_lead(evidence: Evidence, name: str, ax: Axes, **options: Any) -> None:
         unmarked(str(p)): (arrays[keys[0]].sel(posterior=p).to_numpy(), arrays[keys[1]].sel(posterior=p).to_numpy())
         for p in arrays["posterior"].to_numpy()
     }
-    score_by_lead(arrays["lead"].to_numpy(), curves, reference=EXACT, ax=ax, **options)
+    clock = "time" if is_assimilated(evidence.data) else "lead time"
+    score_by_lead(arrays["lead"].to_numpy(), curves, reference=EXACT, clock=clock, ax=ax, **options)
 
 
 def spectra_at_the_end(evidence: Evidence) -> Drawing | None:
@@ -151,11 +171,12 @@ def spectra_at_the_end(evidence: Evidence) -> Drawing | None:
         return None
     names = [str(name) for name in arrays["posterior"].to_numpy() if str(name) != EXACT]
     curves = {unmarked(name): arrays["spectrum"].sel(posterior=name).to_numpy() for name in names}
-    last = f"{float(arrays['lead'][-1]):g}"
-    ax = spectra(curves, arrays["spectrum_truth"].to_numpy(), title=f"Energy at each scale, at lead time {last}")
+    clock = "time" if is_assimilated(evidence.data) else "lead time"
+    title = f"Energy at each scale, at {clock} {float(arrays['lead'][-1]):g}"
+    ax = spectra(curves, arrays["spectrum_truth"].to_numpy(), title=title)
     return Drawing(
         ax,
-        "Mean energy of the members at each wavenumber, at the last lead time. A mean of fields is smoother than any "
+        f"Mean energy of the members at each wavenumber, at the last {clock}. A mean of fields is smoother than any "
         "of them: it lacks energy at small scales. Noise that is not part of the flow has too much of it.",
     )
 

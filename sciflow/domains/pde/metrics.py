@@ -11,12 +11,13 @@ from torch import Tensor
 
 from sciflow.data.arrays import from_xarray, to_xarray
 from sciflow.data.layouts.simulations import AXES
+from sciflow.domains import filtered
 from sciflow.domains.pde.porous import EVENT, is_porous, log_permeability
 from sciflow.domains.protocol import Findings, Row
 from sciflow.domains.scored import LEAST_MEMBERS, Metrics, Scores
 from sciflow.errors import InputError
 from sciflow.inverse.likelihood import LikelihoodModel
-from sciflow.metrics.better import LESS, MORE
+from sciflow.metrics.better import LESS, MORE, Direction
 from sciflow.metrics.ensemble import crps, spread_skill
 from sciflow.metrics.lead import by_lead, correlation_by_lead, correlation_time, excess_by_lead
 from sciflow.metrics.spectrum import energy_spectrum, spectrum_error
@@ -32,18 +33,21 @@ TRAJECTORY: dict[str, Callable[..., Any]] = {
     "correlation_time": correlation_time,
     "spectrum_error": spectrum_error,
 }  # look at whole trajectories
-BETTER = {"correlation_time": {"correlation_time": MORE}, "spectrum_error": {"spectrum_error": LESS}}
-METRICS = Metrics(own=TRAJECTORY, without=("psnr", "ssim"))  # without what is made for pictures
+BETTER: dict[str, Mapping[str, Direction]] = {
+    "correlation_time": {"correlation_time": MORE}, "spectrum_error": {"spectrum_error": LESS}, **filtered.BETTER,
+}  # fmt: skip
+METRICS = Metrics(own={**TRAJECTORY, **filtered.METRICS}, without=("psnr", "ssim"))  # without what is made for pictures
 
 
 def evaluate(
     names: Sequence[str], data: xr.Dataset, samples: xr.Dataset, likelihood: LikelihoodModel, stream: Stream,
     shown: Sequence[str] | None = None,
 ) -> Findings:  # fmt: skip
-    """Scores of the fields after those that were given, for every posterior and for draws of the exact law.
+    """Scores of the fields after those that were given whole, for every posterior and for draws of the exact law.
 
-    The exact draws are those of the true likelihood, whatever the samples assumed. With several later fields, the
-    arrays hold scores at each lead time, too.
+    Where none was given, as with measurements in time, all fields are scored, the first too. The exact draws are those
+    of the true likelihood, whatever the samples assumed. With several fields to score, the arrays hold scores at each
+    lead time, too.
 
     Raises:
         InputError: there is no truth to compare with.
@@ -69,22 +73,41 @@ def evaluate(
     clock, n_axes = data["time"].to_numpy().astype(float), sum(axis in event for axis in AXES)
     rows = []
     for name in names:
+        if name in filtered.METRICS:
+            rows += _of_filters(name, samples)
+            continue
         is_whole = name in TRAJECTORY
         rows += _of_trajectories(name, truth, draws, given, clock, n_axes, stream) if is_whole else scores.rows(name)
     findings = scores.calibration(shown)
     rows += findings.rows
     if truth.shape[1] - given < 2 or not shown:
         return Findings(rows, findings.arrays)
-    shapes = curves(truth[:, given:], later, clock[given:] - clock[given - 1], n_axes)
+    shapes = curves(truth[:, given:], later, clock[given:] - clock[max(given - 1, 0)], n_axes)
     return Findings(rows, findings.arrays.merge(shapes))
+
+
+def _of_filters(metric: str, samples: xr.Dataset) -> list[Row]:
+    """Rows of what samplers say of themselves; none of those that say nothing."""
+    numbers = {str(name): filtered.said(samples, str(name)) for name in samples["posterior"].to_numpy()}
+    reference = numbers.get(filtered.REFERENCE, {}).get("log_evidence")
+    return [
+        Row(name, key, score)
+        for name, own in numbers.items()
+        for key, score in filtered.METRICS[metric](own, reference).items()
+    ]
 
 
 def _of_trajectories(
     metric: str, truth: Tensor, draws: Mapping[str, Tensor], given: int, clock: np.ndarray, n_axes: int, stream: Stream
 ) -> list[Row]:
-    """Rows of a metric that looks at whole trajectories, from the last given field on."""
-    rows = []
+    """Rows of a metric that looks at whole trajectories, from the last given field on.
+
+    A correlation time starts from a field that is known: where none is given, there are no rows of it.
+    """
+    rows: list[Row] = []
     for name, drawn in draws.items():
+        if metric == "correlation_time" and not given:
+            continue
         if metric == "correlation_time":
             times = (clock[given - 1 :] - clock[given - 1]).tolist()
             pair = truth[:, given - 1 :], drawn[:, :, given - 1 :]
@@ -101,7 +124,7 @@ def curves(truth: Tensor, draws: Mapping[str, Tensor], lead: np.ndarray, n_axes:
     Args:
         truth: (observation, lead, *field).
         draws: posterior → (observation, member, lead, *field).
-        lead: times since the last given field.
+        lead: times since the last given field, or since the first of all.
         n_axes: axes of the grid, the last ones of a field; spectra are means over the variables before them.
     """
     values: dict[str, list[Tensor]] = {}
@@ -144,5 +167,5 @@ def _permeabilities(
         draws[str(name)] = log_permeability(data, drawn.double())
     scores = Scores(truth, draws, torch.ones_like(truth, dtype=torch.bool), stream)
     found = scores.calibration(shown)
-    rows = [row for name in names if name not in TRAJECTORY for row in scores.rows(name)]
+    rows = [row for name in names if name not in METRICS.own for row in scores.rows(name)]
     return Findings([*rows, *found.rows], found.arrays)

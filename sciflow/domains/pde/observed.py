@@ -45,3 +45,9 @@ def sensor_places(operator: Operator, axes: Mapping[str, Tensor]) -> dict[str, t
     where = torch.meshgrid(*axes.values(), indexing="ij")
     read = [operator(part[None])[0].numpy() for part in where]
     return {f"sensor_{name}": ("measurement", part) for name, part in zip(axes, read, strict=True)}
+
+
+def observed_dims(values: Mapping[str, Tensor], known: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """The known dims, and those of what an operator drew for each observation, (observation, …)."""
+    drawn = {name: value for name, value in values.items() if name not in known}
+    return {**known, **{n: ("observation", *(f"{n}_{axis}" for axis in range(v.ndim - 1))) for n, v in drawn.items()}}

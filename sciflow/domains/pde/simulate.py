@@ -20,7 +20,7 @@ from sciflow.domains.pde.equations import Burgers, PeriodicEquation
 from sciflow.domains.pde.evolve import COARSEST, Evolution, certified, check_step, fields
 from sciflow.domains.pde.files import SimulationFile
 from sciflow.domains.pde.kicked import Kicked
-from sciflow.domains.pde.observed import held_out, sensor_places
+from sciflow.domains.pde.observed import held_out, observed_dims, sensor_places
 from sciflow.domains.pde.porous import PorousSquare
 from sciflow.domains.pde.varied import check_varied, drawn, stored, stored_dims, with_own
 from sciflow.errors import InputError
@@ -165,9 +165,7 @@ class Evolving:
             "measured": ("observation", "measurement"),
             "exact": ("observation", "exact_member", *event),
         }
-        values, dims = values | stored(own, chosen), dims | stored_dims(own)
-        for name, value in records.items():
-            dims.setdefault(name, ("observation", *(f"{name}_{axis}" for axis in range(value.ndim - 1))))
+        values, dims = values | stored(own, chosen), observed_dims(values, dims) | stored_dims(own)
         units = {name: "1" for name in ("data", "truth", "measured", "exact")}
         arrays = to_xarray(values, dims, self.coordinates(labels), units)
         errors = {"reference_error": made.error, "resolution_error": blur}
