@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 import sciflow
@@ -18,6 +19,7 @@ from sciflow.errors import InputError
 from sciflow.inverse.likelihood import GaussianNoise
 from sciflow.inverse.observe import Observation
 from sciflow.inverse.sensors import Sensors
+from sciflow.metrics import crps, rmse, spread_skill
 from sciflow.random import Stream
 from tests.tiny import FORECAST, Place, change
 
@@ -83,6 +85,28 @@ def test_variables_that_never_change_or_are_not_there_are_refused(tmp_path: Path
         SimulationFile(str(tmp_path / "a.nc"), variable=("u", "v")).look()
 
 
+def check_scores_of_each(rows: dict[tuple[str, str], float], results: Path) -> None:
+    """Each variable in the unit of its file: as if it had been turned back and scored alone."""
+    run = sciflow.open(results)
+    named = run["data"], run["samples"]["samples"].sel(posterior="ensemble")
+    with (results / "metrics.csv").open(newline="") as file:
+        units = {row["metric"]: row["unit"] for row in csv.DictReader(file)}
+    for variable in ("density", "v"):
+        truth, drawn = (
+            torch.as_tensor(
+                (values * named[0]["scale"] + named[0]["offset"]).sel(channel=variable).isel(time=slice(1, None))
+                .transpose("observation", ..., "time", *[axis for axis in ("y", "x") if axis in values.dims]).to_numpy()
+            )
+            for values in (named[0]["truth"], named[1])
+        )  # fmt: skip
+        for score in (rmse, crps, spread_skill):
+            ((name, wanted),) = score(truth, drawn).items()
+            # a large offset was added and taken away again: rounding of float64
+            assert rows["ensemble", f"{name}_{variable}"] == pytest.approx(wanted.value, rel=1e-9)
+        assert units[f"crps_{variable}"] == units[f"rmse_{variable}"] == UNITS[variable]
+        assert units[f"spread_skill_{variable}"] == "1"
+
+
 @pytest.mark.parametrize("n_axes", [1, 2])
 def test_variables_are_forecast_together_and_from_a_state_of_ones_own(n_axes: int, place: Place) -> None:
     """All five stages; a file of states, in the units of the file, gives the draws of the run."""
@@ -97,6 +121,7 @@ def test_variables_are_forecast_together_and_from_a_state_of_ones_own(n_axes: in
         rows = {(row["posterior"], row["metric"]): float(row["value"]) for row in csv.DictReader(file)}
     assert all(math.isfinite(rows["ensemble", name]) for name in ("crps", "spectrum_error"))
     drawn, learned = (xr.load_dataset(results / name) for name in ("samples.nc", "data.nc"))
+    check_scores_of_each(rows, results)
     assert drawn["samples"].dims[3:] == ("time", "channel", *("x", "yx")[n_axes - 1])
     assert "density, the first variable. One held-out trajectory" in (results / "report.html").read_text()
     run = sciflow.open(results)

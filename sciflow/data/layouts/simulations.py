@@ -21,6 +21,7 @@ AXES = ("x", "y", "z")
 CONSTANT, PARAMETER = "constant_", "parameter_"  # prefixes of variables of each sample
 OBSERVED, OBSERVED_CONSTANT = "observed_" + PARAMETER, "observed_" + CONSTANT  # of what is known of each observation
 OFFSET, SCALE = "offset", "scale"  # of each of several variables, in its own unit
+EACH_UNIT = "units_of_each"  # attribute of `channel`: the unit of each variable, as JSON
 UNEVEN = 1e-3  # of a step: coordinates in single precision round by a tenth of that where an axis has 1000 points
 
 
@@ -134,7 +135,7 @@ class Simulations:
             variables[CONSTANT + name] = xr.Variable(("sample", *space), values).transpose("sample", *order)
         for name, values in self.parameters.items():
             variables[PARAMETER + name] = xr.Variable(("sample",), values)
-        coords: dict[str, Any] = {"channel": list(self.fields)}
+        coords: dict[str, Any] = {"channel": ("channel", list(self.fields), {EACH_UNIT: json.dumps(units)})}
         for name, places in {"time": self.time, **self.space}.items():
             coords[name] = xr.Variable((name,), places, {"units": self.units[name]} if name in self.units else {})
         coords["unit"] = ("sample", np.arange(self.shape[0]))

@@ -12,6 +12,7 @@ from torch import Tensor
 from sciflow.data.arrays import from_xarray, to_xarray
 from sciflow.data.layouts.simulations import AXES
 from sciflow.domains import filtered
+from sciflow.domains.pde import variables
 from sciflow.domains.pde.porous import EVENT, is_porous, log_permeability
 from sciflow.domains.protocol import Findings, Row
 from sciflow.domains.scored import LEAST_MEMBERS, Metrics, Scores
@@ -35,8 +36,10 @@ TRAJECTORY: dict[str, Callable[..., Any]] = {
 }  # look at whole trajectories
 BETTER: dict[str, Mapping[str, Direction]] = {
     "correlation_time": {"correlation_time": MORE}, "spectrum_error": {"spectrum_error": LESS}, **filtered.BETTER,
+    "by_variable": {},  # its rows are named after the variables of a file
 }  # fmt: skip
-METRICS = Metrics(own={**TRAJECTORY, **filtered.METRICS}, without=("psnr", "ssim"))  # without what is made for pictures
+OWN: dict[str, Callable[..., Any]] = {**TRAJECTORY, **filtered.METRICS, **variables.METRICS}
+METRICS = Metrics(own=OWN, without=("psnr", "ssim"))  # without what is made for pictures
 
 
 def evaluate(
@@ -75,9 +78,12 @@ def evaluate(
     for name in names:
         if name in filtered.METRICS:
             rows += _of_filters(name, samples)
-            continue
-        is_whole = name in TRAJECTORY
-        rows += _of_trajectories(name, truth, draws, given, clock, n_axes, stream) if is_whole else scores.rows(name)
+        elif name in variables.METRICS:
+            rows += variables.rows(data, truth[:, given:], later)
+        elif name in TRAJECTORY:
+            rows += _of_trajectories(name, truth, draws, given, clock, n_axes, stream)
+        else:
+            rows += scores.rows(name)
     findings = scores.calibration(shown)
     rows += findings.rows
     if truth.shape[1] - given < 2 or not shown:
