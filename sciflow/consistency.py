@@ -120,7 +120,9 @@ def _unfollowed(run: RunFile) -> Iterator[str]:
                 f"sample.posteriors.{name} asks a denoiser, and `train: {{kind: dynamics}}` has none. Use "
                 "`particle_filter` or `ensemble_kalman`, or train a network or windows."
             )
-    for name, posterior in filters.items() if chain is not None else ():
+    if chain is None:  # a data set of a plugin, whose chain is not known before the data are made
+        return
+    for name, posterior in filters.items():
         try:
             posterior.check_chain(chain)
         except InputError as error:
