@@ -76,6 +76,10 @@ def test_a_row_does_not_depend_on_the_others() -> None:
     whole = CHAIN.forecast(1, x, Stream(2))
     parts = [CHAIN.forecast(1, x[i:j], Stream(2).rows_from(i)) for i, j in ((0, 1), (1, 6), (6, 70))]
     assert torch.equal(torch.cat(parts), whole)
+    operator = Sensors(stride=4, channels=4).bind({}, (4, 16))
+    likelihood = GaussianLikelihood(torch.zeros(16, dtype=torch.float64), operator, 0.5)
+    tiles = [ParticleFilter(96, tile=t)(KnownDynamics(CHAIN), likelihood, [0.0, 1.0], 5, Stream(1)) for t in (96, 7)]
+    assert torch.equal(tiles[0].x, tiles[1].x) and tiles[0].log_evidence == tiles[1].log_evidence
     single = CHAIN.beside(torch.empty(0, dtype=torch.float32))
     assert single.initial(3, Stream(1)).dtype == torch.float32
     assert torch.equal(single.initial(3, Stream(1)), x[:3].float())

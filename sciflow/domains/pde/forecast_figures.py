@@ -30,8 +30,8 @@ FORECAST = (
 ASSIMILATED = (
     "Where sensors read, the members of all posteriors should agree with the truth; between sensors they may differ, "
     "and the spread should say by how much. A filter looks back only: it does not know of a change that no sensor has "
-    "felt yet, and its members at two times are no trajectory. Where the spread is nothing at all places, the weight "
-    "of a particle filter lies on one particle."
+    "felt yet, and its members at two times are no trajectory. Where the spread is nothing at all places, a particle "
+    "filter has all weight on one particle."
 )
 
 
