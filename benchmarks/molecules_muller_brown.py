@@ -272,7 +272,10 @@ def beside_the_record(rows: Sequence[Row]) -> list[Row]:
     found = {_unscored(row.claim): row for row in rows}
     last = max((Path(__file__).parent / "results").glob("molecules_muller_brown-*.json"))
     stored = [Row(**row) for row in json.loads(last.read_text())["rows"]]
-    return [found.get(_unscored(row.claim), row) for row in stored]
+    joined = [found.pop(_unscored(row.claim), row) for row in stored]
+    if found:
+        raise ValueError(f"{last} has no rows {list(found)}: record both models.")
+    return joined
 
 
 def _unscored(claim: str) -> str:

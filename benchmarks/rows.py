@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import random
+import shlex
 import statistics
 import sys
 import time
@@ -201,7 +202,10 @@ def _end(
 ) -> None:
     """The end of every benchmark: rows on the terminal, in a file, in the record."""
     facts: dict[str, object] = {"benchmark": name, "date": datetime.date.today().isoformat(), "machine": where}
-    facts |= {"command": " ".join([f"python benchmarks/{name}.py", *sys.argv[1:]]), "versions": dict(libraries_used)}
+    facts |= {
+        "command": shlex.join(["python", f"benchmarks/{name}.py", *sys.argv[1:]]),
+        "versions": dict(libraries_used),
+    }
     facts |= more
     if options.json:
         write(options.json, rows, **facts)

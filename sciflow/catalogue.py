@@ -114,13 +114,18 @@ class Catalogue:
         return (base for base in self.asked if self.children(base)[0].assignments)
 
     def batches(self, stage: str) -> list[list[str]]:
-        """Runs of the asked sweeps whose `stage` one process does: as many as `resources.<stage>.together` says."""
+        """Runs of the asked sweeps whose `stage` one process does: as many as `resources.<stage>.together` says.
+
+        Runs with other plugins are not among them: what a plugin adds, or replaces, stays until the process ends.
+        """
         found: list[list[str]] = []
         for base in self.sweeps():
-            names = list(dict.fromkeys(run.owner(stage) for run in self.children(base)))
+            plugins = {run.owner(stage): run.values.get("plugins") for run in self.children(base)}
             size = self[base].resource(stage, "together", 1)
-            cut = [names[first : first + size] for first in range(0, len(names), size)]
-            found += [batch for batch in cut if len(batch) > 1 and batch not in found]
+            for _, alike in itertools.groupby(plugins, plugins.__getitem__):
+                names = list(alike)
+                cut = [names[first : first + size] for first in range(0, len(names), size)]
+                found += [batch for batch in cut if len(batch) > 1 and batch not in found]
         return found
 
     def check_files(self, bases: Iterable[str]) -> None:

@@ -153,14 +153,14 @@ def together(
     runs: Annotated[
         list[Path], typer.Argument(help="run.yaml of each, in its folder of results.", metavar="RUN.yaml…")
     ],
-    time_limit: Limit = None,
-) -> None:
+    time_limit: Limit = None, source: Source = "",
+) -> None:  # fmt: skip
     """Do a stage of several runs in one process: where a start takes longer than the work."""
     functions: tuple[Callable[..., None], ...] = (dataset, train, sample, evaluate, report)
     commands = dict(zip(STAGES, functions, strict=True))
     if stage not in commands:
         raise InputError(f"the stage must be one of {[*STAGES]}, got {stage!r}.")
-    one_after_another(stage, commands[stage], runs, time_limit)
+    one_after_another(stage, commands[stage], runs, time_limit, source.split())
 
 
 @app.command()

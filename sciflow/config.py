@@ -121,8 +121,12 @@ class RunFile:
     freeze: bool = False
 
 
+loaded: dict[str, str] = {}
+"""Plugins that this process has run: name of the module → digest of its text."""
+
+
 def load_plugins(files: typing.Iterable[str | Path]) -> None:
-    """Run Python files whose top level adds entries to the public tables.
+    """Run Python files whose top level adds entries to the public tables, once in a process and version.
 
     Raises:
         InputError: a file is missing, or raises.
@@ -133,6 +137,9 @@ def load_plugins(files: typing.Iterable[str | Path]) -> None:
         if not file.is_file():
             raise InputError(f"plugins: there is no file {str(file)!r}. Paths start at the working directory.")
         name = f"sciflow_plugin_{file.stem}_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:8]}"
+        text = hashlib.sha256(file.read_bytes()).hexdigest()
+        if loaded.get(name) == text:  # one that wraps an entry would wrap its own the next time
+            continue
         spec = importlib.util.spec_from_file_location(name, file)
         if spec is None or spec.loader is None:
             raise InputError(f"plugins: {file} is no Python file. Its name must end in .py.")
@@ -141,6 +148,7 @@ def load_plugins(files: typing.Iterable[str | Path]) -> None:
             spec.loader.exec_module(sys.modules[name])
         except (Exception, SystemExit) as error:
             raise InputError(f"plugins: {file} raised {type(error).__name__}: {error}. Mend the plugin.") from error
+        loaded[name] = text
     if files:
         model.cache_clear()
         _finished.cache_clear()

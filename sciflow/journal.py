@@ -89,9 +89,10 @@ def recorded(path: Path, **facts: object) -> Iterator[Journal]:
 
     journal.write("start", host=platform.node(), **facts)
     logging.getLogger().addHandler(handler)
-    warnings.showwarning = show
     try:
-        with progress.told_to(journal.step):
+        # a warning is told once in a process, but of each run that the process does
+        with warnings.catch_warnings(), progress.told_to(journal.step):
+            warnings.showwarning = show
             yield journal
     except BaseException as error:
         journal.write("end", outcome=outcome(error), message=_message(error), **spent())
@@ -100,7 +101,6 @@ def recorded(path: Path, **facts: object) -> Iterator[Journal]:
         journal.write("end", outcome="done", message="", **spent())
     finally:
         earlier["cpu_seconds"] = time.process_time()
-        warnings.showwarning = shown
         logging.getLogger().removeHandler(handler)
 
 

@@ -92,8 +92,7 @@ def prepare(file: Path, stage: str, given: dict[str, Path | None], out: Path | N
     from sciflow.training.launch import rank_environment
 
     run = read(file, smoke)
-    for handler in logging.getLogger().handlers:  # runs that work side by side share a terminal
-        handler.setFormatter(logging.Formatter(f"{run.name} · %(message)s"))
+    _named(run.name)
     parsed = config.parse(run.content, file)
     inputs = {name: path or _artefact(run, MAKERS[name]) for name, path in given.items()}
     for name, path in inputs.items():
@@ -126,6 +125,12 @@ def prepare(file: Path, stage: str, given: dict[str, Path | None], out: Path | N
         device=kind,
     )
     return run, parsed, job
+
+
+def _named(name: str) -> None:
+    """Say of what the log tells: runs that work side by side share a terminal."""
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(logging.Formatter(f"{name} · %(message)s"))
 
 
 def _artefact(run: Run, stage: str, results: Path = RESULTS) -> Path:
@@ -190,7 +195,9 @@ def part_of(stage: str, shard: str, gather: bool, parts: list[Path] | None) -> t
     return (1, 1) if gather else (int(index), int(count))
 
 
-def one_after_another(stage: str, work: Callable[..., None], runs: Sequence[Path], limit: float | None) -> None:
+def one_after_another(
+    stage: str, work: Callable[..., None], runs: Sequence[Path], limit: float | None, sources: Sequence[str] = ()
+) -> None:
     """Do a stage of several results in this process: what one of them lacks does not stop the others.
 
     Args:
@@ -198,26 +205,33 @@ def one_after_another(stage: str, work: Callable[..., None], runs: Sequence[Path
         work: the command of the stage.
         runs: run.yaml of each, in its folder of results.
         limit: minutes for all.
+        sources: digest of the source that the stage of each uses; none works them out.
 
     Raises:
+        InputError: another number of digests than of runs.
         SystemExit: some failed, with the exit status of the first.
         OutOfTime: the time is over; what is finished, or saved, is so.
     """
-    begun, failed = time.monotonic(), []
-    for file in runs:
-        left = {} if limit is None or stage == "report" else {"time_limit": limit - (time.monotonic() - begun) / 60}
+    if sources and len(sources) != len(runs):
+        raise InputError(f"{len(runs)} runs and {len(sources)} digests of their source: give one for each, or none.")
+    begun, failed = time.monotonic(), {}
+    for file, source in zip(runs, sources or [""] * len(runs), strict=True):
+        _named(file.parent.name)
+        taken = (time.monotonic() - begun) / 60 / (1 - MARGIN)  # so that all have one deadline, and its margin
+        left = {} if limit is None or stage == "report" else {"time_limit": limit - taken}
         try:
             run, folder = read(file), file.parent.parent
             inputs = {name: _artefact(run, MAKERS[name], folder) for name in INPUTS[stage]}
-            work(file, out=_artefact(run, stage, folder), **inputs, **left)
+            work(file, out=_artefact(run, stage, folder), source=source, **inputs, **left)
         except OutOfTime:
             raise
         except Exception as error:
             status, message = told(error)
             if status == KILLED:  # the next would be refused memory, too
                 raise
-            failed.append(status)
+            failed[file.parent.name] = status
             logger.error("%s", message)
     if failed:
-        logger.error("%d of %d runs failed, see above; the others are finished", len(failed), len(runs))
-        raise SystemExit(failed[0])
+        _named(stage)
+        logger.error("%d of %d runs failed: %s", len(failed), len(runs), ", ".join(failed))
+        raise SystemExit(next(iter(failed.values())))

@@ -83,6 +83,18 @@ def test_two_files_of_one_name_are_refused(folder: Path) -> None:
         Catalogue(folder, {"runs": [str(folder / "toy.yaml")]})
 
 
+def test_children_are_done_together_with_those_of_the_same_plugins(folder: Path) -> None:
+    for name in ("a", "b"):
+        (folder / f"{name}.py").touch()
+    sweep = "sweep: {plugins: [[a.py], [b.py]], seed: [0, 1, 2]}\n"
+    together = RUN.replace("resources: {sample: {shards: 2}}", "resources: {sample: {together: 2}}")
+    (folder / "runs" / "swept.yaml").write_text(together + sweep)
+    catalogue = Catalogue(folder, {"runs": ["swept", "toy", "swept"]}, check=False)
+    names = [run.name for run in catalogue.children("swept")]
+    assert catalogue.batches("sample") == [names[:2], names[3:5]]  # the third of each is alone
+    assert catalogue.batches("evaluate") == []
+
+
 def test_an_unknown_child_is_refused(folder: Path) -> None:
     with pytest.raises(InputError, match=r"no child 'swept~seed=9'.*Did you mean 'swept~seed="):
         Catalogue(folder)["swept~seed=9"]

@@ -50,6 +50,22 @@ def test_a_journal_holds_start_steps_warnings_and_end(tmp_path: Path) -> None:
     assert entries[5]["outcome"] == "done" and entries[5]["memory_mb"] > 10 and entries[5]["cpu_seconds"] > 0
 
 
+ONCE = """import warnings
+from pathlib import Path
+from sciflow.journal import read, recorded
+for name in ("a", "b"):
+    with recorded(Path(name), run=name, stage="train", shard=""):
+        warnings.warn("a line of a library", stacklevel=1)
+    print([entry["event"] for entry in read(Path(name))])
+"""
+
+
+def test_a_warning_is_told_of_each_run_that_a_process_does(tmp_path: Path) -> None:
+    """Python alone would tell it once; in a process of its own, since pytest has every warning told."""
+    done = subprocess.run([sys.executable, "-c", ONCE], cwd=tmp_path, stdout=-1, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines() == ["['start', 'warning', 'end']"] * 2
+
+
 def test_steps_are_told_every_few_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])

@@ -220,6 +220,7 @@ class Place:
     def sciflow(self, *arguments: object) -> Outcome:
         """Run a command here, as a fresh process would."""
         source.plugin_digest.cache_clear()
+        config.loaded.clear()
         said = io.StringIO()
         with contextlib.chdir(self.folder), contextlib.redirect_stdout(said):
             status, message = cli._run([str(argument) for argument in arguments])
@@ -269,6 +270,7 @@ def restored_tables() -> Iterator[None]:
                 table.update(entries)  # type: ignore[attr-defined]
         config.model.cache_clear()
         config._finished.cache_clear()
+        config.loaded.clear()
 
 
 def _domain_tables() -> Iterator[dict[str, Any]]:

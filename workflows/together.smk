@@ -65,6 +65,7 @@ for stage in STAGES:
                 f"{stage}_together_{number}"
             input:
                 **{name: over(names, artefact(MAKERS[name])) for name in INPUTS[stage]},
+                arrays=over(names if stage == "report" else [], artefact("evaluate", ".nc")),
                 files=all_files(names, stage),
             output:
                 **outputs(names, stage),
@@ -72,7 +73,7 @@ for stage in STAGES:
                 f"<logs>/{base}/{stage}.together{number}.log",
             benchmark:
                 f"<benchmarks>/{base}/{stage}.together{number}.tsv"
-            retries: RETRIES
+            retries: RETRIES if stage != "report" else 0
             conda:
                 "envs/sciflow.yaml"
             threads: resource(stage, "threads", 1)(first)
@@ -93,7 +94,7 @@ for stage in STAGES:
                 counted(
                     "{params.stage}",  # Snakemake looks a name of Python up when the job runs, after the loop
                     "{params.write} && sciflow together {params.stage} {params.runs:q}"
-                    " --time-limit {resources.runtime}",
+                    " --time-limit {resources.runtime} --source '{params.source}'",
                 )
 
         workflow.ruleorder(f"{stage}_together_{number}", stage)

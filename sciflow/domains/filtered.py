@@ -41,7 +41,7 @@ def log_evidence(numbers: Mapping[str, Tensor], reference: Tensor | None = None)
     if not bool(estimate.isfinite().all()):
         return {}
     found = {"log_evidence": average(estimate, "nat", "mean over paths")}
-    if reference is not None and bool((estimate != reference).any()):
+    if reference is not None and bool(reference.isfinite().all() & (estimate != reference).any()):
         found["log_evidence_gap"] = average(estimate - reference, "nat", "less that of the reference")
     return found
 

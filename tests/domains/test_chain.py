@@ -20,13 +20,14 @@ from sciflow import config
 from sciflow.diffusion import model as stored_model
 from sciflow.diffusion.known import CHAINS, KnownDynamics
 from sciflow.diffusion.model import load, pack, unpack
+from sciflow.domains import filtered
 from sciflow.domains.pde.chain import KickedChain
 from sciflow.domains.pde.equations import Advection, Burgers, KuramotoSivashinsky
 from sciflow.domains.pde.kicked import Kicked
 from sciflow.domains.pde.kicks import Kicks
 from sciflow.domains.pde.navier_stokes import NavierStokes
 from sciflow.domains.pde.network import dynamics
-from sciflow.errors import InputError
+from sciflow.errors import InputError, NonFiniteError
 from sciflow.inverse import EnsembleKalmanFilter, GaussianLikelihood, GaussianNoise, ParticleFilter
 from sciflow.inverse.observe import Observation
 from sciflow.inverse.sensors import Sensors
@@ -315,3 +316,25 @@ def test_the_five_stages_filter_a_field(place: Place) -> None:
     report = (results / "report.html").read_text()
     assert report.count("data:image/png") >= 5 and "A filter looks back only" in report
     assert "How wrong is each forecast?" not in report and "no forecast can know" not in report
+
+
+def test_a_chain_that_is_not_known_or_not_whole_is_refused() -> None:
+    data = MEASURED.simulate(Stream(1))
+    told = json.loads(data.attrs["chain"])
+    with pytest.raises(InputError, match="is a 'mine', which is not known, only"):
+        dynamics(data.assign_attrs(chain=json.dumps({**told, "kind": "mine"})))
+    with pytest.raises(InputError, match=r"says nothing of \['length'\]"):
+        dynamics(data.assign_attrs(chain=json.dumps({k: v for k, v in told.items() if k != "length"})))
+
+
+def test_fields_that_blow_up_name_the_keys_that_set_the_steps() -> None:
+    wild = KickedChain(replace(LAW, step=0.25, gust_strength=1e4, gust_rate=4.0))
+    with pytest.raises(NonFiniteError, match=r"Raise train\.n_substeps, or lower dataset\.step"):
+        wild.simulate(20, Stream(1))
+
+
+def test_evidence_is_not_compared_with_a_sampler_that_has_none() -> None:
+    own = {"log_evidence": torch.tensor([1.0, 2.0], dtype=torch.float64)}
+    nothing = torch.full((2,), torch.nan, dtype=torch.float64)
+    assert set(filtered.log_evidence(own, nothing)) == {"log_evidence"}
+    assert set(filtered.log_evidence(own, own["log_evidence"] + 1)) == {"log_evidence", "log_evidence_gap"}

@@ -199,10 +199,10 @@ def test_children_that_are_together_go_on_where_they_were_killed(
     assert status == 0, text
     in_all = 3 * PER_OBSERVATION  # of one child
     assert left.calls("guidance") == [3 * in_all]
-    plan = f"guidance {in_all} pass\nguidance {PER_OBSERVATION + 5} die"  # counted anew with the plugin of each child
-    status, text = killed.snakemake(plan=plan, targets=files)
+    at = in_all + PER_OBSERVATION + 5  # in its second observation
+    status, text = killed.snakemake(plan=f"guidance {at} die", targets=files)
     assert status == 0 and "Trying to restart job" in text, text
-    assert killed.calls("guidance") == [in_all + PER_OBSERVATION + 5, 2 * in_all - PER_OBSERVATION]
+    assert killed.calls("guidance") == [at, 2 * in_all - PER_OBSERVATION]
     assert [(killed.folder / file).read_bytes() for file in files] == [
         (left.folder / file).read_bytes() for file in files
     ]

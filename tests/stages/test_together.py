@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import time
 from collections.abc import Iterator
@@ -17,23 +18,28 @@ from sciflow.errors import InputError, OutOfTime
 from sciflow.resources import Resources
 from sciflow.runs import STAGES, resolve
 from sciflow.starting import one_after_another
-from tests.tiny import ANALYTIC, Place, change
+from tests.tiny import ANALYTIC, PDE, Place, change, restored_tables
 
 SWEEP = {"sweep": {"sample.n_samples": [8, 12, 16]}}
 CHILDREN = [f"run~sample.n_samples={n}" for n in (8, 12, 16)]
 
 
-@pytest.fixture
-def children(tmp_path: Path) -> tuple[Place, list[str]]:
+def swept(place: Place, values: dict[str, Any]) -> list[str]:
     """A sweep whose data and model are there; run.yaml of each child."""
-    place = Place(tmp_path)
-    place.build(ANALYTIC, until="train")
-    file = place.write(change(ANALYTIC, SWEEP))
+    place.build(values, until="train")
+    file = place.write(change(values, SWEEP))
     for name, run in resolve(place.folder / file).items():
         folder = place.results(name)
         folder.mkdir(exist_ok=True)
         (folder / "run.yaml").write_text(run.text())
-    return place, [f"results/{name}/run.yaml" for name in CHILDREN]
+    return [f"results/{name}/run.yaml" for name in CHILDREN]
+
+
+@pytest.fixture
+def children(tmp_path: Path) -> tuple[Place, list[str]]:
+    """A sweep of closed forms."""
+    place = Place(tmp_path)
+    return place, swept(place, ANALYTIC)
 
 
 def test_several_runs_give_what_each_gives_alone(children: tuple[Place, list[str]]) -> None:
@@ -67,7 +73,7 @@ def test_what_one_run_lacks_stops_no_other(children: tuple[Place, list[str]], ca
     outcome = place.sciflow("together", "sample", *runs)
     assert outcome.status == 2
     assert "sigma" in caplog.text and f"{Path(runs[1])}" in caplog.text
-    assert "1 of 3 runs failed" in caplog.text
+    assert f"1 of 3 runs failed: {CHILDREN[1]}" in caplog.text
     assert [(place.results(name) / "samples.nc").is_file() for name in CHILDREN] == [True, False, True]
 
 
@@ -81,6 +87,44 @@ def test_finished_work_is_put_back(children: tuple[Place, list[str]]) -> None:
         file.unlink()
     assert place.sciflow("together", "sample", *runs[:2]).status == 0
     assert {file: file.stat().st_ino for file in files} == kept
+
+
+PLUGIN = """from dataclasses import replace
+from sciflow.metrics import METRICS
+base = METRICS["crps"]
+METRICS["crps"] = lambda *args, **options: {
+    name: replace(score, note=score.note + " wrapped") for name, score in base(*args, **options).items()
+}
+"""
+
+
+def test_a_plugin_that_wraps_an_entry_wraps_it_once(place: Place) -> None:
+    """As in a process of its own, for every child."""
+    (place.folder / "mine.py").write_text(PLUGIN)
+    with restored_tables():  # as where each of these commands is a process
+        runs = swept(place, change(PDE, {"plugins": ["mine.py"], "evaluate": {"metrics": ["crps"]}}))
+        assert place.sciflow("together", "sample", *runs).status == 0
+    assert place.sciflow("together", "evaluate", *runs).status == 0
+    for name in CHILDREN:
+        with (place.results(name) / "metrics.csv").open(newline="") as file:
+            notes = [row["note"] for row in csv.DictReader(file) if row["metric"] == "crps"]
+        assert notes and all(note.count("wrapped") == 1 for note in notes), notes
+
+
+def test_each_run_keeps_the_source_that_it_is_told(children: tuple[Place, list[str]]) -> None:
+    """As the rules tell it: of a frozen run, that of its artefact. Work that is kept under it is put back."""
+    place, runs = children
+    told = ["--source", "old new newer"]
+    assert place.sciflow("together", "sample", *runs, *told).status == 0
+    files = [place.results(name) / "samples.nc" for name in CHILDREN]
+    assert [json.loads(provenance_path(file).read_text())["source_digest"] for file in files] == told[1].split()
+    kept = [file.stat().st_ino for file in files]
+    for file in files:
+        file.unlink()
+    assert place.sciflow("together", "sample", *runs, *told).status == 0
+    assert [file.stat().st_ino for file in files] == kept
+    outcome = place.sciflow("together", "sample", *runs, "--source", "old new")
+    assert outcome.status == 2 and "3 runs and 2 digests" in outcome.text
 
 
 def test_no_time_is_left(children: tuple[Place, list[str]]) -> None:
@@ -106,12 +150,15 @@ def test_what_ends_the_work_on_all(
     given: list[dict[str, Any]] = []
 
     def work(file: Path, **options: Any) -> None:
-        given.append(options)
+        given.append({**options, "deadline": time.monotonic() + 60 * options["time_limit"] * (1 - starting.MARGIN)})
+        time.sleep(0.3)
         raise error
 
     with pytest.raises(expected):
         one_after_another("sample", work, [place.folder / run for run in runs], limit=30.0)
     assert len(given) == called
+    # one deadline, as far from the limit for the last as for the first; 0.05 s: a moment between two clocks
+    assert given[-1]["deadline"] == pytest.approx(given[0]["deadline"], abs=0.05)
     assert given[0]["data"] == place.results() / "data.nc"
     assert given[0]["out"] == place.results(CHILDREN[0]) / "samples.nc"
     assert 29.9 < given[-1]["time_limit"] < 30.0  # of half an hour, less than six seconds are gone

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from sciflow.diffusion.known import CHAINS
 from sciflow.domains.pde.equations import EQUATIONS
 from sciflow.domains.pde.kicks import Kicks
-from sciflow.errors import InputError
+from sciflow.errors import InputError, NonFiniteError
 from sciflow.random import Stream
 from sciflow.solvers.state_space import HiddenChain
 
@@ -74,14 +75,23 @@ class KickedChain(HiddenChain):
         return replace(self, dtype=like.dtype, device=like.device)
 
     def initial(self, n: int, stream: Stream) -> Tensor:
-        return self._rows(self.law.settled(n, stream.child("kicks"), {}))
+        with self._blamed():
+            return self._rows(self.law.settled(n, stream.child("kicks"), {}))
 
     def forecast(self, k: int, x: Tensor, stream: Stream) -> Tensor:
         kicks, first = stream.child("kicks"), self.law.first_kick + k * self.law.kicks
         start = x.to("cpu", torch.float64).unflatten(1, self.shape)
-        return self._rows(
-            self.law.follow(start, lambda j: self.law.kick(len(x), kicks, first + j), 1, self.law.step, {})[:, -1]
-        )
+        with self._blamed():
+            made = self.law.follow(start, lambda j: self.law.kick(len(x), kicks, first + j), 1, self.law.step, {})
+        return self._rows(made[:, -1])
+
+    @contextlib.contextmanager
+    def _blamed(self) -> Iterator[None]:
+        """Say of fields that blow up which keys set the steps: many particles meet gusts that few trajectories miss."""
+        try:
+            yield
+        except NonFiniteError as error:
+            raise NonFiniteError(f"{error} Raise train.n_substeps, or lower dataset.step.") from error
 
     def _rows(self, found: Tensor) -> Tensor:
         return found.flatten(1).to(self.device, self.dtype)
@@ -121,8 +131,11 @@ class KickedChain(HiddenChain):
         Raises:
             InputError: an equation that is not known, or numbers of no law.
         """
+        missing = [name for name in ("equation", "noise", *NUMBERS) if name not in stored]
+        if missing:
+            raise InputError(f"it says nothing of {missing}. Make the data again.")
         options = dict(stored["equation"])
-        kind = options.pop("kind")
+        kind = options.pop("kind", None)
         if kind not in EQUATIONS:
             raise InputError(
                 f"its equation {kind!r} is not known, only {sorted(EQUATIONS)}. Load the plugin that defines it."

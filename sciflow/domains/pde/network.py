@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from sciflow.diffusion.denoiser import Denoiser
-from sciflow.diffusion.known import KnownDynamics
+from sciflow.diffusion.known import CHAINS, KnownDynamics
 from sciflow.diffusion.schedule import Schedule
 from sciflow.domains.pde import porous
 from sciflow.domains.pde.chain import KickedChain
@@ -35,4 +35,15 @@ def dynamics(data: xr.Dataset, n_substeps: int | None = None, model_noise: float
             "data.nc names no chain that made it. `train: {kind: dynamics}` needs the data set `kicked` with an "
             "`observation` in time and without `varied`. Train windows on other trajectories."
         )
-    return KnownDynamics(KickedChain.restored(json.loads(data.attrs["chain"])).assuming(n_substeps, model_noise))
+    stored = json.loads(data.attrs["chain"])
+    if stored.get("kind") not in CHAINS:
+        raise InputError(
+            f"the chain that made data.nc is a {stored.get('kind')!r}, which is not known, only {sorted(CHAINS)}. Load "
+            "the plugin that defines it."
+        )
+    chain = CHAINS[stored["kind"]].restored(stored)
+    if isinstance(chain, KickedChain):
+        return KnownDynamics(chain.assuming(n_substeps, model_noise))
+    if n_substeps is not None or model_noise is not None:
+        raise InputError(f"train: a chain {stored['kind']!r} takes no n_substeps and model_noise. Leave them out.")
+    return KnownDynamics(chain)
