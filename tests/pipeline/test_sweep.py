@@ -64,6 +64,7 @@ def test_one_process_does_a_stage_of_several_children(project: Project) -> None:
     assert groups["evaluate"] == [children]
     assert groups["report"] == [children[:4], children[4:]]
     assert sorted(each["--time-limit"] for each in asked) == [["180"], ["180"], ["210"], ["45"], ["60"]]
+    assert all(len(each["--source"][0].split()) == len(each[""]) - 1 for each in asked), "a digest of each"
     alone = [stage for stage, _ in project.calls() if stage not in ("together", "compare", "index")]
     assert sorted(alone) == ["dataset", "sample", "sample", "sample", "train"]
     assert project.snakemake("--dry-run").jobs == {}
