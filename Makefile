@@ -48,7 +48,7 @@ lint: $(VENV)/.test  ## style, types and workflow alone
 	@$(BIN)/snakemake --dry-run -- all_runs >/dev/null
 	@echo "Style, types and workflow are clean."
 
-soak: $(VENV)/.test  ## long tests: kill and resume, full disk
+soak: $(VENV)/.test  ## long tests: kill and resume, and benchmarks
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak --timeout 3600 $(TESTS)
 
 peers: $(VENV)/.test $(addsuffix /.done,$(PEERS))  ## environments of the libraries we compare with, and the comparison

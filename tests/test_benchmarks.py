@@ -130,9 +130,12 @@ TARGETS = {  # part -> how its claims with a target begin
 }
 
 
-@pytest.mark.slow
+LONG = ("sweep", "ranks")  # parts that take most of the time of all
+PARTS = [pytest.param(part, marks=pytest.mark.soak if part in LONG else pytest.mark.slow) for part in TARGETS]
+
+
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("part", TARGETS)
+@pytest.mark.parametrize("part", PARTS)
 def test_every_part_of_the_workflow_benchmark_works(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In sizes of seconds: what is found is not judged, only that all of it is found."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
@@ -171,7 +174,7 @@ def test_without_the_peers_environment_the_benchmark_says_what_to_do(benchmark: 
     assert "make peers" in done.stderr and "--no-peers" in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_memory_of_a_gradient_grows_as_promised(tmp_path: Path) -> None:
     file = tmp_path / "memory.json"
     command = [sys.executable, "benchmarks/gradient_memory.py", "--quick", "--json", str(file)]
