@@ -158,6 +158,29 @@ class Born(Numbers):
 
 
 @dataclass(frozen=True, eq=False)
+class Switch(Numbers):
+    """Lennard-Jones energies that fall smoothly to 0 between two distances.
+
+        E becomes S E,   S = 1 − 10 x³ + 15 x⁴ − 6 x⁵,   x = (r − r_s)/(r_c − r_s) in [0, 1]
+
+    Args:
+        start: r_s [nm].
+        end: r_c [nm].
+    Source: Eastman et al., OpenMM User Guide, section on Lennard-Jones interactions.
+    """
+
+    start: float
+    end: float
+
+    def at(self, r: Tensor) -> tuple[Tensor, Tensor]:
+        """S and −r dS/dr of distances."""
+        width = self.end - self.start
+        x = ((r - self.start) / width).clamp(0, 1)
+        share = 1 - x * x * x * (10 + x * (6 * x - 15))
+        return share, (30 / width) * r * (x * (1 - x)).square()
+
+
+@dataclass(frozen=True, eq=False)
 class Cutoff(Numbers):
     """Pairs beyond a distance do not see each other; a dielectric there answers to the charges within it.
 
@@ -168,6 +191,7 @@ class Cutoff(Numbers):
         whole: exceptions, (pair, 1).
         field: Q k [kJ/mol/nm²], 0 for exceptions, (pair, 1).
         shift: Q c [kJ/mol], 0 for exceptions, (pair, 1).
+        switch: what smooths Lennard-Jones energies, but for exceptions.
     Source: Tironi et al. (1995), A generalized reaction field method, without salt.
     """
 
@@ -175,6 +199,21 @@ class Cutoff(Numbers):
     whole: Tensor
     field: Tensor
     shift: Tensor
+    switch: Switch | None = None
+
+    def smoothed(self, energies: Tensor, push: Tensor, r2: Tensor) -> tuple[Tensor, Tensor]:
+        """Lennard-Jones energies and −r dE/dr of pairs, with the switch."""
+        if self.switch is None:
+            return energies, push
+        share, slope = self.switch.at(r2.sqrt())
+        share, slope = share.masked_fill(self.whole, 1.0), slope.masked_fill(self.whole, 0.0)
+        return energies * share, push.mul_(share).addcmul_(energies, slope)
+
+    def near(self, energies: Tensor, push: Tensor, r2: Tensor) -> tuple[Tensor, Tensor]:
+        """Energies and −r dE/dr of pairs, with the dielectric around, 0 beyond the distance."""
+        field, far = self.field * r2, (r2 > self.distance**2) & ~self.whole
+        energies = (energies + field - self.shift).masked_fill_(far, 0.0)
+        return energies, push.sub_(field, alpha=2).masked_fill_(far, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,13 +243,14 @@ class Pairs(Numbers):
         by_r2 = r2.reciprocal()
         sixth = by_r2 * by_r2 * by_r2
         strong, weak = self.repulsion * sixth, self.attraction
-        coulomb = self.charges * by_r2.sqrt()
-        energies = (strong - weak) * sixth + coulomb
-        push = (strong.mul_(12) - 6 * weak).mul_(sixth).add_(coulomb)
+        energies = (strong - weak) * sixth
+        push = (strong.mul_(12) - 6 * weak).mul_(sixth)
         if self.cutoff is not None:
-            field, far = self.cutoff.field * r2, (r2 > self.cutoff.distance**2) & ~self.cutoff.whole
-            energies = (energies + field - self.cutoff.shift).masked_fill_(far, 0.0)
-            push = push.sub_(field, alpha=2).masked_fill_(far, 0.0)
+            energies, push = self.cutoff.smoothed(energies, push, r2)
+        coulomb = self.charges * by_r2.sqrt()
+        energies, push = energies.add_(coulomb), push.add_(coulomb)
+        if self.cutoff is not None:
+            energies, push = self.cutoff.near(energies, push, r2)
         energy, push = energies.sum(0), push.mul_(by_r2)
         if self.born is not None:
             energy = energy + self.born.add(r2.sqrt(), r2, self.atoms, push)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sciflow.domains.molecules.force_field import ForceField
 from sciflow.domains.molecules.force_field_bonded import Angles, Bonds, Maps, Term, Torsions, knots
-from sciflow.domains.molecules.force_field_nonbonded import SURFACE, Born, Cutoff, Pairs
+from sciflow.domains.molecules.force_field_nonbonded import SURFACE, Born, Cutoff, Pairs, Switch
 from sciflow.domains.molecules.force_field_solvent import custom_born, reach
 from sciflow.errors import InputError
 
@@ -147,8 +147,6 @@ def _maps(force: Any) -> Term | None:
 
 def _nonbonded(force: Any) -> Any:
     """The force itself, if it is one of all pairs, or of those nearer than a cutoff."""
-    if force.getNonbondedMethod() and force.getUseSwitchingFunction():
-        raise InputError("NonbondedForce has a switching function. Make the System without switchDistance.")
     if force.getNumParticleParameterOffsets() or force.getNumExceptionParameterOffsets():
         raise InputError("NonbondedForce has parameters that depend on a global one. Make a System without offsets.")
     return force
@@ -181,7 +179,19 @@ def _cutoff(force: Any, whole: Tensor, charges: Tensor) -> Cutoff:
     distance, dielectric = force.getCutoffDistance()._value, force.getReactionFieldDielectric()
     normal = charges.masked_fill(whole, 0.0)
     field = normal * (dielectric - 1) / ((2 * dielectric + 1) * distance**3)
-    return Cutoff(distance, whole, field, normal * 3 * dielectric / ((2 * dielectric + 1) * distance))
+    shift = normal * 3 * dielectric / ((2 * dielectric + 1) * distance)
+    return Cutoff(distance, whole, field, shift, _switch(force))
+
+
+def _switch(force: Any) -> Switch | None:
+    start, end = force.getSwitchingDistance()._value, force.getCutoffDistance()._value
+    if not force.getUseSwitchingFunction():
+        return None
+    if not 0 <= start < end:
+        raise InputError(
+            f"NonbondedForce has a switching distance of {start} nm and a cutoff of {end} nm. Switch before the cutoff."
+        )
+    return Switch(start, end)
 
 
 def _born(force: Any) -> Born:
