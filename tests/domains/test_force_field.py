@@ -212,12 +212,6 @@ def custom_bond() -> openmm.Force:
     return force
 
 
-def in_a_box() -> openmm.Force:
-    force = openmm.NonbondedForce()
-    force.setNonbondedMethod(force.PME)
-    return force
-
-
 def two_sizes() -> openmm.Force:
     force = openmm.CMAPTorsionForce()
     for size in (4, 8):
@@ -283,7 +277,6 @@ def another_shift() -> openmm.Force:
     ("force", "message"),
     [
         (custom_bond, "has a CustomBondForce, known are \\['CMAPTorsionForce', 'CustomGBForce', 'GBSAOBCForce'"),
-        (in_a_box, "NonbondedForce has periodic images. Make the System with nonbondedMethod=NoCutoff, no box"),
         (switched_late, "switching distance of 1.2 nm and a cutoff of 1.0 nm. Switch before the cutoff"),
         (two_sizes, "maps of \\[4, 8\\] points a side"),
         (with_offset, "depend on a global one"),
