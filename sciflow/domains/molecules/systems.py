@@ -61,13 +61,20 @@ class _OfMolecule:
         return None
 
     def observables(self, x: Tensor) -> dict[str, Tensor]:
-        """φ and ψ of each residue [°], cut where they are rare, and the radius of gyration [nm]."""
+        """φ and ψ of each residue [°], cut where they are rare, and the radius of gyration [nm].
+
+        In a periodic box that of the first of the largest molecules: which images of the others are meant is not said.
+        """
         found = {}
         for name, atoms in (("phi", self.molecule.phi), ("psi", self.molecule.psi)):
             angles = self.molecule.angles(x, atoms).rad2deg()
             for k, column in enumerate((angles - LEAST[name]).remainder(360).add(LEAST[name]).unbind(-1)):
                 found[f"{name} of {self.molecule.atoms[int(atoms[1 if name == 'phi' else 0, k])].residue} [°]"] = column
-        found["radius of gyration [nm]"] = radius_of_gyration(x)
+        if self.molecule.field.box is None:
+            found["radius of gyration [nm]"] = radius_of_gyration(x)
+        else:
+            chosen = self.molecule.molecules == self.molecule.molecules.bincount().argmax()
+            found["radius of gyration of the largest molecule [nm]"] = radius_of_gyration(x[..., chosen, :])
         return found
 
 
@@ -104,14 +111,15 @@ class AlanineDipeptide(_OfMolecule):
 class OpenMMSystem(_OfMolecule):
     """A molecule of your own: a PDB file and the System that OpenMM made of it, written as XML.
 
-        U: bonds, angles, torsions, maps of two torsions, Lennard-Jones, Coulomb, generalised Born solvent
+        U: bonds, angles, torsions, maps of two torsions, Lennard-Jones, Coulomb, generalised Born solvent or a
+        periodic box with reaction field, Ewald or PME
 
     Exactness: compared with OpenMM at the conformation of the PDB file when it is opened; refused if it differs
-    Cost: O(atoms²)
+    Cost: O(atoms²), of a box too: there is no list of neighbours
     Bias: none
     Args:
         pdb: atoms and one conformation, with hydrogens.
-        system: XML of `openmm.XmlSerializer.serialize(system)`, without periodic images and constraints.
+        system: XML of `openmm.XmlSerializer.serialize(system)`, without constraints.
         kelvin: temperature [K].
     Source: Eastman et al. (2024), OpenMM 8.
     """
