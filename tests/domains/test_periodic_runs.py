@@ -34,11 +34,17 @@ def topology_and_positions() -> tuple[app.Topology, Tensor]:
     return modeller.topology, torch.from_numpy(np.array(modeller.positions.value_in_unit(NM)))
 
 
-def written(folder: Path, positions: Tensor | None = None, width: float | None = WIDTH, name: str = "water") -> Any:
+def written(
+    folder: Path,
+    positions: Tensor | None = None,
+    width: float | None = WIDTH,
+    name: str = "water",
+    method: Any = app.PME,
+) -> Any:
     """The two files of a molecule; the box of the PDB file may be another one, or none."""
     topology, own = topology_and_positions()
     system = app.ForceField("tip3p.xml").createSystem(
-        topology, nonbondedMethod=app.PME, nonbondedCutoff=0.45 * NM, constraints=None, rigidWater=False
+        topology, nonbondedMethod=method, nonbondedCutoff=0.45 * NM, constraints=None, rigidWater=False
     )
     (folder / "water.xml").write_text(openmm.XmlSerializer.serialize(system))
     vectors = None if width is None else np.eye(3) * width * NM
@@ -72,8 +78,8 @@ def test_the_box_of_both_files_is_one_and_molecules_in_it_are_whole(water: OpenM
         _ = written(tmp_path, meeting, name="meeting").molecule
 
 
-def test_a_box_that_nobody_has_set_is_refused(tmp_path: Path) -> None:
-    """A System that was made by hand: its box is what OpenMM begins with."""
+def test_atoms_without_bonds_are_observed_by_their_distances_and_a_box_must_be_set(tmp_path: Path) -> None:
+    """A System that was made by hand: its box is what OpenMM begins with, unless it is set."""
     topology, x = topology_and_positions()
     system, force = openmm.System(), openmm.NonbondedForce()
     force.setNonbondedMethod(force.CutoffPeriodic)
@@ -88,6 +94,13 @@ def test_a_box_that_nobody_has_set_is_refused(tmp_path: Path) -> None:
         app.PDBFile.writeFile(topology, x.numpy() * NM, file)
     with pytest.raises(InputError, match="the cube of 2 nm that OpenMM takes where none is set, and the PDB"):
         _ = OpenMMSystem(str(tmp_path / "hand.pdb"), str(tmp_path / "hand.xml")).molecule
+    topology.setPeriodicBoxVectors(2 * np.eye(3) * NM)
+    with (tmp_path / "told.pdb").open("w") as file:
+        app.PDBFile.writeFile(topology, x.numpy() * NM, file)
+    atoms = OpenMMSystem(str(tmp_path / "told.pdb"), str(tmp_path / "hand.xml"))
+    moved = x + 2.0 * (3 * Stream(2).uniform(len(x), (3,), dtype=torch.float64)).floor()
+    one, other = (atoms.observables(at[None])["mean distance [nm]"] for at in (x, moved))
+    assert torch.allclose(one, other, rtol=1e-12) and 0.3 < float(one) <= float(torch.pdist(x).mean())
 
 
 def frames_file(path: Path, water: OpenMMSystem, frames: Tensor, width: float) -> TrajectoryFile:
@@ -177,3 +190,25 @@ def test_a_run_in_a_box_reaches_its_report_and_its_files_have_the_box(water: Ope
         top = place.folder / suffix / "topology.pdb"
         found = open_trajectory(place.folder / suffix / f"flow-0.{suffix}", top if top.is_file() else None)
         assert np.allclose(found["cell"].to_numpy(), WIDTH * np.eye(3), atol=1e-6), suffix  # float32
+
+
+def test_replicas_in_a_box_are_cooled(place: Place, tmp_path: Path) -> None:
+    """Replica exchange, and annealing from its hottest frames: what is drawn is whole water."""
+    water = written(tmp_path, method=app.CutoffPeriodic)  # faster than waves
+    told = section(water)
+    sizes = {"n_ladders": 16, "n_temperatures": 2, "hottest": 303.0, "n_frames": 4, "every": 2, "exchange_every": 2,
+             "heating": 20, "warm_up": 20, "step": 0.0005}  # fmt: skip
+    dataset = {"kind": "replica_exchange", "molecule": told["molecule"], "n_repeats": 1, **sizes}
+    kernel = {"kind": "hmc", "step": 0.0005, "n_leapfrog": 2}
+    posteriors = {"cooled": {"kind": "tempered", "kernel": kernel, "n_moves": 1, "metric": "unit"}}
+    run = change(MOLECULES, {"dataset": dataset})
+    results = place.build({**run, "sample": {**run["sample"], "posteriors": posteriors}}, until="sample")
+    with xr.open_dataset(results / "samples.nc") as samples, xr.open_dataset(results / "data.nc") as data:
+        drawn = torch.from_numpy(samples["samples"].to_numpy()).double().reshape(-1, *water.shape)
+        hottest = float(data["replica_energy"].max())
+        assert data.attrs["exchange_acceptance"] > 0
+    i, j = water.molecule.bonds
+    assert float((drawn[:, i] - drawn[:, j]).norm(dim=2).max()) < 0.13  # nm: O–H of 0.096, nowhere across the box
+    energies = water.energy(drawn)
+    # no higher than any replica, but for four standard deviations of kT √(288/2) = 30 kJ/mol
+    assert float(energies.max()) < hottest + 120 and float(energies.std()) > 1

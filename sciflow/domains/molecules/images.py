@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sciflow.domains.molecules.force_field import ForceField
 from sciflow.domains.molecules.force_field_bonded import Bonds
-from sciflow.domains.molecules.force_field_terms import Box
+from sciflow.domains.molecules.force_field_terms import Box, between
 from sciflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sciflow.domains.molecules.molecule import Atom
 
 SAME = 1e-3  # nm: PDB files hold lengths to 10⁻⁴ nm and angles to 0.01°, 5·10⁻⁴ nm of vectors of 3 nm
+AT_ONCE = 64  # frames whose pairs are looked at, for the sake of memory
 UNSET = 2.0 * torch.eye(3, dtype=torch.float64)  # what OpenMM gives a System whose box nobody has set [nm]
 
 
@@ -36,6 +37,14 @@ def molecules_of(bonds: Tensor, n: int) -> Tensor:
     i, j = bonds.numpy()
     _, labels = connected_components(coo_array(([1.0] * len(i), (i, j)), shape=(n, n)), directed=False)
     return torch.from_numpy(labels).long()
+
+
+def mean_distance(x: Tensor, box: Box) -> Tensor:
+    """Mean distance of all pairs, of nearest images, of positions (batch, atom, 3) [nm], (batch,)."""
+    i, j = torch.triu_indices(x.shape[1], x.shape[1], 1)
+    box = box.to(x)
+    parts = [between(part.permute(1, 2, 0), i, j, box).norm(dim=1).mean(0) for part in x.split(AT_ONCE)]
+    return torch.cat(parts) if parts else x.new_zeros(0)
 
 
 def check_box(box: Box | None, told: Any) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from sciflow.data.store import sha256
 from sciflow.domains.molecules.alanine import FORCE_FIELDS, alanine_dipeptide
 from sciflow.domains.molecules.force_field_openmm import check_against_openmm, need_openmm
+from sciflow.domains.molecules.images import mean_distance
 from sciflow.domains.molecules.molecule import BOLTZMANN, Molecule, molecule_of, radius_of_gyration
 from sciflow.domains.molecules.potential import Potential
 from sciflow.errors import InputError
@@ -64,17 +65,21 @@ class _OfMolecule:
         """φ and ψ of each residue [°], cut where they are rare, and the radius of gyration [nm].
 
         In a periodic box that of the first of the largest molecules: which images of the others are meant is not said.
+        Of atoms without bonds the mean distance of nearest images [nm].
         """
         found = {}
         for name, atoms in (("phi", self.molecule.phi), ("psi", self.molecule.psi)):
             angles = self.molecule.angles(x, atoms).rad2deg()
             for k, column in enumerate((angles - LEAST[name]).remainder(360).add(LEAST[name]).unbind(-1)):
                 found[f"{name} of {self.molecule.atoms[int(atoms[1 if name == 'phi' else 0, k])].residue} [°]"] = column
-        if self.molecule.field.box is None:
+        molecule, box = self.molecule, self.molecule.field.box
+        if box is None:
             found["radius of gyration [nm]"] = radius_of_gyration(x)
-        else:
-            chosen = self.molecule.molecules == self.molecule.molecules.bincount().argmax()
+        elif molecule.bonds.shape[1]:
+            chosen = molecule.molecules == molecule.molecules.bincount().argmax()
             found["radius of gyration of the largest molecule [nm]"] = radius_of_gyration(x[..., chosen, :])
+        else:
+            found["mean distance [nm]"] = mean_distance(x, box)
         return found
 
 
