@@ -234,6 +234,23 @@ def test_a_term_that_is_not_openmms_is_found_by_comparison() -> None:
             check_against_openmm(system, field, positions[None])
 
 
+def test_a_minimum_where_forces_are_small_is_compared_too() -> None:
+    """At OpenMM's default tolerance, where its PME alone is 0.02 kJ/mol off."""
+    system, positions = solvated("PME, switched", ewaldErrorTolerance=5e-4)
+    context = openmm.Context(
+        system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference")
+    )  # fmt: skip
+    context.setPositions(positions.numpy())
+    openmm.LocalEnergyMinimizer.minimize(context, 10.0)
+    lowest = torch.from_numpy(context.getState(getPositions=True).getPositions(asNumpy=True)._value.copy())[None]
+    field = force_field(system)
+    check_against_openmm(system, field, lowest)
+    ours, theirs = field.energy_and_force(lowest), of_openmm(system, lowest)
+    assert float(theirs[1].abs().max()) < 500
+    # the share δ of a force of 139 q²/r_c² = 160 kJ/mol/nm, from all around; of an energy of twenty pairs at r_c
+    assert float((ours[1] - theirs[1]).abs().max()) < 1 and float((ours[0] - theirs[0]).abs().max()) < 1
+
+
 def changed(change: Callable[[openmm.NonbondedForce], None], method: int = 4) -> openmm.System:
     system = charged(method)
     change(next(force for force in system.getForces() if isinstance(force, openmm.NonbondedForce)))

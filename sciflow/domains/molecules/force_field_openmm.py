@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 WITHOUT_ENERGY = ("CMMotionRemover",)
 OBC2 = (1.0, 0.8, 4.85)
 OFFSET = 0.009  # of the Born radii [nm]
+OWN = (1e-4, 1e-3)
+"""What OpenMM's own rounding may amount to in a box [kJ/mol, kJ/mol/nm]: of the dispersion correction in float32,
+3·10⁻⁶ as measured, 2·10⁻⁵ with a narrow switch; of PME on the grid of `converged` 4·10⁻⁴ kJ/mol/nm at the worst."""
 
 
 def need_openmm() -> Any:
@@ -213,7 +216,8 @@ def of_openmm(system: openmm.System, frames: Tensor) -> tuple[Tensor, Tensor]:
 def check_against_openmm(system: openmm.System, field: ForceField, frames: Tensor, tolerance: float = 1e-6) -> None:
     """Compare energies and forces at frames of the user's own.
 
-    An Ewald sum is compared with OpenMM's PME at the same α, on a grid that is fine enough (`converged`).
+    An Ewald sum is compared with OpenMM's PME at the same α, on a fine grid (`converged`). In a box as much is allowed
+    as OpenMM's own rounding may be, which counts where forces are small, at a minimum.
 
     Args:
         system: what was read.
@@ -225,9 +229,11 @@ def check_against_openmm(system: openmm.System, field: ForceField, frames: Tenso
         InputError: they differ.
     """
     ours, theirs = field.energy_and_force(frames.double()), of_openmm(converged(system), frames)
-    for what, a, b, unit in zip(("energy", "force"), ours, theirs, ("kJ/mol", "kJ/mol/nm"), strict=True):
+    allowed = (0.0, 0.0) if field.box is None else OWN
+    kinds = zip(("energy", "force"), ours, theirs, ("kJ/mol", "kJ/mol/nm"), allowed, strict=True)
+    for what, a, b, unit, own in kinds:
         error, scale = float((a - b).abs().max()), max(float(b.abs().max()), 1.0)
-        if not (math.isfinite(error) and error <= tolerance * scale):
+        if not (math.isfinite(error) and error <= max(tolerance * scale, own)):
             raise InputError(
                 f"the {what} of the System is not what OpenMM finds: it is {error:.3g} {unit} off, of {scale:.3g}. "
                 "A force has another form than its class and names say; report it with the System's XML."
