@@ -17,7 +17,7 @@ from sciflow.data.trajectories import open_trajectory, write_trajectory
 from sciflow.data.trajectories.mdtraj_hdf5 import cell, lengths_and_angles
 from sciflow.domains.molecules.collective import Collective
 from sciflow.domains.molecules.dynamics import DIFFERENCE, Langevin, TrajectoryFile, steepness
-from sciflow.domains.molecules.images import molecules_of
+from sciflow.domains.molecules.images import check_cells, molecules_of
 from sciflow.domains.molecules.systems import OpenMMSystem
 from sciflow.errors import InputError
 from sciflow.random import Stream
@@ -136,6 +136,27 @@ def test_frames_of_files_have_the_box_and_whole_molecules(water: OpenMMSystem, t
 def test_boxes_are_told_by_lengths_and_angles_and_back() -> None:
     cells = np.array([[[2.0, 0, 0], [0.5, 1.9, 0], [-0.4, 0.6, 1.8]], np.eye(3)])
     assert np.allclose(cell(*lengths_and_angles(cells)), cells, atol=1e-14)
+
+
+@pytest.mark.parametrize("shape", ["dodecahedron", "octahedron"])
+def test_a_box_is_that_of_its_images_whatever_vectors_a_file_has(shape: str, tmp_path: Path) -> None:
+    """Of the half-way vectors of a rhombic dodecahedron PDB files read −a/2 where OpenMM wrote a/2."""
+    modeller = app.Modeller(*(topology_and_positions()[0], topology_and_positions()[1].numpy() * NM))
+    modeller.delete(list(modeller.topology.residues())[1:])
+    modeller.addSolvent(app.ForceField("tip3p.xml"), boxShape=shape, padding=0.55 * NM)
+    system = app.ForceField("tip3p.xml").createSystem(
+        modeller.topology, nonbondedMethod=app.PME, nonbondedCutoff=0.35 * NM, constraints=None, rigidWater=False
+    )
+    (tmp_path / "a.xml").write_text(openmm.XmlSerializer.serialize(system))
+    with (tmp_path / "a.pdb").open("w") as file:
+        app.PDBFile.writeFile(modeller.topology, modeller.positions, file)
+    water = OpenMMSystem(str(tmp_path / "a.pdb"), str(tmp_path / "a.xml"))
+    box = water.molecule.field.box
+    assert box is not None and float(box.vectors[2, :2].abs().min()) > 0.1
+    TrajectoryFile(str(tmp_path / "a.pdb"), molecule=water).look()
+    double = box.vectors.numpy() * [[2], [1], [1]]
+    with pytest.raises(InputError, match="the box of frame 1 differs by"):
+        check_cells(box, np.stack([box.vectors.numpy(), double]), "md.xtc")
 
 
 def test_variables_are_of_one_molecule(water: OpenMMSystem) -> None:

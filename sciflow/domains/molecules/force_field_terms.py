@@ -63,6 +63,11 @@ class Box(Numbers):
         """The least of a_x, b_y, c_z [nm]: no cutoff may be longer than half of it."""
         return float(self.vectors.diagonal().min())
 
+    @property
+    def is_sheared(self) -> bool:
+        """Whether it is triclinic, and not rectangular."""
+        return bool((self.vectors != self.vectors.diagonal().diag()).any())
+
     def nearest(self, d: Tensor) -> Tensor:
         """Vectors (n, axis, batch) to the nearest image, in place of `d`; exact for lengths up to half the width."""
         for axis in (2, 1, 0):

@@ -68,11 +68,19 @@ def check_box(box: Box | None, told: Any) -> None:
             )
         return
     theirs = torch.tensor([list(row) for row in told._value], dtype=torch.float64)
-    if float((theirs - box.vectors).abs().max()) > SAME:
+    if float(_off(theirs, box)) > SAME:
         raise InputError(
             f"the box of the PDB file is {_told(theirs)} nm, that of the System {_told(box.vectors)} nm. Make the "
             "System from this topology, or write the PDB file with the System's box."
         )
+
+
+def _off(theirs: Tensor, box: Box) -> Tensor:
+    """How far boxes (…, 3, 3) are from one of the same images as `box` [nm], (…,): a + b − c may stand for c."""
+    turns = (theirs @ torch.linalg.inv(box.vectors)).round()
+    same = turns @ box.vectors
+    is_box = (torch.linalg.det(turns).abs() - 1).abs() < 0.5  # of whole numbers: 1
+    return (theirs - torch.where(is_box[..., None, None], same, box.vectors)).abs().amax((-2, -1))
 
 
 def _told(vectors: Tensor) -> str:
@@ -87,7 +95,7 @@ def check_cells(box: Box | None, cells: np.ndarray, where: str) -> None:
     """
     if box is None:
         return
-    off = (torch.as_tensor(cells, dtype=torch.float64) - box.vectors).abs().amax((-2, -1)).flatten()
+    off = _off(torch.as_tensor(cells, dtype=torch.float64), box).flatten()
     if float(off.max()) > SAME:
         k = int((off > SAME).nonzero()[0])
         raise InputError(
