@@ -201,6 +201,22 @@ def test_the_nearest_image_is_the_shortest_of_all_neighbours() -> None:
         assert int(is_near.sum()) > 500 and torch.allclose(near.norm(dim=1)[is_near], least[is_near])
 
 
+def test_overlapping_and_far_atoms_have_infinite_energy_and_never_nan() -> None:
+    """In float32 an atom 10 µm away has no place in the box any more; in float64 it has."""
+    x = lattice()
+    for method in (2, 4):
+        field = force_field(charged(method, is_bonded_periodic=True))
+        far, meeting = x + 2.0 * torch.tensor([5000.0, 0.0, 0.0], dtype=torch.float64), x.clone()
+        meeting[6] = meeting[7]
+        frames = torch.stack([meeting, 1e30 * x, 1e200 * x, far])
+        for dtype, is_finite in ((torch.float64, [False, False, False, True]), (torch.float32, [False] * 4)):
+            energy, force = field.energy_and_force(frames.to(dtype))
+            assert energy.isfinite().tolist() == is_finite and bool((energy > -torch.inf).all())
+            assert bool(force.isfinite().all())
+    # positions of 10⁴ nm round to 2e-12 nm, with forces of 10³ kJ/mol/nm on 180 coordinates
+    assert float(field.energy(far[None]) - field.energy(x[None])) == pytest.approx(0, abs=1e-6)
+
+
 def test_constraints_are_known_to_energies_alone() -> None:
     system, positions = solvated("reaction field", rigidWater=True)
     with pytest.raises(InputError, match=r"\d+ constraints, .* rigidWater=False, or ask for energies_only"):

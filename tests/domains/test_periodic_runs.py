@@ -195,6 +195,10 @@ def test_a_network_is_refused_and_frames_are_not(water: OpenMMSystem, place: Pla
     network = {"kind": "network", "network": {"kind": "egnn", "width": 8, "depth": 1}, "centred": True}
     outcome = place.sciflow("check", place.write({**run, "train": network}))
     assert outcome.status == 2 and "the data are of a periodic box, in which an atom is the same" in outcome.text
+    for stage, status in (("dataset", 0), ("train", 2)):  # data of which nobody asked before
+        outcome = place.sciflow(stage, place.folder / "run.yaml")
+        assert outcome.status == status, outcome.text
+    assert "the data are of a periodic box, in which an atom is the same" in outcome.text
 
 
 def test_a_run_in_a_box_reaches_its_report_and_its_files_have_the_box(water: OpenMMSystem, place: Place) -> None:

@@ -14,6 +14,8 @@ from sciflow.errors import InputError
 
 ROWS = 256  # at once: what 22 atoms need for them stays in the second-level cache
 
+COARSE = 1e-3  # nm: a position in a box that rounds so coarsely, at 8 µm in float32, has no image worth the name
+
 
 @dataclass(frozen=True, eq=False)
 class ForceField:
@@ -67,6 +69,8 @@ class ForceField:
         energy = torch.stack(energies).sum(0)
         force = force.permute(2, 0, 1).contiguous()
         bad = ~(energy.isfinite() & force.isfinite().all(2).all(1))
+        if self.box is not None:  # far away images are rounding alone, and look like any other place
+            bad |= x.abs().amax((1, 2)) * torch.finfo(x.dtype).eps > COARSE
         if bool(bad.any()):
             energy = energy.masked_fill(bad, torch.inf)
             force = force.masked_fill(bad[:, None, None], 0.0)
