@@ -118,7 +118,7 @@ def _check_particles(system: openmm.System, energies_only: bool) -> None:
     if system.getNumConstraints() and not energies_only:
         raise InputError(
             f"the System has {system.getNumConstraints()} constraints, whose bonds have no energy. Make it with "
-            "constraints=None, rigidWater=False, or ask for energies_only."
+            "constraints=None, rigidWater=False. (From Python, energies_only=True gives energies that move nothing.)"
         )
     for i in range(system.getNumParticles()):
         if system.isVirtualSite(i):
