@@ -14,7 +14,7 @@ from sciflow.errors import InputError
 from sciflow.random import Stream
 from sciflow.runs import STAGES, Run, resolve
 from sciflow.stages.artefact import device
-from sciflow.stages.train import FromFile, OwnNetwork
+from sciflow.stages.train import FromFile, OwnNetwork, check_images
 from sciflow.training.own import weights
 
 
@@ -59,6 +59,8 @@ def _of_run(run: Run, file: Path, look_inside: bool, look_for_devices: bool) -> 
             weights(parsed.train.path)
         if not missing and hasattr(parsed.dataset, "look"):
             parsed.dataset.look()
+        if not missing and hasattr(parsed.dataset, "has_images"):
+            check_images(parsed.train, parsed.dataset.has_images())
         if not missing:
             yield from (f"{file}: {line}" for line in consistency.untold(parsed))
         if look_inside and not missing and not run.assignments:

@@ -353,6 +353,19 @@ class OwnNetwork:
         return Learned(pack(denoiser, self.network), facts={"denoising": ratios})
 
 
+def check_images(training: Training, are_there: bool) -> None:
+    """Refuse to learn where atoms are that have images in a periodic box.
+
+    Raises:
+        InputError: they have, and the training is not that in closed form, which draws frames alone.
+    """
+    if are_there and not isinstance(training, ClosedForm):
+        raise InputError(
+            "train: the data are of a periodic box, in which an atom is the same in every cell, but a network would "
+            "take its images for other places. Use `train: {kind: closed_form}`, or a molecule without a box."
+        )
+
+
 def run(job: Job, training: Training) -> None:
     """Train the prior of a run; continue from the last checkpoint, if there is one.
 
@@ -363,6 +376,7 @@ def run(job: Job, training: Training) -> None:
     """
     data = job.open_data()
     check(data, DATA, str(job.inputs["data"]))
+    check_images(training, "periodic_box" in data.attrs)
     state = job.open_state()
     checkpoint = state.directory / state.key / "checkpoint.pt" if state else None
     if int(rank_environment(os.environ).get("RANK", 0)) > 0:

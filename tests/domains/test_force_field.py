@@ -138,6 +138,27 @@ def test_a_cutoff_leaves_exceptions_whole_and_has_a_dielectric_around() -> None:
     assert error(system_of(nonbonded, born), x) < 1
 
 
+def test_a_switching_function_smooths_lennard_jones_alone() -> None:
+    """Distances within, in and beyond the switch; an exception in it stays whole, as do the charges."""
+    nonbonded = openmm.NonbondedForce()
+    nonbonded.setNonbondedMethod(nonbonded.CutoffNonPeriodic)
+    nonbonded.setCutoffDistance(0.4)
+    nonbonded.setUseSwitchingFunction(True)
+    nonbonded.setSwitchingDistance(0.25)
+    for i in range(6):
+        nonbonded.addParticle((-1) ** i * 0.3 + 0.1, 0.2 + 0.01 * i, 0.4 + 0.1 * i)
+    nonbonded.addException(0, 5, 0.25, 0.3, 0.9)
+    frames, system = perturbed(cluster(), 0.02), system_of(nonbonded)
+    assert error(system, frames) < 1
+    field = force_field(system)
+    x = frames.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(field.energy(x).sum(), x)
+    assert torch.equal(gradient, -field.force(frames))
+    nonbonded.setUseSwitchingFunction(False)
+    plain = force_field(system_of(openmm.XmlSerializer.clone(nonbonded)))
+    assert float((plain.energy(frames) - field.energy(frames)).abs().min()) > 10 * ENERGY  # it does something
+
+
 def test_maps_of_two_torsions_are_those_of_openmm() -> None:
     """Two maps on angles that share atoms and on angles that do not, all around the circle."""
     force = openmm.CMAPTorsionForce()
@@ -191,12 +212,6 @@ def custom_bond() -> openmm.Force:
     return force
 
 
-def in_a_box() -> openmm.Force:
-    force = openmm.NonbondedForce()
-    force.setNonbondedMethod(force.PME)
-    return force
-
-
 def two_sizes() -> openmm.Force:
     force = openmm.CMAPTorsionForce()
     for size in (4, 8):
@@ -205,10 +220,13 @@ def two_sizes() -> openmm.Force:
     return force
 
 
-def switched() -> openmm.Force:
+def switched_late() -> openmm.Force:
     force = openmm.NonbondedForce()
+    for _ in range(6):
+        force.addParticle(0.1, 0.2, 0.3)
     force.setNonbondedMethod(force.CutoffNonPeriodic)
     force.setUseSwitchingFunction(True)
+    force.setSwitchingDistance(1.2)
     return force
 
 
@@ -259,8 +277,7 @@ def another_shift() -> openmm.Force:
     ("force", "message"),
     [
         (custom_bond, "has a CustomBondForce, known are \\['CMAPTorsionForce', 'CustomGBForce', 'GBSAOBCForce'"),
-        (in_a_box, "NonbondedForce has periodic images. Make the System with nonbondedMethod=NoCutoff, no box"),
-        (switched, "has a switching function. Make the System without switchDistance"),
+        (switched_late, "switching distance of 1.2 nm and a cutoff of 1.0 nm. Switch before the cutoff"),
         (two_sizes, "maps of \\[4, 8\\] points a side"),
         (with_offset, "depend on a global one"),
         (unknown_solvent, "CustomGBForce has the parameters \\['charge'\\] and computes"),

@@ -80,8 +80,16 @@ def cell(lengths: np.ndarray, angles: np.ndarray) -> np.ndarray:
     return np.array(rows).transpose(2, 0, 1) * lengths[:, :, None]
 
 
+def lengths_and_angles(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What `cell` makes boxes of: lengths (frame, 3), and angles α, β, γ [°], (frame, 3)."""
+    lengths = np.linalg.norm(cells, axis=2)
+    units = cells / lengths[:, :, None]
+    cosines = [(units[:, i] * units[:, j]).sum(1) for i, j in ((1, 2), (0, 2), (0, 1))]
+    return lengths, np.rad2deg(np.arccos(np.stack(cosines, 1)))
+
+
 def write(path: Path, frames: Frames) -> None:
-    """A file of the conventions "Pande", without a box.
+    """A file of the conventions "Pande", with a box where the frames have one.
 
     Raises:
         InputError: the topology is not known.
@@ -103,3 +111,8 @@ def write(path: Path, frames: Frames) -> None:
             if name in frames.others and name in UNITS:
                 file[NAMES[name]] = frames.others[name].astype(np.float32)
                 file[NAMES[name]].attrs["units"] = unit
+        if "cell" in frames.others:
+            for name, values, unit in zip(("cell_lengths", "cell_angles"), lengths_and_angles(frames.others["cell"]),
+                                          ("nanometers", "degrees"), strict=True):  # fmt: skip
+                file[name] = values.astype(np.float32)
+                file[name].attrs["units"] = unit

@@ -21,7 +21,7 @@ WRITTEN = (*HDF5, ".pdb", ".xtc", ".dcd", ".trr", ".nc")
 def write_trajectory(path: str | Path, trajectory: xr.Dataset) -> None:
     """One chain as HDF5 (by h5py), or as PDB, XTC, DCD, TRR or NetCDF (by mdtraj).
 
-    XTC rounds positions to 0.001 nm: too coarse for energies and forces.
+    XTC rounds positions to 0.001 nm: too coarse for energies and forces. A `cell` goes into every format.
 
     Args:
         path: the ending of its name says the format.
@@ -41,7 +41,7 @@ def write_trajectory(path: str | Path, trajectory: xr.Dataset) -> None:
     names = ("atom_name", "element", "residue", "residue_index")
     name, element, residue, index = (trajectory[key].to_numpy().tolist() for key in names)
     atoms = Atoms(name, element, residue, index, str(trajectory.attrs.get("topology", "")))
-    others = {name: trajectory[name].to_numpy()[0] for name in ("velocities", "forces", "potential_energy")
+    others = {name: trajectory[name].to_numpy()[0] for name in ("velocities", "forces", "potential_energy", "cell")
               if name in trajectory}  # fmt: skip
     time = np.asarray(trajectory["time"]) if "time" in trajectory.coords else None
     frames = Frames(atoms, trajectory["positions"].to_numpy()[0], time, others)

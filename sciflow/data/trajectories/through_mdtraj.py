@@ -113,5 +113,7 @@ def write(path: Path, frames: Frames) -> None:
     if not frames.atoms.topology:
         raise InputError(f"{path}: only names of atoms are known, no topology. Read the trajectory with `top`.")
     trajectory = mdtraj.Trajectory(frames.positions, as_topology(frames.atoms.topology), time=frames.time)
+    if "cell" in frames.others:
+        trajectory.unitcell_vectors = frames.others["cell"]
     with quiet():
         trajectory.save(str(path))

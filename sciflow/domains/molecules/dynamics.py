@@ -17,6 +17,7 @@ from sciflow.data.arrays import from_xarray, to_xarray
 from sciflow.data.split import shares, split
 from sciflow.data.trajectories.reading import open_trajectory, trajectory_files
 from sciflow.domains.molecules.collective import Collective
+from sciflow.domains.molecules.images import check_cells, check_whole, check_within
 from sciflow.domains.molecules.molecule import check_apart
 from sciflow.domains.molecules.reference import drifts, largest, numbers
 from sciflow.domains.molecules.stored_potential import packed
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 Count = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+BOX = "periodic_box"  # attribute of a data set: rows a, b, c [nm], nine numbers
 N_PIECES = 16  # at least, of all chains: what is split
 N_STEEP = 256  # frames whose configurational temperature is asked for
 DIFFERENCE = 1e-5  # [nm]: 10⁻¹⁰ of third derivatives of 10⁷ kJ/mol/nm³, and rounding of 10⁻¹⁰/10⁻⁵, against 10⁵
@@ -46,18 +48,25 @@ N_GROUPS = 8  # of chains: the unit of the error of an average
 def steepness(system: MolecularSystem, x: Tensor) -> tuple[Tensor, Tensor]:
     """|∇U|²/kT and ∇²U of each row [kJ/mol/nm²], equal on average if the frames follow e^{−U/kT}.
 
-    ∫ ∇·(e^{−U/kT} ∇U) dx = 0. The curvature is the sum of central differences of forces along every coordinate.
+    ∫ ∇·(e^{−U/kT} ∇U) dx = 0. The curvature is the sum of central differences of forces along every coordinate; in a
+    periodic box, which has many, zᵀ(∇∇U)z by one such difference, of random signs z, whose mean it is.
 
     Args:
         system: U and kT.
         x: (batch, atom, 3), float64.
-    Source: Rugh (1997), Dynamical approach to temperature; Butler et al. (1998), The configurational temperature.
+    Source: Rugh (1997), Dynamical approach to temperature; Butler et al. (1998), The configurational temperature;
+        random signs: Hutchinson (1990), A stochastic estimator of the trace of the influence matrix.
     """
     force, width = system.molecule.field.force, x[0].numel()
-    moves = DIFFERENCE * torch.eye(width, dtype=x.dtype).unflatten(1, x.shape[1:])
     curvature = torch.zeros(len(x), dtype=x.dtype)
-    for k, move in enumerate(moves):
-        curvature -= (force(x + move) - force(x - move)).flatten(1)[:, k] / (2 * DIFFERENCE)
+    if system.molecule.field.box is None:
+        moves = DIFFERENCE * torch.eye(width, dtype=x.dtype).unflatten(1, x.shape[1:])
+        for k, move in enumerate(moves):
+            curvature -= (force(x + move) - force(x - move)).flatten(1)[:, k] / (2 * DIFFERENCE)
+    else:
+        signs = (Stream(0).child("probes").uniform(len(x), tuple(x.shape[1:]), dtype=x.dtype) - 0.5).sign()
+        change = force(x + DIFFERENCE * signs) - force(x - DIFFERENCE * signs)
+        curvature -= (signs * change).sum((1, 2)) / (2 * DIFFERENCE)
     return force(x).square().sum((1, 2)) / system.temperature, curvature
 
 
@@ -125,6 +134,8 @@ def named(
         coords["variable"] = np.array(collective.names)
         coords["variable_unit"] = ("variable", np.array([axis.unit for axis in collective.axes]))
         facts["collective"] = collective.packed()
+    if system.molecule.field.box is not None:
+        facts[BOX] = system.molecule.field.box.vectors.flatten().tolist()
     made = to_xarray(values, dims, coords, {"data": "nm", "potential_energy": "kJ/mol", **units})
     handed, cis = system.molecule.handedness(x), system.molecule.cis(x)
     if handed.shape[1]:
@@ -134,8 +145,24 @@ def named(
     return made.assign_attrs(potential=packed(system), **facts, **certificate(system, frames.double()))
 
 
+class OfFrames:
+    """What every data set of frames of a molecule can be asked."""
+
+    molecule: MolecularSystem
+    collective: Collective
+
+    def look(self) -> None:
+        """Raise InputError if the molecule cannot be had, or has not the atoms of the collective variables."""
+        molecule = self.molecule.molecule
+        check_within(self.collective.atoms(molecule.atoms), molecule.molecules, molecule.field.box)
+
+    def has_images(self) -> bool:
+        """Whether each atom is the same in every cell of a periodic box."""
+        return self.molecule.molecule.field.box is not None
+
+
 @dataclass(frozen=True)
-class Langevin:
+class Langevin(OfFrames):
     """Frames of a molecule from Langevin dynamics with inertia, many chains at once.
 
         dx = v dt,   dv = (F(x)/m − γ v) dt + √(2 γ kT/m) dW,   by BAOAB
@@ -181,10 +208,6 @@ class Langevin:
         if self.n_chains % N_GROUPS:
             raise InputError(f"dataset.n_chains must be a multiple of {N_GROUPS}, got {self.n_chains}.")
 
-    def look(self) -> None:
-        """Raise InputError if the molecule cannot be had, or has not the atoms of the collective variables."""
-        self.collective.atoms(self.molecule.molecule.atoms)
-
     def simulate(self, stream: Stream) -> xr.Dataset:
         self.look()
         frames = self.frames(stream.child("dynamics"))
@@ -220,7 +243,7 @@ class Langevin:
 
 
 @dataclass(frozen=True)
-class TrajectoryFile:
+class TrajectoryFile(OfFrames):
     """Frames of a molecule from files of your own: mdtraj HDF5, NPZ, PDB, XTC, DCD, TRR, NetCDF.
 
     Exactness: values as stored, in float32; that they follow the law is told by the attributes `chains_…`
@@ -256,7 +279,7 @@ class TrajectoryFile:
 
     def look(self) -> None:
         """Raise InputError for whatever the files show to be wrong."""
-        self.collective.atoms(self.molecule.molecule.atoms)
+        super().look()
         self._frames()
 
     def _frames(self) -> Tensor:
@@ -264,7 +287,7 @@ class TrajectoryFile:
         units = {kind: unit for kind, unit in said.items() if unit}
         files = trajectory_files(self.path, self.top or None)
         found = open_trajectory(files, self.top or None, units, self.max_gigabytes)
-        atoms = self.molecule.molecule.atoms
+        atoms, box = self.molecule.molecule.atoms, self.molecule.molecule.field.box
         elements, names = ([getattr(atom, what) for atom in atoms] for what in ("element", "name"))
         if found["element"].to_numpy().tolist() != elements:
             theirs = "".join(found["element"].to_numpy().tolist())
@@ -280,7 +303,10 @@ class TrajectoryFile:
         frames = from_xarray(found["positions"], ("chain", "frame", "atom", "xyz"), torch.float64)
         for file, chain in zip(files, frames, strict=True):
             for which, frame in {"first": chain[0], "last": chain[-1]}.items():
-                check_apart(frame, atoms, f"{file}, {which} frame: ")
+                check_apart(frame, atoms, f"{file}, {which} frame: ", box)
+            check_whole(chain, self.molecule.molecule.bonds, box, atoms, f"{file}: ")
+        if "cell" in found:
+            check_cells(box, found["cell"].to_numpy(), self.path)
         return frames
 
     def simulate(self, stream: Stream) -> xr.Dataset:

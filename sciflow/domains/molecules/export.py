@@ -15,6 +15,7 @@ from sciflow.data.trajectories.frames import Atoms, Frames, atoms_of_json
 from sciflow.data.trajectories.reading import HDF5, dataset
 from sciflow.data.trajectories.recording import WRITTEN, write_trajectory
 from sciflow.data.trajectories.through_mdtraj import WITH_TOPOLOGY, need_mdtraj
+from sciflow.domains.molecules.dynamics import BOX
 from sciflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def export(
         for repeat, drawn in zip(own["observation"].to_numpy().tolist(), own, strict=True):
             positions = from_xarray(drawn, ("member", "particle", "axis")).numpy()
             path = folder / f"{files[name]}-{repeat}{suffix}"
-            write_trajectory(path, _trajectory(atoms, positions))
+            write_trajectory(path, _trajectory(atoms, positions, data))
             written.append(Written(path, f"draws of {name}, repeat {repeat}", len(positions)))
     return written
 
@@ -100,7 +101,7 @@ def export_frames(data: xr.Dataset, folder: Path, suffix: str) -> list[Written]:
             rows = np.flatnonzero(chains == chain)
             rows = rows[np.argsort(frame[rows])]
             path = folder / f"{name}-{chain}{suffix}"
-            write_trajectory(path, _trajectory(atoms, found[rows], every))
+            write_trajectory(path, _trajectory(atoms, found[rows], data, every))
             of = f"chain {chain}" if variable == "data" else f"the hottest replicas of ladder {chain}"
             written.append(Written(path, f"frames of {of}", len(rows)))
     return written
@@ -125,13 +126,16 @@ def _begun(data: xr.Dataset, folder: Path, suffix: str) -> Atoms:
     folder.mkdir(parents=True, exist_ok=True)
     if suffix not in SELF_TOLD:
         first = from_xarray(data["data"][:1], ("sample", "particle", "axis")).numpy()
-        write_trajectory(folder / TOPOLOGY, _trajectory(atoms, first))
+        write_trajectory(folder / TOPOLOGY, _trajectory(atoms, first, data))
     return atoms
 
 
-def _trajectory(atoms: Atoms, positions: np.ndarray, every: float = 1.0) -> xr.Dataset:
-    """One chain of positions (frame, atom, xyz) [nm], with a time [ps] between frames."""
-    return dataset([Frames(atoms, positions.astype(np.float32), every * np.arange(len(positions), dtype=float))])
+def _trajectory(atoms: Atoms, positions: np.ndarray, data: xr.Dataset, every: float = 1.0) -> xr.Dataset:
+    """One chain of positions (frame, atom, xyz) [nm], with a time [ps] between frames, and the box of the data."""
+    n, others = len(positions), {}
+    if BOX in data.attrs:
+        others["cell"] = np.broadcast_to(np.reshape(data.attrs[BOX], (3, 3)), (n, 3, 3))
+    return dataset([Frames(atoms, positions.astype(np.float32), every * np.arange(n, dtype=float), others)])
 
 
 def file_names(names: Sequence[str]) -> dict[str, str]:

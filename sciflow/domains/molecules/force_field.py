@@ -9,28 +9,35 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sciflow.domains.molecules.force_field_bonded import Term
+from sciflow.domains.molecules.force_field_terms import Box, Term
 from sciflow.errors import InputError
 
 ROWS = 256  # at once: what 22 atoms need for them stays in the second-level cache
 
+COARSE = 1e-3  # nm: a position in a box that rounds so coarsely, at 8 µm in float32, has no image worth the name
+
 
 @dataclass(frozen=True, eq=False)
 class ForceField:
-    """A molecular-mechanics energy without periodic images.
+    """A molecular-mechanics energy, of atoms as they are or with their images in a periodic box.
 
         U(x) = Σ bonds + Σ angles + Σ torsions + Σ maps + Σ_{i<j} (A r⁻¹² − C r⁻⁶ + Q r⁻¹) + solvent
 
-    `energy` can be differentiated once: its gradient is the closed form that `energy_and_force` gives.
+    The box does not change. `energy` can be differentiated once: its gradient is the closed form that
+    `energy_and_force` gives.
 
     Args:
         terms: parts of the energy.
         masses: of the atoms [Da], (atom,), float64.
+        box: whose images are seen; None where atoms have none.
+        rows: of a batch that are worked on at once; results do not depend on it but for rounding.
     Source: made by `force_field_openmm.force_field` from an OpenMM System.
     """
 
     terms: tuple[Term, ...]
     masses: Tensor
+    box: Box | None = None
+    rows: int = ROWS
     _cast: dict[tuple[torch.dtype, torch.device], tuple[Term, ...]] = field(default_factory=dict, repr=False)
 
     @property
@@ -51,7 +58,7 @@ class ForceField:
                 f"{tuple(x.shape)}."
             )
         with torch.no_grad():
-            parts = [self._rows(part) for part in x.detach().split(ROWS)] or [(x.new_zeros(0), x.detach())]
+            parts = [self._rows(part) for part in x.detach().split(self.rows)] or [(x.new_zeros(0), x.detach())]
         energy, force = (torch.cat(values) for values in zip(*parts, strict=True))
         return energy, force
 
@@ -62,6 +69,8 @@ class ForceField:
         energy = torch.stack(energies).sum(0)
         force = force.permute(2, 0, 1).contiguous()
         bad = ~(energy.isfinite() & force.isfinite().all(2).all(1))
+        if self.box is not None:  # far away images are rounding alone, and look like any other place
+            bad |= x.abs().amax((1, 2)) * torch.finfo(x.dtype).eps > COARSE
         if bool(bad.any()):
             energy = energy.masked_fill(bad, torch.inf)
             force = force.masked_fill(bad[:, None, None], 0.0)

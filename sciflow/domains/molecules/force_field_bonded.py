@@ -1,44 +1,18 @@
 """Terms of a force field between atoms that are bonded: bonds, angles, torsions, with their forces in closed form.
 
-Positions are (atom, axis, batch) here: rows of a batch lie next to each other, so that picking atoms and adding
-forces to them copies whole lines.
+Each sees the nearest image of an atom where it has a box, and atoms as they are where it has none.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, Self
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-
-class Term(Protocol):
-    """A part of the energy."""
-
-    def add(self, x: Tensor, force: Tensor) -> Tensor:
-        """Energy of each row (batch,) of positions (atom, axis, batch); its force is added to `force`."""
-        ...
-
-    def to(self, like: Tensor) -> Self:
-        """The same with its numbers in the dtype and on the device of `like`."""
-        ...
-
-
-class Numbers:
-    """A frozen dataclass of tensors, and of other such dataclasses, that can change their dtype."""
-
-    def to(self, like: Tensor) -> Self:
-        """Floating numbers in the dtype of `like`, all on its device."""
-        moved: dict[str, Any] = {}
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor):
-                moved[name] = value.to(like) if value.is_floating_point() else value.to(like.device)
-            elif isinstance(value, Numbers):
-                moved[name] = value.to(like)
-        return dataclasses.replace(self, **moved)  # type: ignore[type-var]
+from sciflow.domains.molecules.force_field_terms import Box, Numbers, between
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
@@ -60,15 +34,17 @@ class Bonds(Numbers):
         atoms: (2, bond).
         length: r₀ [nm], (bond, 1).
         stiffness: k [kJ/mol/nm²], (bond, 1).
+        box: whose images are seen.
     """
 
     atoms: Tensor
     length: Tensor
     stiffness: Tensor
+    box: Box | None = None
 
     def add(self, x: Tensor, force: Tensor) -> Tensor:
         i, j = self.atoms
-        d = x[i] - x[j]
+        d = between(x, i, j, self.box)
         r = d.square().sum(1).sqrt()
         stretch = r - self.length
         pull = self.stiffness * stretch
@@ -85,15 +61,17 @@ class Angles(Numbers):
         atoms: (3, angle).
         angle: θ₀ [rad], (angle, 1).
         stiffness: k [kJ/mol/rad²], (angle, 1).
+        box: whose images are seen.
     """
 
     atoms: Tensor
     angle: Tensor
     stiffness: Tensor
+    box: Box | None = None
 
     def add(self, x: Tensor, force: Tensor) -> Tensor:
         i, j, k = self.atoms
-        a, b = x[i] - x[j], x[k] - x[j]
+        a, b = between(x, i, j, self.box), between(x, k, j, self.box)
         along, a2, b2 = dot(a, b), dot(a, a), dot(b, b)
         across = (a2 * b2 - along.square()).clamp_min_(0).sqrt()  # |a × b|, by Lagrange
         bent = torch.atan2(across, along) - self.angle
@@ -115,6 +93,7 @@ class Torsions(Numbers):
         periodicity: n, (term, 1).
         phase: φ₀ [rad], (term, 1).
         height: k [kJ/mol], (term, 1).
+        box: whose images are seen.
     Source: definition; forces as in `Twist`.
     """
 
@@ -123,9 +102,10 @@ class Torsions(Numbers):
     periodicity: Tensor
     phase: Tensor
     height: Tensor
+    box: Box | None = None
 
     def add(self, x: Tensor, force: Tensor) -> Tensor:
-        twist = Twist.of(x, self.atoms)
+        twist = Twist.of(x, self.atoms, self.box)
         turned = self.periodicity * twist.angle[self.dihedral] - self.phase
         slope = torch.zeros_like(twist.angle)
         slope.index_add_(0, self.dihedral, self.height * self.periodicity * turned.sin())
@@ -148,9 +128,9 @@ class Twist(NamedTuple):
     angle: Tensor
 
     @classmethod
-    def of(cls, x: Tensor, atoms: Tensor) -> Twist:
+    def of(cls, x: Tensor, atoms: Tensor, box: Box | None = None) -> Twist:
         i, j, k, l = atoms  # noqa: E741
-        first, axis, last = x[j] - x[i], x[k] - x[j], x[l] - x[k]
+        first, axis, last = between(x, j, i, box), between(x, k, j, box), between(x, l, k, box)
         m, n = cross(first, axis), cross(axis, last)
         angle = torch.atan2(dot(axis, axis).sqrt() * dot(first, n), dot(m, n))
         return cls(atoms, (first, axis, last, m, n), angle)
@@ -179,6 +159,7 @@ class Maps(Numbers):
         first, second: atoms of φ and of ψ, (4, pair) each.
         table: of each pair, (pair,).
         patches: M, n ∂M/2π of each axis and both, at the knots: (4, table, n, n) [kJ/mol].
+        box: whose images are seen.
     Source: MacKerell, Feig and Brooks (2004), Extending the treatment of backbone energetics in protein force fields.
     """
 
@@ -186,9 +167,11 @@ class Maps(Numbers):
     second: Tensor
     table: Tensor
     patches: Tensor
+    box: Box | None = None
 
     def add(self, x: Tensor, force: Tensor) -> Tensor:
-        twists, n = [Twist.of(x, atoms) for atoms in (self.first, self.second)], self.patches.shape[-1]
+        twists = [Twist.of(x, atoms, self.box) for atoms in (self.first, self.second)]
+        n = self.patches.shape[-1]
         at = [twist.angle.remainder(2 * math.pi) * (n / (2 * math.pi)) for twist in twists]
         low = [place.floor().clamp_max(n - 1) for place in at]
         (u, du), (v, dv) = (hermite(place - below) for place, below in zip(at, low, strict=True))

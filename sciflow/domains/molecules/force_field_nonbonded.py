@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sciflow.domains.molecules.force_field_bonded import Numbers
+from sciflow.domains.molecules.force_field_terms import Box, Numbers, between
 
 PROBE = 0.14  # radius of water [nm]
 
@@ -158,36 +158,114 @@ class Born(Numbers):
 
 
 @dataclass(frozen=True, eq=False)
-class Cutoff(Numbers):
-    """Pairs beyond a distance do not see each other; a dielectric there answers to the charges within it.
+class Switch(Numbers):
+    """Lennard-Jones energies that fall smoothly to 0 between two distances.
+
+        E becomes S E,   S = 1 − 10 x³ + 15 x⁴ − 6 x⁵,   x = (r − r_s)/(r_c − r_s) in [0, 1]
+
+    Args:
+        start: r_s [nm].
+        end: r_c [nm].
+    Source: Eastman et al., OpenMM User Guide, section on Lennard-Jones interactions.
+    """
+
+    start: float
+    end: float
+
+    def at(self, r: Tensor) -> tuple[Tensor, Tensor]:
+        """S and −r dS/dr of distances."""
+        width = self.end - self.start
+        x = ((r - self.start) / width).clamp(0, 1)
+        share = 1 - x * x * x * (10 + x * (6 * x - 15))
+        return share, (30 / width) * r * (x * (1 - x)).square()
+
+
+@dataclass(frozen=True, eq=False)
+class ReactionField(Numbers):
+    """A dielectric beyond the cutoff answers to the charges within it.
 
         Q r⁻¹ becomes Q (r⁻¹ + k r² − c),   k = (ε − 1)/((2ε + 1) r_c³),   c = 3ε/((2ε + 1) r_c);   exceptions stay
 
     Args:
-        distance: r_c [nm].
-        whole: exceptions, (pair, 1).
         field: Q k [kJ/mol/nm²], 0 for exceptions, (pair, 1).
         shift: Q c [kJ/mol], 0 for exceptions, (pair, 1).
     Source: Tironi et al. (1995), A generalized reaction field method, without salt.
     """
 
-    distance: float
-    whole: Tensor
     field: Tensor
     shift: Tensor
+
+    def add(self, energies: Tensor, push: Tensor, coulomb: Tensor, r2: Tensor) -> None:
+        """Add energies and −r dE/dr of charges whose Q r⁻¹ is `coulomb`, (pair, batch)."""
+        field = self.field * r2
+        energies.add_(coulomb).add_(field).sub_(self.shift)
+        push.add_(coulomb).sub_(field, alpha=2)
+
+
+@dataclass(frozen=True, eq=False)
+class Screened(Numbers):
+    """The part of an Ewald sum that falls off fast: each charge with a Gaussian of the other sign around it.
+
+        Q r⁻¹ becomes Q erfc(α r) r⁻¹
+
+    Args:
+        alpha: α [1/nm].
+    Source: Ewald (1921), Die Berechnung optischer und elektrostatischer Gitterpotentiale.
+    """
+
+    alpha: float
+
+    def add(self, energies: Tensor, push: Tensor, coulomb: Tensor, r2: Tensor) -> None:
+        """Add energies and −r dE/dr of charges whose Q r⁻¹ is `coulomb`, (pair, batch)."""
+        far = self.alpha * r2.sqrt()
+        kept = torch.erfc(far).mul_(coulomb)
+        energies.add_(kept)
+        push.add_(kept).addcmul_(coulomb, far.square().neg_().exp_().mul_(far), value=2 / math.sqrt(math.pi))
+
+
+@dataclass(frozen=True, eq=False)
+class Cutoff(Numbers):
+    """Pairs beyond a distance do not see each other, but for exceptions.
+
+    Args:
+        distance: r_c [nm].
+        whole: exceptions, (pair, 1).
+        coulomb: what becomes of charges.
+        switch: what smooths Lennard-Jones energies, but for exceptions.
+    """
+
+    distance: float
+    whole: Tensor
+    coulomb: ReactionField | Screened
+    switch: Switch | None = None
+
+    def smooth(self, energies: Tensor, push: Tensor, r2: Tensor) -> None:
+        """Put the switch into Lennard-Jones energies and −r dE/dr of pairs."""
+        if self.switch is not None:
+            share, slope = self.switch.at(r2.sqrt())
+            share, slope = share.masked_fill_(self.whole, 1.0), slope.masked_fill_(self.whole, 0.0)
+            push.mul_(share).addcmul_(energies, slope)
+            energies.mul_(share)
+
+    def cut(self, energies: Tensor, push: Tensor, r2: Tensor) -> None:
+        """Leave out what lies beyond."""
+        far = (r2 > self.distance**2) & ~self.whole
+        energies.masked_fill_(far, 0.0)
+        push.masked_fill_(far, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
 class Pairs(Numbers):
-    """E = Σ A r⁻¹² − C r⁻⁶ + Q r⁻¹ over all pairs, exceptions included, and the solvent if there is one.
+    """E = Σ A r⁻¹² − C r⁻⁶ + Q r⁻¹ over pairs, exceptions included, and the solvent if there is one.
 
     Args:
         atoms: (2, pair), every pair once.
         repulsion: A = 4 ε σ¹² [kJ nm¹²/mol], (pair, 1).
         attraction: C = 4 ε σ⁶ [kJ nm⁶/mol], (pair, 1).
         charges: Q = q_i q_j/4πε₀ [kJ nm/mol], (pair, 1).
-        born: the solvent.
+        born: the solvent; it needs every pair, and no box.
         cutoff: what is left out; it makes nothing faster here.
+        box: whose images are seen.
     """
 
     atoms: Tensor
@@ -196,21 +274,25 @@ class Pairs(Numbers):
     charges: Tensor
     born: Born | None = None
     cutoff: Cutoff | None = None
+    box: Box | None = None
 
     def add(self, x: Tensor, force: Tensor) -> Tensor:
         i, j = self.atoms
-        d = x[i] - x[j]
+        d = between(x, i, j, self.box)
         r2 = d.square().sum(1)
         by_r2 = r2.reciprocal()
         sixth = by_r2 * by_r2 * by_r2
         strong, weak = self.repulsion * sixth, self.attraction
+        energies = (strong - weak) * sixth
+        push = (strong.mul_(12) - 6 * weak).mul_(sixth)
         coulomb = self.charges * by_r2.sqrt()
-        energies = (strong - weak) * sixth + coulomb
-        push = (strong.mul_(12) - 6 * weak).mul_(sixth).add_(coulomb)
-        if self.cutoff is not None:
-            field, far = self.cutoff.field * r2, (r2 > self.cutoff.distance**2) & ~self.cutoff.whole
-            energies = (energies + field - self.cutoff.shift).masked_fill_(far, 0.0)
-            push = push.sub_(field, alpha=2).masked_fill_(far, 0.0)
+        if self.cutoff is None:
+            energies.add_(coulomb)
+            push.add_(coulomb)
+        else:
+            self.cutoff.smooth(energies, push, r2)
+            self.cutoff.coulomb.add(energies, push, coulomb, r2)
+            self.cutoff.cut(energies, push, r2)
         energy, push = energies.sum(0), push.mul_(by_r2)
         if self.born is not None:
             energy = energy + self.born.add(r2.sqrt(), r2, self.atoms, push)

@@ -15,6 +15,8 @@ from sciflow.data.trajectories.frames import Residue, as_json
 from sciflow.domains.molecules.force_field import ForceField
 from sciflow.domains.molecules.force_field_bonded import dihedral
 from sciflow.domains.molecules.force_field_openmm import force_field
+from sciflow.domains.molecules.force_field_terms import Box
+from sciflow.domains.molecules.images import bonds_of, check_box, check_whole, molecules_of
 from sciflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -51,6 +53,16 @@ class Molecule:
     field: ForceField
     topology: openmm.app.Topology
     system: openmm.System
+
+    @cached_property
+    def bonds(self) -> Tensor:
+        """Atoms of each bond with an energy, (2, bond)."""
+        return bonds_of(self.field)
+
+    @cached_property
+    def molecules(self) -> Tensor:
+        """Number of the molecule of each atom, (atom,): bonds join those of one."""
+        return molecules_of(self.bonds, len(self.atoms))
 
     @cached_property
     def told(self) -> str:
@@ -123,7 +135,8 @@ def molecule_of(topology: openmm.app.Topology, system: openmm.System, positions:
     """A molecule of OpenMM's topology and System.
 
     Raises:
-        InputError: numbers of atoms that differ, atoms that overlap, or forces that are not known.
+        InputError: numbers of atoms that differ, atoms that overlap, or forces that are not known; of a periodic box,
+            one that is not that of the topology, or a molecule that is not whole.
     """
     atoms = tuple(
         Atom(atom.name, atom.element.symbol if atom.element else "", f"{atom.residue.name}{atom.residue.id}",
@@ -133,16 +146,20 @@ def molecule_of(topology: openmm.app.Topology, system: openmm.System, positions:
     if len(set(counts.values())) > 1:
         told = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise InputError(f"the numbers of atoms differ: {told}. Make the System from this topology.")
-    check_apart(positions, atoms)
-    return Molecule(atoms, positions.double(), force_field(system), topology, system)
+    field = force_field(system)
+    check_box(field.box, topology.getPeriodicBoxVectors())
+    check_apart(positions, atoms, box=field.box)
+    check_whole(positions[None], bonds_of(field), field.box, atoms)
+    return Molecule(atoms, positions.double(), field, topology, system)
 
 
-def check_apart(positions: Tensor, atoms: Sequence[Atom], where: str = "") -> None:
+def check_apart(positions: Tensor, atoms: Sequence[Atom], where: str = "", box: Box | None = None) -> None:
     """Raise InputError where two atoms overlap, with the nearest two, or a position is not finite."""
     if not bool(positions.isfinite().all()):
         raise InputError(f"{where}a position is not a finite number. Mend the file.")
     i, j = torch.triu_indices(len(positions), len(positions), 1)
-    distances = (positions[i] - positions[j]).norm(dim=1)
+    d = positions[i] - positions[j]
+    distances = (d if box is None else box.nearest(d.double()[..., None])[..., 0]).norm(dim=1)
     if len(distances) and float(distances.min()) < CLOSEST:
         k = int(distances.argmin())
         a, b = (f"{atoms[int(row[k])].name} of {atoms[int(row[k])].residue}" for row in (i, j))

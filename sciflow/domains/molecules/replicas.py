@@ -13,7 +13,7 @@ from torch import Tensor
 from sciflow.data.arrays import to_xarray
 from sciflow.data.split import shares
 from sciflow.domains.molecules.collective import Collective
-from sciflow.domains.molecules.dynamics import HIGHEST, N_GROUPS, Count, Positive, Share, named
+from sciflow.domains.molecules.dynamics import HIGHEST, N_GROUPS, Count, OfFrames, Positive, Share, named
 from sciflow.domains.molecules.molecule import BOLTZMANN
 from sciflow.domains.molecules.reweighting import need_pymbar
 from sciflow.domains.molecules.systems import AlanineDipeptide, MolecularSystem
@@ -74,7 +74,7 @@ class Ladder(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ReplicaExchange:
+class ReplicaExchange(OfFrames):
     """Frames of a molecule at its temperature, from ladders of hotter replicas that exchange their places.
 
         replica k:  Langevin dynamics of the law e^{−U/kT_k},   T_k in geometric steps from that of the molecule to the
@@ -155,7 +155,7 @@ class ReplicaExchange:
     def look(self) -> None:
         """Raise InputError if the molecule or pymbar cannot be had, or an atom of a variable is unknown."""
         need_pymbar()
-        self.collective.atoms(self.molecule.molecule.atoms)
+        super().look()
 
     def simulate(self, stream: Stream) -> xr.Dataset:
         self.look()

@@ -14,6 +14,7 @@ from torch import Tensor
 from sciflow.data.store import sha256
 from sciflow.domains.molecules.alanine import FORCE_FIELDS, alanine_dipeptide
 from sciflow.domains.molecules.force_field_openmm import check_against_openmm, need_openmm
+from sciflow.domains.molecules.images import mean_distance
 from sciflow.domains.molecules.molecule import BOLTZMANN, Molecule, molecule_of, radius_of_gyration
 from sciflow.domains.molecules.potential import Potential
 from sciflow.errors import InputError
@@ -61,13 +62,24 @@ class _OfMolecule:
         return None
 
     def observables(self, x: Tensor) -> dict[str, Tensor]:
-        """φ and ψ of each residue [°], cut where they are rare, and the radius of gyration [nm]."""
+        """φ and ψ of each residue [°], cut where they are rare, and the radius of gyration [nm].
+
+        In a periodic box that of the first of the largest molecules: which images of the others are meant is not said.
+        Of atoms without bonds the mean distance of nearest images [nm].
+        """
         found = {}
         for name, atoms in (("phi", self.molecule.phi), ("psi", self.molecule.psi)):
             angles = self.molecule.angles(x, atoms).rad2deg()
             for k, column in enumerate((angles - LEAST[name]).remainder(360).add(LEAST[name]).unbind(-1)):
                 found[f"{name} of {self.molecule.atoms[int(atoms[1 if name == 'phi' else 0, k])].residue} [°]"] = column
-        found["radius of gyration [nm]"] = radius_of_gyration(x)
+        molecule, box = self.molecule, self.molecule.field.box
+        if box is None:
+            found["radius of gyration [nm]"] = radius_of_gyration(x)
+        elif molecule.bonds.shape[1]:
+            chosen = molecule.molecules == molecule.molecules.bincount().argmax()
+            found["radius of gyration of the largest molecule [nm]"] = radius_of_gyration(x[..., chosen, :])
+        else:
+            found["mean distance [nm]"] = mean_distance(x, box)
         return found
 
 
@@ -104,14 +116,15 @@ class AlanineDipeptide(_OfMolecule):
 class OpenMMSystem(_OfMolecule):
     """A molecule of your own: a PDB file and the System that OpenMM made of it, written as XML.
 
-        U: bonds, angles, torsions, maps of two torsions, Lennard-Jones, Coulomb, generalised Born solvent
+        U: bonds, angles, torsions, maps of two torsions, Lennard-Jones, Coulomb, generalised Born solvent or a
+        periodic box with reaction field, Ewald or PME
 
     Exactness: compared with OpenMM at the conformation of the PDB file when it is opened; refused if it differs
-    Cost: O(atoms²)
+    Cost: O(atoms²), of a box too: there is no list of neighbours
     Bias: none
     Args:
         pdb: atoms and one conformation, with hydrogens.
-        system: XML of `openmm.XmlSerializer.serialize(system)`, without periodic images and constraints.
+        system: XML of `openmm.XmlSerializer.serialize(system)`, without constraints.
         kelvin: temperature [K].
     Source: Eastman et al. (2024), OpenMM 8.
     """
