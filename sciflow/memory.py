@@ -1,6 +1,6 @@
-"""How much memory and time the next attempt of a job asks for.
+"""How much memory the next attempt of a job asks for, and whether there should be one.
 
-More memory only after one that was killed, as for want of memory; minutes after one that failed for good.
+More only after one that was killed, as for want of memory; none after one that failed for good.
 
 Imports neither torch nor xarray: a Snakefile asks.
 """
@@ -11,7 +11,6 @@ import os
 from pathlib import Path
 
 KINDEST = 3  # doublings at most: eight times what the run file asks for
-REPEATING = 5  # minutes in which a recorded failure is surely repeated, and for which a queue finds a gap
 FAILED = "failed.json"
 """File in a state that says why every attempt must fail."""
 
@@ -35,19 +34,13 @@ def megabytes(asked: int, state: Path, attempt: int) -> int:
     return asked << min(kills(state), attempt - 1, KINDEST)
 
 
-def minutes(asked: int, state: Path, attempt: int) -> int:
-    """The time limit [min] of one attempt: a few minutes if all it has to do is to repeat a recorded failure.
-
-    Snakemake asks before each attempt, and submits it whatever the answer. Were the failure's cause mended meanwhile,
-    the attempt would stop for time and the next be as long as it was asked to be.
+def fails(state: Path) -> bool:
+    """Whether it is recorded that every attempt must fail, until something that the work depends on changes.
 
     Args:
-        asked: of the run file.
         state: directory of the stage (and shard) that `sciflow.data.state.State` keeps.
-        attempt: 1 for the first of this call of Snakemake, which cannot know whether the record is still true.
     """
-    repeats = attempt > 1 and not os.environ.get(RETRY_VARIABLE) and any(state.glob(f"*/{FAILED}"))
-    return min(asked, REPEATING) if repeats and asked else asked
+    return not os.environ.get(RETRY_VARIABLE) and any(state.glob(f"*/{FAILED}"))
 
 
 def kills(state: Path) -> int:

@@ -8,10 +8,11 @@ from pathlib import Path
 from shlex import quote
 
 from snakemake.exceptions import WorkflowError
+from snakemake.jobs import Job
 
 from sciflow.catalogue import Catalogue
 from sciflow.errors import KILLED, InputError
-from sciflow.memory import megabytes, minutes
+from sciflow.memory import fails, megabytes
 from sciflow.runs import ARTEFACTS, INPUTS, MAKERS, STAGES
 from sciflow.source import digest
 
@@ -116,20 +117,26 @@ def memory(stage):
     return answer
 
 
-def limit(stage):
-    """Minutes: few in a retry that can only repeat a recorded failure, so that it does not wait for long."""
-
-    def answer(wildcards, attempt):
-        return minutes(run_of(wildcards.run).resource(stage, "runtime"), kept(wildcards, stage), attempt)
-
-    return answer
-
-
 def kept(wildcards, stage):
     """The folder of a stage (and shard) in the state of its run."""
     shard = getattr(wildcards, "shard", None)
     name = stage if shard is None else f"{stage}.part{shard}of{wildcards.shards}"
     return Path(RESULTS, wildcards.run, ".state", name)
+
+
+def spared(of_rule):
+    """The retries of a job: those of its rule, but none where the attempt before it recorded that all must fail."""
+
+    def restart_times(job):
+        stage = job.rule.name.removesuffix("_part")
+        is_recorded = stage in STAGES and fails(kept(job.wildcards, stage))
+        return 0 if is_recorded else of_rule(job)
+
+    return property(restart_times)
+
+
+if isinstance(getattr(Job, "restart_times", None), property):  # Snakemake itself knows the retries of a rule alone
+    Job.restart_times = spared(Job.restart_times.fget)
 
 
 def ranks(wildcards, stage):

@@ -15,7 +15,7 @@ rule dataset:
         gpu=resource("dataset", "gpu"),
         local_gpu=resource("dataset", "gpu"),
         mem_mb=memory("dataset"),
-        runtime=limit("dataset"),
+        runtime=resource("dataset", "runtime"),
     params:
         section=section("dataset"),
         source=source("dataset"),

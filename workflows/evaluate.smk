@@ -20,7 +20,7 @@ rule evaluate_part:
         gpu=devices("evaluate"),
         local_gpu=devices("evaluate"),
         mem_mb=memory("evaluate"),
-        runtime=limit("evaluate"),
+        runtime=resource("evaluate", "runtime"),
     params:
         section=section("evaluate"),
         source=source("evaluate"),
@@ -59,7 +59,7 @@ rule evaluate:
         gpu=devices("evaluate"),
         local_gpu=devices("evaluate"),
         mem_mb=memory("evaluate"),
-        runtime=limit("evaluate"),
+        runtime=resource("evaluate", "runtime"),
     params:
         section=section("evaluate"),
         source=source("evaluate"),

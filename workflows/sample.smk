@@ -19,7 +19,7 @@ rule sample_part:
         **spread("sample"),
         local_gpu=devices("sample"),
         mem_mb=memory("sample"),
-        runtime=limit("sample"),
+        runtime=resource("sample", "runtime"),
     params:
         section=section("sample"),
         source=source("sample"),
@@ -58,7 +58,7 @@ rule sample:
         **spread("sample"),
         local_gpu=devices("sample"),
         mem_mb=memory("sample"),
-        runtime=limit("sample"),
+        runtime=resource("sample", "runtime"),
     params:
         section=section("sample"),
         source=source("sample"),

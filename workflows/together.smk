@@ -14,8 +14,8 @@ def most(names, ask):
 
 
 def in_all(names, ask):
-    """The minutes of all runs; a retry may have to do most of them again."""
-    return lambda wildcards, attempt: sum(ask(SimpleNamespace(run=name), 1) for name in names)
+    """The minutes of all runs."""
+    return lambda wildcards: sum(over(names, ask)(wildcards))
 
 
 def all_files(names, stage):
@@ -81,7 +81,7 @@ for stage in STAGES:
                 gpu=resource(stage, "gpu")(first),
                 local_gpu=resource(stage, "gpu")(first),
                 mem_mb=most(names, memory(stage)),
-                runtime=in_all(names, limit(stage)),
+                runtime=in_all(names, resource(stage, "runtime")),
             params:
                 stage=stage,
                 section=over(names, section(stage)),

@@ -16,7 +16,7 @@ rule train:
         **spread("train"),
         local_gpu=resource("train", "gpu"),
         mem_mb=memory("train"),
-        runtime=limit("train"),
+        runtime=resource("train", "runtime"),
     params:
         section=section("train"),
         source=source("train"),

@@ -75,18 +75,27 @@ def test_who_left_a_name_is_counted_once(project: Project) -> None:
     assert holder.read_text() == "process 1"
 
 
-def test_what_failed_for_good_is_repeated_in_a_gap_of_the_queue(project: Project) -> None:
-    """The record is there when the job is tried again, and not yet when it was first."""
-    project.edit(RUN, "{shards: 2}", "{shards: 2}, train: {runtime: 240}")
-    record = project.folder / "results/toy/.state/train/0123456789abcdef/failed.json"
+@pytest.mark.parametrize("stage", ["dataset", "train", "sample", "evaluate"])
+def test_what_failed_for_good_uses_up_no_retries(stage: str, project: Project) -> None:
+    """A new call tries it once: it does not know whether what it depends on has changed."""
+    project.edit(RUN, "{shards: 2}", "{shards: 1}")
+    record = project.folder / f"results/toy/.state/{stage}/0123456789abcdef/failed.json"
     project.edit("bin/sciflow", "    sys.exit(int", f"    os.makedirs({str(record.parent)!r})\n"
                  f"    open({str(record)!r}, 'w').close()\n    sys.exit(int")  # fmt: skip
-    result = project.snakemake("results/toy/model.pt", FAKE_FAILS_ONCE="train")
-    assert result.status == 0, result.text
-    assert re.findall(r"runtime=(\d+)", result.text.partition("rule train:")[2])[:2] == ["240", "5"], result.text
-    (project.folder / "results/toy/model.pt").unlink()
-    again = project.snakemake("--dry-run", "results/toy/model.pt").text
-    assert "runtime=240" in again, "a new call does not know whether what it depends on has changed"
+    result = project.snakemake(FAKE_FAILS_ONCE=stage)
+    assert result.status == 1 and "Trying to restart" not in result.text, result.text
+    assert [name for name, _ in project.calls()].count(stage) == 1
+    assert project.snakemake().status == 0
+
+
+def test_a_recorded_failure_is_tried_all_the_same_where_that_is_asked(project: Project) -> None:
+    record = project.folder / "results/toy/.state/train/0123456789abcdef/failed.json"
+    record.parent.mkdir(parents=True)
+    record.touch()
+    for variables, is_tried in ({}, False), ({"SCIFLOW_RETRY_FAILED": "1"}, True):
+        (project.folder / "failed-once").unlink(missing_ok=True)
+        result = project.snakemake("results/toy/model.pt", FAKE_FAILS_ONCE="train", **variables)
+        assert (result.status == 0) == is_tried == ("Trying to restart" in result.text), result.text
 
 
 def _jobs(shown: str, rule: str) -> list[str]:
