@@ -26,10 +26,10 @@ def perturbed(positions: Tensor, spread: float, n: int = 20) -> Tensor:
     return positions + spread * Stream(1).normal(n, tuple(positions.shape), dtype=torch.float64)
 
 
-def error(system: openmm.System, frames: Tensor) -> float:
+def error(system: openmm.System, frames: Tensor, bounds: tuple[float, float] = (ENERGY, FORCE)) -> float:
     """The largest difference from OpenMM's energies and forces, over what is promised."""
     found, worst = force_field(system).energy_and_force(frames), 0.0
-    for ours, theirs, bound in zip(found, of_openmm(system, frames), (ENERGY, FORCE), strict=True):
+    for ours, theirs, bound in zip(found, of_openmm(system, frames), bounds, strict=True):
         assert float(theirs.abs().max()) > 1e3 * bound  # there is something to compare
         worst = max(worst, float((ours - theirs).abs().max()) / bound)
     return worst

@@ -80,7 +80,8 @@ def nonbonded(force: Any, born: Born | None, box: Box | None, n: int) -> list[Te
     if method in (EWALD, PME):
         terms += _waves(force, found, exceptions, atoms[0], box, around)
     if force.getUseDispersionCorrection():
-        terms.append(Constant(torch.tensor(dispersion(atoms[1], atoms[2], _switch(force), force, box.volume))))
+        mean = dispersion(atoms[1], atoms[2], _switch(force), force, box.volume)
+        terms.append(Constant(torch.tensor(mean, dtype=torch.float64)))
     return terms
 
 
