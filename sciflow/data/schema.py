@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 KINDS = {"float": "f", "integer": "iu", "string": "UTO", "bool": "b", "number": "fiu"}
 """Kind of number -> NumPy type codes."""
+BOX = "periodic_box"
+"""Attribute of a data set of atoms that have images: rows a, b, c [nm], nine numbers."""
 
 
 @dataclass(frozen=True)

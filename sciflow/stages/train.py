@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sciflow.data.layouts.simulations import grid_of
-from sciflow.data.schema import DATA, check
+from sciflow.data.schema import BOX, DATA, check
 from sciflow.diffusion.centred import CentredModule, event_shape, free_coordinates
 from sciflow.diffusion.denoiser import Denoiser
 from sciflow.diffusion.forecast import ConditionalDiffusion, Forecaster, Forecasts, Regression
@@ -376,7 +376,7 @@ def run(job: Job, training: Training) -> None:
     """
     data = job.open_data()
     check(data, DATA, str(job.inputs["data"]))
-    check_images(training, "periodic_box" in data.attrs)
+    check_images(training, BOX in data.attrs)
     state = job.open_state()
     checkpoint = state.directory / state.key / "checkpoint.pt" if state else None
     if int(rank_environment(os.environ).get("RANK", 0)) > 0:

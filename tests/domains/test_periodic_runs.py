@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from torch import Tensor
 
 from sciflow.data.trajectories import open_trajectory, write_trajectory
 from sciflow.data.trajectories.mdtraj_hdf5 import cell, lengths_and_angles
+from sciflow.domains.molecules import images
 from sciflow.domains.molecules.collective import Collective
 from sciflow.domains.molecules.dynamics import DIFFERENCE, Langevin, TrajectoryFile, steepness
-from sciflow.domains.molecules.images import check_cells, molecules_of
+from sciflow.domains.molecules.force_field_terms import Box, between
+from sciflow.domains.molecules.images import check_cells, check_whole, mean_distance, molecules_of
 from sciflow.domains.molecules.systems import OpenMMSystem
 from sciflow.errors import InputError
 from sciflow.random import Stream
@@ -103,12 +106,13 @@ def test_atoms_without_bonds_are_observed_by_their_distances_and_a_box_must_be_s
     assert torch.allclose(one, other, rtol=1e-12) and 0.3 < float(one) <= float(torch.pdist(x).mean())
 
 
-def frames_file(path: Path, water: OpenMMSystem, frames: Tensor, width: float) -> TrajectoryFile:
+def frames_file(path: Path, water: OpenMMSystem, frames: Tensor, width: float | None) -> TrajectoryFile:
     topology = open_trajectory(water.pdb).attrs["topology"]
     made = open_trajectory(water.pdb).isel(frame=[0] * len(frames))
-    cells = np.broadcast_to(np.eye(3) * width, (1, len(frames), 3, 3))
     made["positions"] = made["positions"].dims, frames[None].numpy()
-    made["cell"] = ("chain", "frame", "row", "xyz"), cells
+    made = made.drop_vars("cell")
+    if width is not None:
+        made["cell"] = ("chain", "frame", "row", "xyz"), np.broadcast_to(np.eye(3) * width, (1, len(frames), 3, 3))
     write_trajectory(
         path, made.assign_coords(time=("frame", np.arange(float(len(frames))))).assign_attrs(topology=topology)
     )
@@ -131,6 +135,30 @@ def test_frames_of_files_have_the_box_and_whole_molecules(water: OpenMMSystem, t
     frames[5, 4, 2] -= WIDTH
     with pytest.raises(InputError, match=r"c.* not whole in frame 5: .* of HOH2"):
         frames_file(tmp_path / f"c.{suffix}", water, frames, WIDTH).look()
+
+
+def test_the_boxes_of_a_folder_are_those_of_each_file(
+    water: OpenMMSystem, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    frames, folder = water.molecule.positions.repeat(16, 1, 1), tmp_path / "chains"
+    folder.mkdir()
+    found = replace(frames_file(folder / "a.h5", water, frames, WIDTH), path=str(folder))
+    frames_file(folder / "b.h5", water, frames, WIDTH)
+    found.look()
+    assert "no box" not in caplog.text
+    frames_file(folder / "b.h5", water, frames, None)
+    with pytest.raises(InputError, match=r"b\.h5 has no box, .*a\.h5 has one\. Write that of the System into all"):
+        found.look()
+    frames_file(folder / "a.h5", water, frames, None)
+    found.look()
+    assert f"no box in {folder}, the System's is assumed" in caplog.text
+    frames_file(folder / "a.h5", water, frames, WIDTH)
+    frames_file(folder / "b.h5", water, frames, WIDTH + 0.1)
+    with pytest.raises(InputError, match=r"b\.h5: the box of frame 0 differs by 0.1 nm"):  # and not frame 16 of all
+        found.look()
+    assert water.molecule.field.box is not None
+    with pytest.raises(InputError, match=r"c\.h5: the box of frame 1 differs by nan nm"):
+        check_cells(water.molecule.field.box, np.stack([np.eye(3), np.full((3, 3), np.nan)]), "c.h5")
 
 
 def test_boxes_are_told_by_lengths_and_angles_and_back() -> None:
@@ -159,11 +187,49 @@ def test_a_box_is_that_of_its_images_whatever_vectors_a_file_has(shape: str, tmp
         check_cells(box, np.stack([box.vectors.numpy(), double]), "md.xtc")
 
 
-def test_variables_are_of_one_molecule(water: OpenMMSystem) -> None:
+def test_variables_are_of_one_molecule(water: OpenMMSystem, tmp_path: Path) -> None:
     Langevin(water, collective=Collective(distances={"O–H": (0, 1)}, radii={"w": (3, 4, 5)})).look()
     for collective in (Collective(distances={"O–O": (0, 3)}), Collective(radii={"all": "all"})):
         with pytest.raises(InputError, match="names atoms of several molecules, which have images in a periodic box"):
             Langevin(water, collective=collective).look()
+    frames = frames_file(tmp_path / "a.h5", water, water.molecule.positions.repeat(16, 1, 1), WIDTH)
+    between = replace(frames, collective=Collective(distances={"O–O": (0, 3)}))
+    for ask in (between.look, lambda: between.simulate(Stream(0))):
+        with pytest.raises(InputError, match="'O–O' names atoms of several molecules"):
+            ask()
+    own = replace(frames, collective=Collective(distances={"O–H": (0, 1)})).simulate(Stream(0))
+    assert own["collective"].shape == (16, 1)
+
+
+@pytest.mark.parametrize(
+    "vectors", [[[2.0, 0, 0], [0.9, 1.9, 0], [-0.9, 0.9, 1.8]], [[3.0, 0, 0], [1, 2, 0], [1, 0.3, 0.5]]]
+)
+def test_the_mean_distance_in_a_sheared_box_is_that_of_the_nearest_images(
+    vectors: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of pairs further apart than half of the box, and in parts of the batch."""
+    box = Box(torch.tensor(vectors, dtype=torch.float64))
+    x = 3 * Stream(6).uniform(3, (40, 3), dtype=torch.float64)
+    i, j = torch.triu_indices(40, 40, 1)
+    moves = torch.cartesian_prod(*[torch.arange(-9.0, 10.0, dtype=torch.float64)] * 3) @ box.vectors
+    brute = torch.stack([torch.cdist(row[i] - row[j], moves).min(1).values for row in x])
+    near = between(x.permute(1, 2, 0), i, j, box).norm(dim=1).T
+    assert float((near - brute).max()) > 0.05  # what `nearest` alone misses
+    assert torch.allclose(mean_distance(x, box), brute.mean(1), rtol=1e-10)
+    monkeypatch.setattr(images, "AT_ONCE", 2 * len(i))
+    assert torch.allclose(mean_distance(x, box), brute.mean(1), rtol=1e-10)
+
+
+def test_frames_that_are_looked_at_in_parts_keep_their_numbers(
+    water: OpenMMSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    molecule = water.molecule
+    frames = molecule.positions.repeat(7, 1, 1)
+    frames[5, 4, 2] -= WIDTH
+    monkeypatch.setattr(images, "AT_ONCE", 2 * molecule.bonds.shape[1])
+    with pytest.raises(InputError, match=r"^a: a molecule is not whole in frame 5: .* bonded to its own image"):
+        check_whole(frames, molecule.bonds, molecule.field.box, molecule.atoms, "a: ")
+    check_whole(frames[:5], molecule.bonds, molecule.field.box, molecule.atoms)
 
 
 def test_molecules_are_what_bonds_join() -> None:

@@ -41,7 +41,8 @@ def open_trajectory(
 
     Returns:
         `positions`; `velocities`, `forces`, `potential_energy`, `cell` where the file has them; coordinates `time`,
-        `atom_name`, `element`, `residue`, `residue_index`; attributes `source` (sha256 of the files) and `topology`.
+        `atom_name`, `element`, `residue`, `residue_index`, and `has_cell`, which says of each chain whether its file
+        has a box: `cell` is there where all have one; attributes `source` (sha256 of the files) and `topology`.
 
     Raises:
         InputError: a missing topology or unit, an unknown format, chains that differ, values that are not finite.
@@ -117,6 +118,7 @@ def dataset(chains: Sequence[Frames]) -> xr.Dataset:
     }
     coords: dict[str, Any] = {
         "xyz": ["x", "y", "z"],
+        "has_cell": ("chain", np.array(["cell" in chain.others for chain in chains])),
         "atom_name": ("atom", np.array(first.atoms.name)),
         "element": ("atom", np.array(first.atoms.element)),
         "residue": ("atom", np.array(first.atoms.residue)),

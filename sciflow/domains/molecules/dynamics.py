@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -14,9 +15,11 @@ from pydantic import Field
 from torch import Tensor
 
 from sciflow.data.arrays import from_xarray, to_xarray
+from sciflow.data.schema import BOX
 from sciflow.data.split import shares, split
 from sciflow.data.trajectories.reading import open_trajectory, trajectory_files
 from sciflow.domains.molecules.collective import Collective
+from sciflow.domains.molecules.force_field_terms import Box
 from sciflow.domains.molecules.images import check_cells, check_whole, check_within
 from sciflow.domains.molecules.molecule import check_apart
 from sciflow.domains.molecules.reference import drifts, largest, numbers
@@ -37,7 +40,6 @@ logger = logging.getLogger(__name__)
 Count = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
-BOX = "periodic_box"  # attribute of a data set: rows a, b, c [nm], nine numbers
 N_PIECES = 16  # at least, of all chains: what is split
 N_STEEP = 256  # frames whose configurational temperature is asked for
 DIFFERENCE = 1e-5  # [nm]: 10⁻¹⁰ of third derivatives of 10⁷ kJ/mol/nm³, and rounding of 10⁻¹⁰/10⁻⁵, against 10⁵
@@ -305,11 +307,26 @@ class TrajectoryFile(OfFrames):
             for which, frame in {"first": chain[0], "last": chain[-1]}.items():
                 check_apart(frame, atoms, f"{file}, {which} frame: ", box)
             check_whole(chain, self.molecule.molecule.bonds, box, atoms, f"{file}: ")
-        if "cell" in found:
-            check_cells(box, found["cell"].to_numpy(), self.path)
+        if box is not None:
+            self._check_cells(files, found, box)
         return frames
 
+    def _check_cells(self, files: Sequence[Path], found: xr.Dataset, box: Box) -> None:
+        """Hold the box of every file against that of the System."""
+        has_cell = found["has_cell"].to_numpy().tolist()
+        if not any(has_cell):
+            logger.warning("no box in %s, the System's is assumed", self.path)
+        elif not all(has_cell):
+            raise InputError(
+                f"{files[has_cell.index(False)]} has no box, {files[has_cell.index(True)]} has one. Write that of the "
+                "System into all files, or into none."
+            )
+        else:
+            for file, cells in zip(files, found["cell"].to_numpy(), strict=True):
+                check_cells(box, cells, str(file))
+
     def simulate(self, stream: Stream) -> xr.Dataset:
+        super().look()  # the files are read once
         frames = self._frames()
         n_chains, n_frames = frames.shape[:2]
         n_pieces = -(-N_PIECES // n_chains)  # of each chain

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from sciflow.data.arrays import from_xarray
-from sciflow.data.schema import suggestion
+from sciflow.data.schema import BOX, suggestion
 from sciflow.data.trajectories.frames import Atoms, Frames, atoms_of_json
 from sciflow.data.trajectories.reading import HDF5, dataset
 from sciflow.data.trajectories.recording import WRITTEN, write_trajectory
 from sciflow.data.trajectories.through_mdtraj import WITH_TOPOLOGY, need_mdtraj
-from sciflow.domains.molecules.dynamics import BOX
 from sciflow.errors import InputError
 
 if TYPE_CHECKING:

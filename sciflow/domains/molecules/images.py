@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from sciflow.domains.molecules.molecule import Atom
 
 SAME = 1e-3  # nm: PDB files hold lengths to 10⁻⁴ nm and angles to 0.01°, 5·10⁻⁴ nm of vectors of 3 nm
-AT_ONCE = 64  # frames whose pairs are looked at, for the sake of memory
+AT_ONCE = 1 << 20  # pairs or bonds of all frames that are looked at at once: 24 MB of vectors, or those of one frame
 UNSET = 2.0 * torch.eye(3, dtype=torch.float64)  # what OpenMM gives a System whose box nobody has set [nm]
 
 
@@ -42,9 +43,39 @@ def molecules_of(bonds: Tensor, n: int) -> Tensor:
 def mean_distance(x: Tensor, box: Box) -> Tensor:
     """Mean distance of all pairs, of nearest images, of positions (batch, atom, 3) [nm], (batch,)."""
     i, j = torch.triu_indices(x.shape[1], x.shape[1], 1)
-    box = box.to(x)
-    parts = [between(part.permute(1, 2, 0), i, j, box).norm(dim=1).mean(0) for part in x.split(AT_ONCE)]
+    box, moves = box.to(x), _neighbours(box).to(x)
+    parts = [shortest(between(part.permute(1, 2, 0), i, j, box), moves).mean(0) for part in _parts(x, len(i))]
     return torch.cat(parts) if parts else x.new_zeros(0)
+
+
+def _parts(x: Tensor, n: int) -> Sequence[Tensor]:
+    """Rows of a batch, so many that n pairs of each can be held."""
+    return x.split(max(1, AT_ONCE // max(1, n)))
+
+
+def _neighbours(box: Box) -> Tensor:
+    """Moves (cell, 3) [nm] by one of which what `Box.nearest` finds becomes the shortest image; none if not sheared.
+
+    What it finds lies in the cuboid of half lengths a_x/2, b_y/2, c_z/2: the shortest one is no longer than the
+    diagonal R of these, so that |z + n_c c_z| ≤ R, and y and x likewise, whither c and b lead by half a length each.
+    """
+    if not box.is_sheared:
+        return box.vectors.new_zeros(0, 3)
+    lengths, reach = box.vectors.diagonal().tolist(), [0, 0, 0]
+    longest = math.hypot(*lengths) / 2
+    for axis in (2, 1, 0):
+        reach[axis] = int(longest / lengths[axis] + 0.5 + sum(reach[axis + 1 :]) / 2)
+    return torch.cartesian_prod(*(torch.arange(-end, end + 1.0, dtype=torch.float64) for end in reach)) @ box.vectors
+
+
+def shortest(d: Tensor, moves: Tensor) -> Tensor:
+    """Lengths (n, batch) of vectors (n, axis, batch), or of what the nearest of some moves (cell, 3) makes of them."""
+    if not len(moves):
+        return d.norm(dim=1)
+    least = d.square().sum(1)
+    for move in moves:
+        least = torch.minimum(least, (d + move[:, None]).square().sum(1))
+    return least.sqrt()
 
 
 def check_box(box: Box | None, told: Any) -> None:
@@ -96,8 +127,9 @@ def check_cells(box: Box | None, cells: np.ndarray, where: str) -> None:
     if box is None:
         return
     off = _off(torch.as_tensor(cells, dtype=torch.float64), box).flatten()
-    if float(off.max()) > SAME:
-        k = int((off > SAME).nonzero()[0])
+    is_other = ~(off <= SAME)  # also of numbers that are not finite
+    if bool(is_other.any()):
+        k = int(is_other.nonzero()[0])
         raise InputError(
             f"{where}: the box of frame {k} differs by {float(off[k]):.3g} nm from that of the System, whose energies "
             "are of one box alone. Take frames of constant volume, and the System of that box."
@@ -108,20 +140,26 @@ def check_whole(x: Tensor, bonds: Tensor, box: Box | None, atoms: Sequence[Atom]
     """Hold the bonds of frames (frame, atom, 3) [nm] against the box.
 
     Raises:
-        InputError: a bond leads to the image of an atom in another cell, so that angles and energies would be wrong.
+        InputError: a bond leads to the image of an atom in another cell, so that φ, ψ and distances, which are of atoms
+            as they are, would be wrong, and energies too unless bonds have images in the System.
     """
     if box is None or not bonds.shape[1]:
         return
     i, j = bonds
-    d = (x[:, i] - x[:, j]).double().permute(1, 2, 0).contiguous()
-    moved = (box.nearest(d.clone()) - d).abs().amax(1) > box.width / 2  # 0 or a length of the box
-    if bool(moved.any()):
-        bond, frame = (int(value) for value in moved.nonzero()[0])
-        a, b = (f"{atoms[int(row[bond])].name} of {atoms[int(row[bond])].residue}" for row in bonds)
-        raise InputError(
-            f"{where}a molecule is not whole in frame {frame}: {a} and {b} are bonded and lie in different cells of "
-            "the box. Make molecules whole first, e.g. with mdtraj's `make_molecules_whole`."
-        )
+    n_before = 0
+    for part in _parts(x, len(i)):
+        d = (part[:, i] - part[:, j]).double().permute(1, 2, 0).contiguous()
+        moved = (box.nearest(d.clone()) - d).abs().amax(1) > box.width / 2  # 0 or a length of the box
+        if bool(moved.any()):
+            frame, bond = (int(value) for value in moved.T.nonzero()[0])
+            a, b = (f"{atoms[int(row[bond])].name} of {atoms[int(row[bond])].residue}" for row in bonds)
+            raise InputError(
+                f"{where}a molecule is not whole in frame {n_before + frame}: {a} and {b} are bonded and lie in "
+                "different cells of the box. Make molecules whole first, e.g. with mdtraj's `make_molecules_whole`: "
+                "angles and distances are of atoms as they are. What is bonded to its own image has no such form, "
+                "and run files do not take it."
+            )
+        n_before += len(part)
 
 
 def check_within(numbers: Mapping[str, Sequence[int]], molecules: Tensor, box: Box | None) -> None:
