@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from sciflow.domains.molecules.alanine import alanine_dipeptide
 from sciflow.domains.molecules.force_field_openmm import check_against_openmm, force_field, of_openmm
 from sciflow.domains.molecules.force_field_terms import Box
+from sciflow.domains.molecules.molecule import Atom, Molecule
 from sciflow.errors import InputError
 from sciflow.random import Stream
 from tests.domains.test_force_field import ENERGY, FORCE, error, perturbed
@@ -225,7 +227,12 @@ def test_constraints_are_known_to_energies_alone() -> None:
     system, positions = solvated("reaction field", rigidWater=True)
     with pytest.raises(InputError, match=r"\d+ constraints, .* rigidWater=False.*energies_only=True"):
         force_field(system)
-    found = force_field(system, energies_only=True).energy_and_force(positions[None])
+    field = force_field(system, energies_only=True)
+    assert field.n_constraints == system.getNumConstraints() > 0
+    atoms = tuple(Atom("X", "H", "HOH1", 0) for _ in positions)
+    with pytest.raises(InputError, match=rf"lacks {field.n_constraints} constraints .* rigidWater=False"):
+        Molecule(atoms, positions, field, water()[0], system)
+    found = field.energy_and_force(positions[None])
     for ours, theirs, bound in zip(found, of_openmm(system, positions[None]), (ENERGY, FORCE), strict=True):
         assert float((ours - theirs).abs().max()) < bound
 
@@ -307,6 +314,26 @@ def solvent_in_a_box() -> openmm.System:
     return system
 
 
+def hostile(**attributes: str) -> openmm.System:
+    """A System with a reaction field, whose XML is changed: what the API might refuse to set."""
+    xml = openmm.XmlSerializer.serialize(charged(2, switch=0.5))
+    for name, value in attributes.items():
+        pattern = r'(<A x=)"2"' if name == "A" else rf'(\b{name}=)"[^"]*"'
+        xml, n = re.subn(pattern, rf'\1"{value}"', xml)
+        assert n == 1
+    return openmm.XmlSerializer.deserialize(xml)
+
+
+def large() -> openmm.System:
+    """One atom more than 2²⁷ pairs allow."""
+    system, force = openmm.System(), openmm.NonbondedForce()
+    for _ in range(16_385):
+        system.addParticle(1.0)
+        force.addParticle(0.0, 0.1, 0.1)
+    system.addForce(force)
+    return system
+
+
 @pytest.mark.parametrize(
     ("system", "message"),
     [
@@ -321,8 +348,37 @@ def solvent_in_a_box() -> openmm.System:
         (lambda: changed(lambda force: force.setEwaldErrorTolerance(0.6)), "tolerance of 0.6. Set one between 0 and"),
         (lambda: changed(lambda force: force.setIncludeDirectSpace(False)), "leaves out the direct space"),
         (solvent_in_a_box, "a GBSAOBCForce and periodic images: two solvents"),
+        (lambda: hostile(A="nan"), r"box vectors \[\[nan, .* must be finite"),
+        (lambda: hostile(A="inf"), r"box vectors \[\[inf, .* must be finite"),
+        (lambda: hostile(cutoff="0", useSwitchingFunction="0"), "a cutoff of 0.0 nm, which must be positive"),
+        (lambda: hostile(cutoff="-1", useSwitchingFunction="0"), "a cutoff of -1.0 nm, which must be positive"),
+        (lambda: hostile(cutoff="nan"), "a cutoff of nan nm, which must be positive"),
+        (lambda: hostile(switchingDistance="0"), "a switching distance of 0.0 nm, less than a tenth of its cutoff"),
+        (lambda: hostile(switchingDistance="nan"), "a switching distance of nan nm"),
+        (large, r"16385 atoms and 134225920 pairs, more than 134217728: .* Take a smaller box"),
+        (
+            lambda: changed(lambda force: force.setPMEParameters(120.0, 8, 8, 8)),  # of 8.1·10⁹ numbers
+            r"the Ewald sum has 1.35e\+08 waves for 60 atoms, .* Take a longer cutoff",
+        ),
+        (lambda: changed(lambda force: force.setPMEParameters(1e200, 8, 8, 8)), "the Ewald sum has inf waves"),
     ],
-    ids=["LJPME", "cutoff", "tolerance", "direct", "solvent"],
+    ids=[
+        "LJPME",
+        "cutoff",
+        "tolerance",
+        "direct",
+        "solvent",
+        "box of NaN",
+        "infinite box",
+        "no cutoff",
+        "negative cutoff",
+        "cutoff of NaN",
+        "switch at 0",
+        "switch at NaN",
+        "pairs",
+        "waves",
+        "infinite waves",
+    ],
 )
 def test_what_is_not_known_is_refused(system: Callable[[], openmm.System], message: str) -> None:
     with pytest.raises(InputError, match=message):

@@ -31,6 +31,8 @@ class ForceField:
         masses: of the atoms [Da], (atom,), float64.
         box: whose images are seen; None where atoms have none.
         rows: of a batch that are worked on at once; results do not depend on it but for rounding.
+        n_constraints: bonds of fixed length in the System, of which the energy knows nothing: no atom may be moved by
+            forces that lack them.
     Source: made by `force_field_openmm.force_field` from an OpenMM System.
     """
 
@@ -38,6 +40,7 @@ class ForceField:
     masses: Tensor
     box: Box | None = None
     rows: int = ROWS
+    n_constraints: int = 0
     _cast: dict[tuple[torch.dtype, torch.device], tuple[Term, ...]] = field(default_factory=dict, repr=False)
 
     @property

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sciflow.domains.molecules.force_field_terms import Box, Numbers, between
+from sciflow.domains.molecules.force_field_terms import LARGEST, Box, Numbers, between
 from sciflow.errors import InputError
 
 ENOUGH = 5.0
@@ -26,6 +26,25 @@ def separation(cutoff: float, tolerance: float) -> float:
     if not 0 < tolerance < 0.5:
         raise InputError(f"NonbondedForce has an Ewald error tolerance of {tolerance}. Set one between 0 and 0.5.")
     return math.sqrt(-math.log(2 * tolerance)) / cutoff
+
+
+def check_waves(box: Box, alpha: float, n_atoms: int) -> None:
+    """Hold the number of waves against what can be held, before one is made.
+
+    Half of a ball of the radius K = 10 α holds K³V/12π² waves; `waves` picks them out of the whole numbers of a cuboid.
+
+    Raises:
+        InputError: an array of waves of atoms, or of the cuboid's three coordinates, would be above the bound.
+    """
+    longest = 2 * ENOUGH * alpha
+    n = longest * longest * longest * box.volume / (12 * math.pi**2)
+    cuboid = math.prod(1 + longest * float(length) / math.pi for length in box.vectors.norm(dim=1))
+    if not max(n * n_atoms, 3 * cuboid) <= LARGEST:
+        raise InputError(
+            f"the Ewald sum has {n:.3g} waves for {n_atoms} atoms, which are found among {cuboid:.3g}: arrays of waves "
+            f"of atoms, or of these, would hold more than {LARGEST} numbers (1 GB). Take a longer cutoff, a larger "
+            "ewaldErrorTolerance, a smaller α of PME where it is set, a smaller box, or fewer atoms."
+        )
 
 
 def waves(box: Box, alpha: float) -> Tensor:
@@ -70,7 +89,12 @@ class Reciprocal(Numbers):
 
     @classmethod
     def of(cls, charge: Tensor, box: Box, alpha: float, coulomb: float) -> Reciprocal:
-        """Of charges (atom, 1), α [1/nm] and 1/4πε₀ [kJ nm/mol/e²]."""
+        """Of charges (atom, 1), α [1/nm] and 1/4πε₀ [kJ nm/mol/e²].
+
+        Raises:
+            InputError: more waves than can be held.
+        """
+        check_waves(box, alpha, len(charge))
         n = waves(box, alpha)
         k2 = wave_vectors(n, box).square().sum(1, keepdim=True)
         weight = (4 * math.pi * coulomb / box.volume) * torch.exp(-k2 / (4 * alpha**2)) / k2

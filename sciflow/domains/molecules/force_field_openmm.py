@@ -83,7 +83,7 @@ def force_field(system: openmm.System, energies_only: bool = False) -> ForceFiel
     if not kept:
         raise InputError(f"the System has no forces, known are {KNOWN}. Add some.")
     masses = torch.tensor([system.getParticleMass(i)._value for i in range(n)], dtype=torch.float64)
-    return ForceField(kept, masses, box, rows_at_once(kept, box))
+    return ForceField(kept, masses, box, rows_at_once(kept, box), system.getNumConstraints())
 
 
 def _by_class(system: openmm.System) -> dict[str, Any]:
@@ -104,8 +104,10 @@ def _by_class(system: openmm.System) -> dict[str, Any]:
 
 
 def _box(system: openmm.System) -> Box:
-    """The System's own box; OpenMM takes none that is not in reduced form."""
+    """The System's own box; OpenMM takes none that is not in reduced form, but NaN and infinite ones."""
     rows = [list(vector._value) for vector in system.getDefaultPeriodicBoxVectors()]
+    if not all(math.isfinite(value) for row in rows for value in row):
+        raise InputError(f"the System has the box vectors {rows} nm, which must be finite numbers. Set its box anew.")
     return Box(torch.tensor(rows, dtype=torch.float64))
 
 

@@ -13,7 +13,7 @@ import torch
 from sciflow.domains.molecules.force_field import ROWS
 from sciflow.domains.molecules.force_field_ewald import Excluded, Reciprocal, separation
 from sciflow.domains.molecules.force_field_nonbonded import Born, Cutoff, Pairs, ReactionField, Screened, Switch
-from sciflow.domains.molecules.force_field_terms import Box, Constant, Term
+from sciflow.domains.molecules.force_field_terms import LARGEST, Box, Constant, Term
 from sciflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,7 +24,10 @@ NO_CUTOFF, CUTOFF, CUTOFF_PERIODIC, EWALD, PME, LJPME = range(6)  # as OpenMM nu
 NODES = 64
 """Of Gauss and Legendre, for ∫ r² (1 − S) E(r) dr over the switch: its closed form loses digits where the switch is
 narrow; with r_s ≥ r_c/10 the quadrature's error is 10⁻³⁰ of it, and less than rounding."""
-AT_ONCE = 1 << 20  # pairs, or waves of atoms, of all rows of a periodic batch that are worked on at once: 8 MB an array
+AT_ONCE = 1 << 20
+"""Pairs, or waves of atoms, of all rows of a periodic batch that are worked on at once: 8 MB of numbers, 24 of vectors;
+one row alone where it has more, up to `LARGEST`."""
+LEAST_SWITCH = 0.1  # of the cutoff: below it the quadrature of `NODES` is not good enough, and at 0 there is no mean
 GRID = 1e-7  # tolerance of the grid on which OpenMM's PME is compared
 
 
@@ -64,6 +67,7 @@ def nonbonded(force: Any, born: Born | None, box: Box | None, n: int) -> list[Te
     method = NO_CUTOFF if force is None else force.getNonbondedMethod()
     if force is not None:
         _check(force, method)
+    _check_pairs(n)
     atoms, found = _atoms(force, n), _parameters(force, n)
     if method in (NO_CUTOFF, CUTOFF):
         every = np.arange(len(found.whole))
@@ -80,7 +84,14 @@ def nonbonded(force: Any, born: Born | None, box: Box | None, n: int) -> list[Te
     if method in (EWALD, PME):
         terms += _waves(force, found, exceptions, atoms[0], box, around)
     if force.getUseDispersionCorrection():
-        mean = dispersion(atoms[1], atoms[2], _switch(force), force, box.volume)
+        switch = _switch(force)
+        if switch is not None and switch.start < LEAST_SWITCH * switch.end:
+            raise InputError(
+                f"NonbondedForce has a switching distance of {switch.start} nm, less than a tenth of its cutoff of "
+                f"{switch.end} nm, and a dispersion correction, which would be of pairs that overlap. Switch later, or "
+                "call setUseDispersionCorrection(False)."
+            )
+        mean = dispersion(atoms[1], atoms[2], switch, force, box.volume)
         terms.append(Constant(torch.tensor(mean, dtype=torch.float64)))
     return terms
 
@@ -95,6 +106,17 @@ def _check(force: Any, method: int) -> None:
         )
     if not force.getIncludeDirectSpace():
         raise InputError("NonbondedForce leaves out the direct space. Call setIncludeDirectSpace(True).")
+    distance = force.getCutoffDistance()._value
+    if method != NO_CUTOFF and not 0 < distance < math.inf:
+        raise InputError(f"NonbondedForce has a cutoff of {distance} nm, which must be positive. Set one, e.g. 1 nm.")
+
+
+def _check_pairs(n: int) -> None:
+    if n * (n - 1) // 2 > LARGEST:
+        raise InputError(
+            f"the System has {n} atoms and {n * (n - 1) // 2} pairs, more than {LARGEST}: there is no list of "
+            "neighbours, and each array of them would take more than 1 GB. Take a smaller box, with fewer atoms."
+        )
 
 
 def _check_width(force: Any, box: Box) -> None:

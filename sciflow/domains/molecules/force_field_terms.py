@@ -13,6 +13,10 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
+LARGEST = (
+    1 << 27
+)  # numbers of one array, 1 GB in float64: a force field holds some ten of the pairs', and makes as many
+
 
 class Term(Protocol):
     """A part of the energy."""

@@ -46,6 +46,8 @@ class Molecule:
         field: its energy.
         topology: OpenMM's.
         system: OpenMM's.
+    Raises:
+        InputError: an energy that lacks constraints, by which samplers would move atoms.
     """
 
     atoms: tuple[Atom, ...]
@@ -53,6 +55,13 @@ class Molecule:
     field: ForceField
     topology: openmm.app.Topology
     system: openmm.System
+
+    def __post_init__(self) -> None:
+        if self.field.n_constraints:
+            raise InputError(
+                f"the force field lacks {self.field.n_constraints} constraints of its System (energies_only=True), and "
+                "a molecule's atoms are moved by its forces. Make the System with constraints=None, rigidWater=False."
+            )
 
     @cached_property
     def bonds(self) -> Tensor:
