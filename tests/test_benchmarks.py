@@ -192,6 +192,23 @@ def test_the_memory_of_a_gradient_grows_as_promised(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_benchmark_of_force_fields_has_rows_of_periodic_boxes_without_targets(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks/molecules_force_field.py"), "--quick", "--json", "rows.json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    rows = [Row(**row) for row in json.loads((tmp_path / "rows.json").read_text())["rows"]]
+    boxed = {row.claim: row for row in rows if "water" in row.claim}
+    assert len(boxed) == 4 * 2 + 2 + 3  # errors by four methods, of PME as it is by default, and three costs
+    assert all(row.value > 0 and row.target is None and row.holds is None for row in boxed.values())
+    # as the documentation says, but for another processor's rounding
+    errors = {
+        claim.partition("atoms, ")[2]: row.value for claim, row in boxed.items() if "error of the energy" in claim
+    }
+    assert errors["reaction field: largest error of the energy [kJ/mol]"] < 1e-9
+    assert 0.01 < errors["PME at 5e-4: largest error of the energy [kJ/mol]"] < 0.2
+
+
+@pytest.mark.slow
 def test_muller_brown_is_judged_by_perfect_draws_and_what_was_scored_is_kept(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "benchmarks/molecules_muller_brown.py"), "--quick", "--json", "rows.json"]
     first, again = (
