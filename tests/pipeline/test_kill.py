@@ -211,7 +211,7 @@ def test_children_that_are_together_go_on_where_they_were_killed(
 
 
 KILLS = 8  # of each seed, and
-PER_STAGE = 5  # of each stage: with the 35 of tests/training, 84
+PER_STAGE = 5  # of each stage: with one of a group, and the 35 of tests/training, 85
 
 
 @pytest.mark.soak
