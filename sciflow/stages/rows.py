@@ -116,17 +116,14 @@ def parameters(data: xr.Dataset, names: Sequence[str]) -> tuple[dict[str, Tensor
     found, moments_of, is_train = {}, {}, torch.as_tensor(data["split"].to_numpy() == "train")
     for name in names:
         if PARAMETER + name not in data.data_vars:
-            known = [str(v).removeprefix(PARAMETER) for v in data.data_vars if str(v).startswith(PARAMETER)]
-            hint = suggestion(name, known)
-            raise InputError(
-                f"train.parameters asks for {name!r}, but data.nc knows {sorted(known) or 'no parameters'}.{hint} A "
-                "file has them as attributes or variables of its layout; `evolving`, `kicked` draw those of `varied`."
+            source = (
+                "A file has them as attributes or variables of its layout; `evolving`, `kicked` draw those of `varied`."
             )
+            raise _unknown("parameters", PARAMETER, name, data, source)
         values = torch.as_tensor(data[PARAMETER + name].to_numpy()).double()
         if values.ndim != 1 or not bool(values.isfinite().all()):
             raise InputError(f"{PARAMETER}{name} in data.nc must be a finite number for each trajectory. Mend it.")
-        mean, std = float(values[is_train].mean()), float(values[is_train].std(correction=0))
-        found[name], moments_of[name] = values, (mean, std if std > SAME * abs(mean) else 0.0)
+        found[name], moments_of[name] = values, _spread(values[is_train])
     return found, moments_of
 
 
@@ -142,12 +139,8 @@ def constants(data: xr.Dataset, names: Sequence[str]) -> tuple[dict[str, Tensor]
     found, moments_of, is_train = {}, {}, torch.as_tensor(data["split"].to_numpy() == "train")
     for name in names:
         if CONSTANT + name not in data.data_vars:
-            known = [str(v).removeprefix(CONSTANT) for v in data.data_vars if str(v).startswith(CONSTANT)]
-            hint = suggestion(name, known)
-            raise InputError(
-                f"train.constants asks for {name!r}, but data.nc knows {sorted(known) or 'no constant fields'}.{hint} "
-                "A file has them as variables of its layout without a time."
-            )
+            source = "A file has them as variables of its layout without a time."
+            raise _unknown("constants", CONSTANT, name, data, source)
         held, dims = data[CONSTANT + name], ("sample", *grid_of(data))
         if {*held.dims} != {*dims}:
             raise InputError(
@@ -157,10 +150,22 @@ def constants(data: xr.Dataset, names: Sequence[str]) -> tuple[dict[str, Tensor]
         values = from_xarray(held, dims)
         if not bool(values.isfinite().all()):
             raise InputError(f"{CONSTANT}{name} in data.nc has numbers that are not finite. Fill them in.")
-        train = values[is_train].double()
-        mean, std = float(train.mean()), float(train.std(correction=0))
-        found[name], moments_of[name] = values, (mean, std if std > SAME * abs(mean) else 0.0)
+        found[name], moments_of[name] = values, _spread(values[is_train].double())
     return found, moments_of
+
+
+def _spread(values: Tensor) -> tuple[float, float]:
+    """Mean and standard deviation; one that is rounding of float32 counts as none."""
+    mean, std = float(values.mean()), float(values.std(correction=0))
+    return mean, std if std > SAME * abs(mean) else 0.0
+
+
+def _unknown(kind: str, prefix: str, name: str, data: xr.Dataset, source: str) -> InputError:
+    """What is said of a name that the data do not have, with those that they have."""
+    known = [str(v).removeprefix(prefix) for v in data.data_vars if str(v).startswith(prefix)]
+    none = "no constant fields" if kind == "constants" else f"no {kind}"
+    hint = suggestion(name, known)
+    return InputError(f"train.{kind} asks for {name!r}, but data.nc knows {sorted(known) or none}.{hint} {source}")
 
 
 def bounded(boundary: Mapping[str, str], axes: Sequence[str]) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from sciflow.domains.pde.chain import KickedChain
 from sciflow.domains.pde.evolve import COARSEST
 from sciflow.domains.pde.kicks import Count, Kicks
 from sciflow.domains.pde.observed import held_out, observed_dims, sensor_places
-from sciflow.domains.pde.varied import drawn, stored, stored_dims
+from sciflow.domains.pde.varied import Told, drawn, stored, stored_dims
 from sciflow.errors import InputError, NonFiniteError
 from sciflow.inverse.observe import Observation
 from sciflow.random import Stream
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Kicked(Kicks):
+class Kicked(Kicks, Told):
     """Trajectories of a field that is kicked at equal times, and held-out states whose future is to be told.
 
         u_t + c (u²/2)_x = L u + Σ_k f_k(x) δ(t − kτ),   f_k as in `Kicks`
@@ -100,18 +100,6 @@ class Kicked(Kicks):
                 f"dataset.n_given is {self.n_given}, but dataset.observation says what is measured. Leave one of them "
                 "out."
             )
-
-    def known_parameters(self) -> list[str]:
-        """What a surrogate can be told of each trajectory."""
-        return [*self.varied]
-
-    def known_constants(self) -> list[str]:
-        """Fields that do not change: none."""
-        return []
-
-    def known_boundary(self) -> dict[str, str]:
-        """What the ends of the axes are."""
-        return dict.fromkeys(self.box.axes, "periodic")
 
     @property
     def space(self) -> KickedChain:

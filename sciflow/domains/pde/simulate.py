@@ -22,7 +22,7 @@ from sciflow.domains.pde.files import SimulationFile
 from sciflow.domains.pde.kicked import Kicked
 from sciflow.domains.pde.observed import held_out, observed_dims, sensor_places
 from sciflow.domains.pde.porous import PorousSquare
-from sciflow.domains.pde.varied import check_varied, drawn, stored, stored_dims, with_own
+from sciflow.domains.pde.varied import Told, check_varied, drawn, stored, stored_dims, with_own
 from sciflow.errors import InputError
 from sciflow.inverse.likelihood import GaussianNoise
 from sciflow.inverse.observe import PREFIX, Observation
@@ -41,7 +41,7 @@ def _sensors() -> Observation:
 
 
 @dataclass(frozen=True)
-class Evolving:
+class Evolving(Told):
     """Fields in a periodic box at time 0 and later, from random starts, and sensor readings of held-out ones.
 
         u(0, x) = Σ_{k ≤ waves} s_k (a_k cos k̃x + b_k sin k̃x),   a, b ~ N(0, 1),   s_k ∝ k^{−decay},   k̃ = 2πk/length
@@ -101,18 +101,6 @@ class Evolving:
             )
         shares(self.test, self.validation)
         check_varied(self.equation, self.varied)
-
-    def known_parameters(self) -> list[str]:
-        """What a surrogate can be told of each trajectory."""
-        return [*self.varied]
-
-    def known_constants(self) -> list[str]:
-        """Fields that do not change: none."""
-        return []
-
-    def known_boundary(self) -> dict[str, str]:
-        """What the ends of the axes are."""
-        return dict.fromkeys(self.box.axes, "periodic")
 
     @property
     def box(self) -> Box:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,12 +13,36 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from sciflow.data.layouts.simulations import OBSERVED, PARAMETER
+from sciflow.domains.pde.boxes import Box
 from sciflow.domains.pde.equations import PeriodicEquation
 from sciflow.errors import InputError
 from sciflow.random import Stream
 
 Ranges = Mapping[str, tuple[float, float]]
 """Name of a number of an equation → lowest and highest value."""
+
+
+class Told(ABC):
+    """What a surrogate can be told of trajectories that an equation made in a periodic box."""
+
+    varied: dict[str, tuple[float, float]]
+
+    @property
+    @abstractmethod
+    def box(self) -> Box:
+        """Where the fields live."""
+
+    def known_parameters(self) -> list[str]:
+        """What a surrogate can be told of each trajectory."""
+        return [*self.varied]
+
+    def known_constants(self) -> list[str]:
+        """Fields that do not change: none."""
+        return []
+
+    def known_boundary(self) -> dict[str, str]:
+        """What the ends of the axes are."""
+        return dict.fromkeys(self.box.axes, "periodic")
 
 
 def check_varied(equation: object, varied: Ranges) -> None:
