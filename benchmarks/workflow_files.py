@@ -31,7 +31,7 @@ from sciflow.training.optimisation import Optimisation
 ROOT = Path(__file__).resolve().parents[1]
 RUN = ROOT / "workflows/runs/digits-inpainting.yaml"
 SHAPE = (1, 8, 8)  # of its images
-WRITTEN, READ = 256, 512  # MiB: a disk may slow down after some hundred; what opening a file costs has its own row
+WRITTEN, LARGE = 256, 512  # MiB: a disk may slow down after some hundred; what a file costs by itself has its own row
 MEMORY = Path("/dev/shm")  # files that no disk delays: what is left of writing one is the work of the store
 SHARE, OVER_H5PY, OVER_ONE = 0.02, 1 / 0.8, 1 / 1.7  # the targets: of train time, of time, of time
 
@@ -78,7 +78,33 @@ def checkpoint(folder: Path, quick: bool) -> list[Found]:
 
 def store(folder: Path, quick: bool) -> list[Found]:
     """One array, written until it is on the disk, or in memory, and read whole; h5py is told to wait as well."""
-    ours, plain = folder / "ours.nc", folder / "plain.h5"
+    found = []
+    if MEMORY.is_dir():
+        with tempfile.TemporaryDirectory(prefix="sciflow-store-", dir=MEMORY) as place:
+            found += _written("write to memory", Path(place), LARGE, OVER_H5PY, quick)
+            empty = {"ours": lambda: _write(Path(place) / "ours.nc", _array(0))}
+            found += [Found("an empty file, write to memory [s]", _in_turn(empty, quick)["ours"])]
+    found += _written("write", folder, WRITTEN, None, quick)  # a disk that is slow now and then decides nothing
+    return found + _read(folder, quick)
+
+
+def _written(what: str, folder: Path, megabytes: int, target: float | None, quick: bool) -> list[Found]:
+    """New files: of an old one h5py would fill the pages again, while the store takes others."""
+    array, ours, plain = _array(megabytes), folder / "ours.nc", folder / "plain.h5"
+
+    def new(path: Path) -> None:
+        path.unlink(missing_ok=True)
+
+    turns = {"ours": lambda: _write(ours, array), "plain": lambda: _write_plain(plain, array)}
+    taken = _in_turn(turns, quick, {"ours": lambda: new(ours), "plain": lambda: new(plain)})
+    return _beside(what, megabytes, taken, target)
+
+
+def _read(folder: Path, quick: bool) -> list[Found]:
+    """From files that have long been written."""
+    array, ours, plain = _array(LARGE), folder / "ours.nc", folder / "plain.h5"
+    _write(ours, array)
+    _write_plain(plain, array)
 
     def read_plain() -> np.ndarray:
         with h5py.File(plain, "r") as file:
@@ -87,39 +113,38 @@ def store(folder: Path, quick: bool) -> list[Found]:
     def read_ours() -> np.ndarray:
         return open_dataset(ours, stage="dataset")["data"].to_numpy()
 
-    written, read = _array(WRITTEN), _array(READ)
-    turns: dict[str, Callable[[], object]] = {
-        "write": lambda: _write(ours, written), "write plain": lambda: _write_plain(plain, written),
-        "read": read_ours, "read plain": read_plain,
-        "opened and closed": lambda: open_dataset(ours, stage="dataset", load=False).close(),
-    }  # fmt: skip
-    groups = [("write", "write plain"), ("read", "read plain", "opened and closed")]
-    if MEMORY.is_dir():
-        place = tempfile.TemporaryDirectory(prefix="sciflow-store-", dir=MEMORY)
-        kept, beside = Path(place.name) / "ours.nc", Path(place.name) / "plain.h5"
-        turns |= {"write to memory": lambda: _write(kept, written)}
-        turns |= {"write to memory plain": lambda: _write_plain(beside, written)}
-        groups.insert(0, ("write to memory", "write to memory plain"))
-    taken: dict[str, list[float]] = {name: [] for group in groups for name in group}
-    for group in groups:
-        if "read" in group:  # from files that have long been written
-            _write(ours, read)
-            _write_plain(plain, read)
-        for _, name in itertools.product(range(ROUNDS[quick]), group):
-            start = time.perf_counter()
-            turns[name]()
-            taken[name].append(time.perf_counter() - start)
-        if "write to memory" in group:
-            place.cleanup()
     if not np.array_equal(read_ours(), read_plain()):
         raise RuntimeError("the two files do not hold the same numbers.")
-    size = {name: WRITTEN if "write" in name else READ for name in taken}
-    found = [Found(f"{size[name]} MiB, {name} [s]", seconds) for name, seconds in taken.items()]
-    for what, target in {"write": None, "write to memory": OVER_H5PY, "read": OVER_H5PY}.items():
-        if what in taken:  # a disk that is slow now and then decides nothing
-            ratios = [a / b for a, b in zip(taken[what], taken[f"{what} plain"], strict=True)]
-            found.append(Found(f"store, {what}, over plain h5py, wall time", ratios, target))
-    return found
+    opened = {"opened": lambda: open_dataset(ours, stage="dataset", load=False).close()}
+    taken = _in_turn({"ours": read_ours, "plain": read_plain, **opened}, quick)
+    return [
+        *_beside("read", LARGE, taken, OVER_H5PY),
+        Found(f"{LARGE} MiB, opened and closed [s]", taken["opened"]),
+    ]
+
+
+def _in_turn(
+    turns: Mapping[str, Callable[[], object]], quick: bool, before: Mapping[str, Callable[[], object]] | None = None
+) -> dict[str, list[float]]:
+    """Seconds of each, by turns; what is done before one does not count."""
+    taken: dict[str, list[float]] = {name: [] for name in turns}
+    for _, name in itertools.product(range(ROUNDS[quick]), turns):
+        if before is not None:
+            before[name]()
+        start = time.perf_counter()
+        turns[name]()
+        taken[name].append(time.perf_counter() - start)
+    return taken
+
+
+def _beside(what: str, megabytes: int, taken: Mapping[str, list[float]], target: float | None) -> list[Found]:
+    """The seconds of the store and of h5py alone, and their ratio."""
+    ours, plain = taken["ours"], taken["plain"]
+    return [
+        Found(f"{megabytes} MiB, {what} [s]", ours),
+        Found(f"{megabytes} MiB, {what} plain [s]", plain),
+        Found(f"store, {what}, over plain h5py, wall time", [a / b for a, b in zip(ours, plain, strict=True)], target),
+    ]
 
 
 def _array(megabytes: int) -> np.ndarray:

@@ -1,6 +1,8 @@
 """A file that HDF5 writes without ever meeting an error of the disk, after which it could not end cleanly.
 
-Room for it is reserved first; what goes wrong all the same is kept until HDF5 has closed the file, and raised then.
+A disk that is too small is refused first; what goes wrong all the same is kept until HDF5 has closed the file, and
+raised then. Room is not reserved: that costs a tenth of a write in memory, and where a file system cannot do it the C
+library writes the whole file instead.
 """
 
 from __future__ import annotations
@@ -8,19 +10,21 @@ from __future__ import annotations
 import errno
 import io
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-NO_RESERVE = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)  # file systems that cannot; they say so later, if they must
+KEPT = 2**20  # bytes: pieces that HDF5 may read again are smaller; larger ones are numbers
 
 
 class Sink(io.RawIOBase):
-    """What the file driver of h5py asks for. The file ends where HDF5 says, not where the reserved room does."""
+    """What the file driver of h5py asks for. The file ends where HDF5 says, not where it was written last."""
 
     def __init__(self, handle: int) -> None:
         self._handle, self._place, self._end = handle, 0, 0
+        self._lost: list[tuple[int, memoryview]] = []  # what the disk did not take
         self.error: OSError | None = None
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -37,8 +41,13 @@ class Sink(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")[: max(self._end - self._place, 0)]
         n = os.preadv(self._handle, [view], self._place)
-        self._place += n
-        return n
+        view[n:] = bytes(len(view) - n)  # HDF5 has written there what was lost
+        for place, content in self._lost:
+            first, last = max(place, self._place), min(place + len(content), self._place + len(view))
+            if first < last:
+                view[first - self._place : last - self._place] = content[first - place : last - place]
+        self._place += len(view)
+        return len(view)
 
     def write(self, content: Any) -> int:
         rest = memoryview(content).cast("B")
@@ -49,6 +58,8 @@ class Sink(io.RawIOBase):
                 rest = rest[done:]
         except OSError as error:
             self.error = error
+        if 0 < len(rest) <= KEPT:
+            self._lost.append((self._place + n - len(rest), memoryview(bytes(rest))))
         self._place += n
         self._end = max(self._end, self._place)
         return n
@@ -76,7 +87,9 @@ def sink(path: Path, size: int) -> Iterator[Sink]:
     """
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
     try:
-        _reserve(handle, size)
+        room = shutil.disk_usage(path.parent)
+        if size > room.free and room.total > 0:  # some file systems do not say how large they are
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         file = Sink(handle)
         try:
             yield file
@@ -86,13 +99,3 @@ def sink(path: Path, size: int) -> Iterator[Sink]:
         os.ftruncate(handle, file._end)
     finally:
         os.close(handle)
-
-
-def _reserve(handle: int, size: int) -> None:
-    if size == 0 or not hasattr(os, "posix_fallocate"):
-        return
-    try:
-        os.posix_fallocate(handle, 0, size)
-    except OSError as error:
-        if error.errno not in NO_RESERVE:
-            raise

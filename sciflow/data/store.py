@@ -28,7 +28,7 @@ SCHEMA_VERSION = 1
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 ALIGNED = {"alignment_threshold": 2**16, "alignment_interval": 64}  # bytes: else large arrays are read a fifth slower
-STRUCTURE = 2**14  # bytes for a variable besides its numbers, ample; what is too much is given back
+STRUCTURE = 2**14  # bytes for a variable besides its numbers, ample
 INFLATION, HARMLESS = 100, 256 * 2**20  # bytes declared for a byte of file, and bytes that are never too many
 
 
@@ -161,7 +161,7 @@ def _remove_orphans(path: Path) -> None:
 def write_dataset(path: str | Path, dataset: xr.Dataset, header: Header | None = None) -> None:
     """Write netCDF4, atomically; the same content gives the same bytes.
 
-    Cost: that of h5py alone; room on the disk is reserved first, because HDF5 that finds none cannot end cleanly
+    Cost: that of h5py alone. A disk that is too small is refused before anything is written.
 
     Args:
         path: where to write.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import xarray as xr
 
 from sciflow.data import store
+from sciflow.data.sink import sink
 from sciflow.data.store import (
     Header,
     atomic_path,
@@ -117,7 +119,7 @@ def test_plain_xarray_reads_it_without_sciflow(tmp_path, dataset):
 # --- atomic -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stage", ["reserve", "write", "last write", "fsync", "replace"])
+@pytest.mark.parametrize("stage", ["write", "last write", "fsync", "replace"])
 @pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EIO])
 def test_a_failure_at_any_stage_leaves_the_previous_file_whole(tmp_path, monkeypatch, dataset, stage, fault):
     path = tmp_path / "data.nc"
@@ -136,7 +138,7 @@ def test_a_failure_at_any_stage_leaves_the_previous_file_whole(tmp_path, monkeyp
         calls.append(1)
         return pwrite(*arguments) if len(calls) < 2 * n_writes else fail()
 
-    name = {"reserve": "posix_fallocate", "write": "pwrite", "last write": "pwrite"}.get(stage, stage)
+    name = {"write": "pwrite", "last write": "pwrite"}.get(stage, stage)
     monkeypatch.setattr(os, name, fail_at_last if stage == "last write" else fail)
     with pytest.raises(OSError) as caught:
         write_dataset(path, dataset * 2, HEADER)
@@ -149,18 +151,50 @@ def test_a_failure_at_any_stage_leaves_the_previous_file_whole(tmp_path, monkeyp
     assert path.read_bytes() == (tmp_path / "twin.nc").read_bytes()
 
 
-@pytest.mark.parametrize("can_reserve", [True, False])
-def test_the_file_is_what_hdf5_would_hold_in_memory(tmp_path, monkeypatch, dataset, can_reserve):
-    """To the byte: what was reserved and not used is given back. Not every file system can reserve."""
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(tmp_path, monkeypatch, dataset):
+    path = tmp_path / "data.nc"
+    write_dataset(path, dataset, HEADER)
+    before, usage = path.read_bytes(), shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(os, "pwrite", None)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=dataset.nbytes))
+    with pytest.raises(OSError, match="disk full; the previous file, if any, is whole"):
+        write_dataset(path, dataset, HEADER)
+    assert path.read_bytes() == before and leftovers(tmp_path) == []
 
-    def cannot(*_: object) -> None:
-        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
-    if not can_reserve:
-        monkeypatch.setattr(os, "posix_fallocate", cannot)
+def test_the_file_is_what_hdf5_would_hold_in_memory(tmp_path, monkeypatch, dataset):
+    """To the byte. A file system that does not say how large it is may be large enough."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 0))
     write_dataset(tmp_path / "data.nc", dataset, HEADER)
     made = store._canonical(dataset, HEADER.attributes()).to_netcdf(engine="h5netcdf")
     assert (tmp_path / "data.nc").read_bytes() == bytes(made)
+
+
+def test_hdf5_reads_back_what_the_disk_did_not_take(tmp_path, monkeypatch):
+    """Whatever write is the first to fail, in whole or half-way: its structure is read again from what was kept."""
+    pwrite, calls, allowed = os.pwrite, [], [0]
+
+    def until(handle: int, content: memoryview, place: int) -> int:
+        calls.append(1)
+        if len(calls) > allowed[0] + 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        n = len(content) if len(calls) <= allowed[0] else max(len(content) // 2, 1)
+        return pwrite(handle, content[:n], place)
+
+    monkeypatch.setattr(os, "pwrite", until)
+    names = [f"variable {i}" for i in range(100)]
+    for allowed[0] in (0, 1, 2, 3, 5, 10, 100):
+        calls.clear()
+        read = []
+        with pytest.raises(OSError, match="No space left"), sink(tmp_path / "a.h5", 0) as file:
+            with h5py.File(file, "w") as content:
+                for i, name in enumerate(names):
+                    content.create_dataset(name, data=np.full(1000, i)).attrs["unit"] = "m" * i
+                    content.flush()
+            with h5py.File(file, "r") as content:
+                read += [(int(content[name][-1]), len(content[name].attrs["unit"])) for name in names]
+        assert read == [(i, i) for i in range(100)]
+        assert len(calls) == allowed[0] + 2  # one half-way, one refused; then the disk is left alone
 
 
 def test_a_real_write_error_of_the_kernel_leaves_the_previous_file_whole(tmp_path):
