@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from sciflow.diffusion.flow import reverse_sde
+from sciflow.diffusion.loss import TargetScore
 from sciflow.diffusion.mixture import EmpiricalDenoiser
 from sciflow.diffusion.schedule import Schedule
 from sciflow.domains.protocol import question
@@ -19,8 +20,8 @@ from sciflow.search.reference import refined
 from sciflow.solvers.scheduled import Scheduled
 from sciflow.solvers.times import checked
 from sciflow.stages import notebook
-from sciflow.stages.rows import bounded
-from sciflow.stages.train import KnownEquation
+from sciflow.stages.given import KnownEquation
+from sciflow.stages.rows import bounded, unscored
 
 if typing.TYPE_CHECKING:
     from sciflow.config import RunFile
@@ -46,6 +47,8 @@ def inconsistencies(run: RunFile) -> Iterator[str]:
     law = getattr(run.train, "of", run.train)  # of windows, where the prior is made of them
     if hasattr(law, "schedule"):
         yield from unplannable(run, law.schedule)
+    if isinstance(getattr(law, "loss", None), TargetScore) and not hasattr(question(run.domain, "train"), "score"):
+        yield f"train.loss: target_score: {unscored(run.domain)}"
     yield from _unforecast(run)
     yield from _unfollowed(run)
     yield from _unshared(run)

@@ -14,7 +14,8 @@ from sciflow.errors import InputError
 from sciflow.random import Stream
 from sciflow.runs import STAGES, Run, resolve
 from sciflow.stages.artefact import device
-from sciflow.stages.train import FromFile, OwnNetwork, check_images
+from sciflow.stages.given import FromFile, OwnNetwork
+from sciflow.stages.train import check_images
 from sciflow.training.own import weights
 
 

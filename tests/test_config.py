@@ -81,6 +81,10 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         {"dataset.kind": "mixture_grid"},
         "dataset.kind must be one of ['digits', 'ellipses', 'file', 'head_slice', 'patches'] for",
     ),
+    "forces that nobody knows": (
+        {"train.loss": {"kind": "target_score"}},
+        "train.loss: target_score: the domain 'imaging' does not know the score of its data.",
+    ),
     "unknown metric": ({"evaluate.metrics": ["crsp"]}, "evaluate.metrics must be among ["),
     "unknown metric, suggestion": ({"evaluate.metrics": ["crsp"]}, "got 'crsp'. Did you mean 'crps'?"),
     "unknown figure": ({"report.figures": ["calibratoin"]}, "got 'calibratoin'. Did you mean 'calibration'?"),

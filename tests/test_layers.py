@@ -56,7 +56,7 @@ FLOORS = [
 HELPERS = (  # no stages themselves
     "stages.artefact", "stages.page", "stages.draws", "stages.drawing", "stages.shares", "stages.notebook",
     "stages.rows", "stages.shards", "stages.learned", "stages.kept", "stages.gathered", "stages.sweep_costs",
-    "stages.sweep_figures", "stages.costs", "stages.mixtures",
+    "stages.sweep_figures", "stages.costs", "stages.mixtures", "stages.given",
 )  # fmt: skip
 FREE_WITHIN = ({"inverse", "steering"}, FLOORS[0], FLOORS[-1])  # on one floor, and yet these may import one another
 

@@ -19,7 +19,7 @@ from sciflow.diffusion.forecast import FORECASTERS, ConditionalDiffusion, Foreca
 from sciflow.diffusion.framed import FrameFlow, framed_adjoint
 from sciflow.diffusion.interpolant import interpolant
 from sciflow.diffusion.ito import ItoDensity, PathDensity
-from sciflow.diffusion.loss import Denoising, Velocity
+from sciflow.diffusion.loss import Denoising, TargetScore, Velocity
 from sciflow.diffusion.mixture import EmpiricalDenoiser, GaussianDenoiser, GaussianMixture, MixtureDenoiser
 from sciflow.diffusion.model import load
 from sciflow.diffusion.nested import KarrasPower
@@ -57,6 +57,7 @@ SCHEDULES: dict[str, type] = {
 TIMES: dict[str, type] = {"karras": Karras, "log_snr": LogSNR, "uniform": Uniform, "karras_power": KarrasPower}
 LOSSES: dict[str, type] = {
     "denoising": Denoising,
+    "target_score": TargetScore,
     "velocity": Velocity,
     "poisson_flow": PoissonFlow,
     "fokker_planck": FokkerPlanck,
@@ -123,6 +124,7 @@ __all__ = [
     "SubspaceDenoiser",
     "SubspaceMixture",
     "TableDenoiser",
+    "TargetScore",
     "Tiled",
     "TokenDenoiser",
     "Trigonometric",

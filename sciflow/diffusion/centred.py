@@ -10,7 +10,7 @@ know nothing of the centre: they work on z, and the network alone sees positions
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
 
 import torch
@@ -53,6 +53,11 @@ def free_coordinates(x: Tensor, dims: Sequence[Hashable]) -> Tensor:
         got = tuple(dims[1:])
         raise InputError(f"train.centred needs events (particle, axis), but data.nc has {got}. Leave it out.")
     return free(x)
+
+
+def free_score(score: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """∇_z log p = Bᵀ ∇_x log p at x = B z, of a law that does not see where the centre is."""
+    return lambda z: free(score(positions(z)))
 
 
 class CentredModule(nn.Module):

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
+from sciflow.stages.given import ClosedForm, FromFile, KnownEquation, OwnNetwork
 from sciflow.stages.mixtures import MixtureTraining, PatchMixtureTraining
-from sciflow.stages.train import (
-    ClosedForm,
-    ForecastTraining,
-    FromFile,
-    KnownEquation,
-    NetworkTraining,
-    OwnNetwork,
-)
+from sciflow.stages.train import ForecastTraining, NetworkTraining
 from sciflow.stages.windowed import WindowTraining
 
 TRAININGS: dict[str, type] = {

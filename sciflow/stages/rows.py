@@ -15,7 +15,10 @@ from torch import Tensor
 from sciflow.data.arrays import from_xarray
 from sciflow.data.layouts.simulations import AXES, CONSTANT, PARAMETER, check_uniform, grid_of
 from sciflow.data.schema import suggestion
+from sciflow.diffusion.centred import free_score
 from sciflow.diffusion.forecast import SAME
+from sciflow.diffusion.loss import Loss, TargetScore
+from sciflow.domains.protocol import question
 from sciflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,6 +49,31 @@ def moments(train: Tensor) -> tuple[float, float]:
     if not math.isfinite(std) or std == 0:
         raise InputError(f"the training data have standard deviation {std}. Give data that vary.")
     return mean, std
+
+
+def scored(loss: Loss, domain: str, data: xr.Dataset, train: Tensor, std: float, is_centred: bool) -> Loss:
+    """A loss that knows the score of the data, if it is one that asks for it.
+
+    Raises:
+        InputError: the domain or the file knows none, or the law of the data has no density as they are.
+    """
+    if not isinstance(loss, TargetScore):
+        return loss
+    known = getattr(question(domain, "train"), "score", None)
+    if known is None:
+        raise InputError(f"train.loss: target_score: {unscored(domain)}")
+    if "particle" in data["data"].dims and not is_centred:
+        raise InputError(
+            "train.loss: target_score needs a density, but the centre of these particles stays at 0. "
+            "Add `train.centred: true`."
+        )
+    score = known(data)
+    return loss.on(free_score(score) if is_centred else score, train, std)
+
+
+def unscored(domain: str) -> str:
+    """Why no loss can be told the score of the data of a domain."""
+    return f"the domain {domain!r} does not know the score of its data. Use `loss: {{kind: denoising}}`."
 
 
 def trajectories(data: xr.Dataset, split: str) -> Tensor:

@@ -13,11 +13,14 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from sciflow.diffusion.centred import free
+from sciflow.diffusion.denoiser import score as denoiser_score
 from sciflow.diffusion.model import load
 from sciflow.domains.molecules.clusters import DW4, LJ13ECNF, pair_distances
 from sciflow.domains.molecules.figures import certificate, verdicts
 from sciflow.domains.molecules.law import Law
 from sciflow.domains.molecules.metrics import evaluate
+from sciflow.domains.molecules.network import score
 from sciflow.domains.molecules.reference import Reference, Tempered, restarted
 from sciflow.domains.molecules.simulate import Boltzmann
 from sciflow.domains.molecules.stored_potential import potential_of
@@ -207,6 +210,37 @@ def test_a_centred_network_gives_positions_with_their_centre_at_zero(place: Plac
     assert float(abs(drawn["own"].mean("particle")).max()) < 1e-5  # four numbers of about 3 in float32
     assert float(drawn["own"].std()) > 1
     np.testing.assert_array_equal(drawn["own"], drawn["again"])
+
+
+def test_a_network_that_is_told_forces_learns_the_score_in_few_steps(place: Place) -> None:
+    """Of DW4 at small noise: the forces of frames that it has not seen, nearer than one that is told noise alone."""
+    network = {"kind": "egnn", "width": 16, "depth": 2}
+    options = {"n_steps": 300, "learning_rate": 4e-3, "warm_up": 10, "optimiser": "soap", "ema_decay": 0.95}
+    learned = {"kind": "network", "network": network, "optimisation": options, "schedule": {"kind": "edm"},
+               "centred": True}  # fmt: skip
+    cluster = change(MOLECULES, {"dataset.potential": {"kind": "dw4"}, "dataset.n_samples": 4096})
+    missed = {}
+    for kind in ("target_score", "denoising"):
+        law = {"kind": kind, "mean": -2.0, "spread": 1.5}
+        results = place.build({**cluster, "train": {**learned, "loss": law}}, kind, until="train")
+        model = load(results / "model.pt")
+        with xr.open_dataset(results / "data.nc") as data:
+            x = torch.as_tensor(data["data"][data["split"] == "test"].values)
+            known = free(score(data)(x.double()))
+        t = float(model.schedule.time(torch.tensor(math.log(1 / 0.02), dtype=torch.float64)))
+        with torch.no_grad():
+            told = denoiser_score(model, free(x).float(), t)
+        missed[kind] = float((told - known).square().sum() / known.square().sum())
+    assert missed["target_score"] < 0.5 * missed["denoising"], missed
+
+
+def test_forces_are_not_told_of_particles_that_move_as_a_whole(place: Place) -> None:
+    learned = {"kind": "network", "network": {"kind": "mlp"}, "loss": {"kind": "target_score"}}
+    cluster = change(MOLECULES, {"dataset.potential": {"kind": "dw4"}, "train": learned})
+    file = place.write(cluster, "run")
+    assert place.sciflow("dataset", file).status == 0
+    said = place.sciflow("train", file)
+    assert said.status == 2 and "Add `train.centred: true`" in said.text
 
 
 @pytest.mark.slow

@@ -46,6 +46,7 @@ SCHEDULED = {**GUIDED, "solver": {"kind": "scheduled"}}  # the solver into which
 CENTRED = {
     "kind": "network", "network": {"kind": "egnn", "width": 8}, "optimisation": {"n_steps": 2}, "centred": True,
 }  # fmt: skip
+FLAT = {"kind": "network", "network": {"kind": "mlp", "width": 8}, "optimisation": {"n_steps": 2}}
 ONCE = {"train.optimisation.n_steps": 1}
 LEARNING = {"fokker_planck": {"train.network": {"kind": "energy_mlp"}}}  # it needs a network with a density
 
@@ -111,6 +112,8 @@ def test_every_entry_runs_to_its_end(protocol: type, kind: str, place: Place) ->
         values, changes = FORECAST, lambda kind: {"sample.posteriors": {"a": {"kind": kind, "forecaster": "law"}}}
     if protocol is Network and kind == "egnn":
         values, changes = MOLECULES, lambda kind: {"train": CENTRED, "dataset.potential": {"kind": "dw4"}}
+    if protocol is config.Loss and kind == "target_score":  # it needs a potential
+        values, changes = MOLECULES, lambda kind: {"train": {**FLAT, "loss": {"kind": kind}}}
     results = place.build(change(values, {SINGLE[str(values["domain"])]: 1, **changes(kind)}), until=last)
     if last == "train":
         model = load(results / "model.pt")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from sciflow.data.arrays import from_xarray
 from sciflow.diffusion.mixture import EmpiricalDenoiser
 from sciflow.diffusion.schedule import Schedule
+from sciflow.domains.molecules.potential import force
+from sciflow.domains.molecules.stored_potential import potential_of
 from sciflow.domains.recorded import empirical
 
 if TYPE_CHECKING:
@@ -21,3 +25,14 @@ def closed_form(data: xr.Dataset, schedule: Schedule) -> EmpiricalDenoiser:
         return empirical(data, schedule)
     rows = data["hottest"][data["split"].to_numpy() == "train"]
     return EmpiricalDenoiser(from_xarray(rows, ("sample", "particle", "axis"), torch.float32), schedule)
+
+
+def score(data: xr.Dataset) -> Callable[[Tensor], Tensor]:
+    """∇log p = −∇U/kT of the Boltzmann law that the frames are of.
+
+    Raises:
+        InputError: the file names no potential that is known.
+    """
+    potential = potential_of(data)
+    along = force(potential)
+    return lambda x: along(x) / potential.temperature
