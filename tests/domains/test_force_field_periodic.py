@@ -359,6 +359,7 @@ def large() -> openmm.System:
         (lambda: hostile(cutoff="nan"), "a cutoff of nan nm, which must be positive"),
         (lambda: hostile(switchingDistance="0"), "a switching distance of 0.0 nm, less than a tenth of its cutoff"),
         (lambda: hostile(switchingDistance="nan"), "a switching distance of nan nm"),
+        (lambda: hostile(rfDielectric="-0.5"), "a reaction field of dielectric -0.5. Set one above 0"),
         (large, r"16385 atoms and 134225920 pairs, more than 134217728: .* Take a smaller box"),
         (
             lambda: changed(lambda force: force.setPMEParameters(120.0, 8, 8, 8)),  # of 8.1·10⁹ numbers
@@ -379,6 +380,7 @@ def large() -> openmm.System:
         "cutoff of NaN",
         "switch at 0",
         "switch at NaN",
+        "dielectric",
         "pairs",
         "waves",
         "infinite waves",

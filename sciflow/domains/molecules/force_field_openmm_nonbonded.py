@@ -158,6 +158,8 @@ def _cutoff(force: Any, found: Parameters, rows: np.ndarray) -> Cutoff:
     if force.getNonbondedMethod() in (EWALD, PME):
         return Cutoff(distance, whole, Screened(_alpha(force)), _switch(force))
     dielectric = force.getReactionFieldDielectric()
+    if not dielectric > 0:
+        raise InputError(f"NonbondedForce has a reaction field of dielectric {dielectric}. Set one above 0, e.g. 78.3.")
     normal = torch.from_numpy(COULOMB * found.product[rows])[:, None].masked_fill(whole, 0.0)
     field = normal * (dielectric - 1) / ((2 * dielectric + 1) * distance**3)
     shift = normal * 3 * dielectric / ((2 * dielectric + 1) * distance)
