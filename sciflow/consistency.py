@@ -21,7 +21,7 @@ from sciflow.solvers.scheduled import Scheduled
 from sciflow.solvers.times import checked
 from sciflow.stages import notebook
 from sciflow.stages.given import KnownEquation
-from sciflow.stages.rows import bounded, unscored
+from sciflow.stages.rows import bounded, check_scored
 
 if typing.TYPE_CHECKING:
     from sciflow.config import RunFile
@@ -47,8 +47,7 @@ def inconsistencies(run: RunFile) -> Iterator[str]:
     law = getattr(run.train, "of", run.train)  # of windows, where the prior is made of them
     if hasattr(law, "schedule"):
         yield from unplannable(run, law.schedule)
-    if isinstance(getattr(law, "loss", None), TargetScore) and not hasattr(question(run.domain, "train"), "score"):
-        yield f"train.loss: target_score: {unscored(run.domain)}"
+    yield from _unscored(run, law)
     yield from _unforecast(run)
     yield from _unfollowed(run)
     yield from _unshared(run)
@@ -82,6 +81,19 @@ def unplannable(run: RunFile, schedule: Schedule) -> Iterator[str]:
             _ = solver is None or solver.plan(reverse_sde(anything, getattr(posterior, "noise_level", 0.0)), grid)
         except ValueError as error:
             yield f"sample.posteriors.{name}.solver: {error}"
+
+
+def _unscored(run: RunFile, law: object) -> Iterator[str]:
+    """Data whose score nobody knows, for a loss that must be told it."""
+    if not isinstance(getattr(law, "loss", None), TargetScore):
+        return
+    has_particles = (
+        hasattr(run.dataset, "molecule") or len(getattr(run.dataset, "potential", torch.empty(0)).shape) == 2
+    )
+    try:
+        check_scored(run.domain, has_particles, getattr(law, "centred", False))
+    except InputError as error:
+        yield str(error)
 
 
 def _unforecast(run: RunFile) -> Iterator[str]:

@@ -55,25 +55,31 @@ def scored(loss: Loss, domain: str, data: xr.Dataset, train: Tensor, std: float,
     """A loss that knows the score of the data, if it is one that asks for it.
 
     Raises:
-        InputError: the domain or the file knows none, or the law of the data has no density as they are.
+        InputError: nobody knows it, or the law of the data has no density as they are.
     """
     if not isinstance(loss, TargetScore):
         return loss
-    known = getattr(question(domain, "train"), "score", None)
-    if known is None:
-        raise InputError(f"train.loss: target_score: {unscored(domain)}")
-    if "particle" in data["data"].dims and not is_centred:
+    check_scored(domain, "particle" in data["data"].dims, is_centred)
+    score = question(domain, "train").score(data)
+    return loss.on(free_score(score) if is_centred else score, train, std)
+
+
+def check_scored(domain: str, has_particles: bool, is_centred: bool) -> None:
+    """Refuse to tell a loss the score of data that have none.
+
+    Raises:
+        InputError: the domain knows no score, or the events are particles whose centre does not move.
+    """
+    if not hasattr(question(domain, "train"), "score"):
+        raise InputError(
+            f"train.loss: target_score: the domain {domain!r} does not know the score of its data. "
+            "Use `loss: {kind: denoising}`."
+        )
+    if has_particles and not is_centred:
         raise InputError(
             "train.loss: target_score needs a density, but the centre of these particles stays at 0. "
             "Add `train.centred: true`."
         )
-    score = known(data)
-    return loss.on(free_score(score) if is_centred else score, train, std)
-
-
-def unscored(domain: str) -> str:
-    """Why no loss can be told the score of the data of a domain."""
-    return f"the domain {domain!r} does not know the score of its data. Use `loss: {{kind: denoising}}`."
 
 
 def trajectories(data: xr.Dataset, split: str) -> Tensor:

@@ -236,11 +236,9 @@ def test_a_network_that_is_told_forces_learns_the_score_in_few_steps(place: Plac
 
 def test_forces_are_not_told_of_particles_that_move_as_a_whole(place: Place) -> None:
     learned = {"kind": "network", "network": {"kind": "mlp"}, "loss": {"kind": "target_score"}}
-    cluster = change(MOLECULES, {"dataset.potential": {"kind": "dw4"}, "train": learned})
-    file = place.write(cluster, "run")
-    assert place.sciflow("dataset", file).status == 0
-    said = place.sciflow("train", file)
-    assert said.status == 2 and "Add `train.centred: true`" in said.text
+    for dataset in ({"kind": "boltzmann", "potential": {"kind": "dw4"}}, {"kind": "langevin"}):
+        said = place.sciflow("check", place.write({**MOLECULES, "dataset": dataset, "train": learned}))
+        assert said.status == 2 and "Add `train.centred: true`" in said.text
 
 
 @pytest.mark.slow
