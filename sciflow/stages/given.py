@@ -21,10 +21,7 @@ from sciflow.random import Stream
 from sciflow.solvers.state_space import HiddenChain
 from sciflow.stages.artefact import Job
 from sciflow.stages.learned import Learned
-from sciflow.stages.rows import (
-    moments,
-    rows,
-)
+from sciflow.stages.rows import moments, rows
 from sciflow.training import own
 from sciflow.training.checkpoint import load as read_checkpoint
 
