@@ -117,7 +117,7 @@ SMALL = {
     "workflow_jobs": {
         "ROUNDS": {True: 2}, "N_COMMANDS": {True: 2}, "N_SWEEPS": {True: 2}, "N_FEW": 2, "N_RUNS": 3, "N_TOGETHER": 2,
     },
-    "workflow_files": {"ROUNDS": {True: 2}, "WRITTEN": 1, "READ": 1},
+    "workflow_files": {"ROUNDS": {True: 2}, "WRITTEN": 1, "LARGE": 1},
 }  # fmt: skip
 TARGETS = {  # part -> how its claims with a target begin
     "commands": ["a stage with nothing to do, less the bare import", "`sciflow check`"],
@@ -130,7 +130,7 @@ TARGETS = {  # part -> how its claims with a target begin
 }
 
 
-LONG = ("sweep", "ranks")  # parts that take most of the time of all
+LONG = ("commands", "sweep", "resume", "ranks")  # parts that take a quarter of a minute or more
 PARTS = [pytest.param(part, marks=pytest.mark.soak if part in LONG else pytest.mark.slow) for part in TARGETS]
 
 
