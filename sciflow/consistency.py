@@ -85,15 +85,19 @@ def unplannable(run: RunFile, schedule: Schedule) -> Iterator[str]:
 
 def _unscored(run: RunFile, law: object) -> Iterator[str]:
     """Data whose score nobody knows, for a loss that must be told it."""
-    if not isinstance(getattr(law, "loss", None), TargetScore):
-        return
-    has_particles = (
-        hasattr(run.dataset, "molecule") or len(getattr(run.dataset, "potential", torch.empty(0)).shape) == 2
-    )
-    try:
-        check_scored(run.domain, has_particles, getattr(law, "centred", False))
-    except InputError as error:
-        yield str(error)
+    losses = {f"train.forecasters.{name}": each for name, each in getattr(run.train, "forecasters", {}).items()}
+    for place, user in ({"train": law} | losses).items():
+        if not isinstance(getattr(user, "loss", None), TargetScore):
+            continue
+        if user is not run.train:
+            yield f"{place}: target_score learns whole events, no steps or windows of them. Use `denoising`."
+            continue
+        shape = getattr(getattr(run.dataset, "potential", None), "shape", ())
+        has_particles = hasattr(run.dataset, "molecule") or len(shape) == 2
+        try:
+            check_scored(run.domain, has_particles, getattr(law, "centred", False))
+        except InputError as error:
+            yield str(error)
 
 
 def _unforecast(run: RunFile) -> Iterator[str]:

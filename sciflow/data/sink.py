@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-KEPT = 2**20  # bytes: pieces that HDF5 may read again are smaller; larger ones are numbers
+KEPT = 2**20  # bytes: pieces that HDF5 reads again before it closes are smaller; others are numbers and long texts
 
 
 class Sink(io.RawIOBase):
@@ -58,7 +58,7 @@ class Sink(io.RawIOBase):
                 rest = rest[done:]
         except OSError as error:
             self.error = error
-        if 0 < len(rest) <= KEPT:
+        if 0 < len(rest) < KEPT:
             self._lost.append((self._place + n - len(rest), memoryview(bytes(rest))))
         self._place += n
         self._end = max(self._end, self._place)

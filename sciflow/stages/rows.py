@@ -51,7 +51,7 @@ def moments(train: Tensor) -> tuple[float, float]:
     return mean, std
 
 
-def scored(loss: Loss, domain: str, data: xr.Dataset, train: Tensor, std: float, is_centred: bool) -> Loss:
+def scored(loss: Loss, domain: str, data: xr.Dataset, x1: Tensor, std: float, is_centred: bool) -> Loss:
     """A loss that knows the score of the data, if it is one that asks for it.
 
     Raises:
@@ -61,7 +61,7 @@ def scored(loss: Loss, domain: str, data: xr.Dataset, train: Tensor, std: float,
         return loss
     check_scored(domain, "particle" in data["data"].dims, is_centred)
     score = question(domain, "train").score(data)
-    return loss.on(free_score(score) if is_centred else score, train, std)
+    return loss.on(free_score(score) if is_centred else score, x1, std)
 
 
 def check_scored(domain: str, has_particles: bool, is_centred: bool) -> None:

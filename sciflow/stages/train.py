@@ -99,7 +99,7 @@ class NetworkTraining:
             torch.manual_seed(job.stream.child("weights").key())  # modules draw from the default generator
             module = CentredModule(build(shape)) if self.centred else build(shape)
             untrained = NetworkDenoiser(module.to(place), Scaled(self.schedule, std), tuple(train.shape[1:]), mean)
-            bound = scored(self.loss, job.domain, data, train, std, self.centred)
+            bound = scored(self.loss, job.domain, data, torch.cat([train, validation]), std, self.centred)
 
             def loss(module: nn.Module, batch: Tensor, stream: Stream, step: int, first: int = 0) -> Tensor:
                 return bound(replace(untrained, module=module), batch, stream, step, first)

@@ -23,7 +23,8 @@ from sciflow.domains.molecules.metrics import evaluate
 from sciflow.domains.molecules.network import score
 from sciflow.domains.molecules.reference import Reference, Tempered, restarted
 from sciflow.domains.molecules.simulate import Boltzmann
-from sciflow.domains.molecules.stored_potential import potential_of
+from sciflow.domains.molecules.stored_potential import packed, potential_of
+from sciflow.domains.molecules.systems import AlanineDipeptide
 from sciflow.domains.molecules.wells import DoubleWell, ManyWell, MullerBrown
 from sciflow.domains.protocol import Evidence
 from sciflow.errors import InputError
@@ -239,6 +240,16 @@ def test_forces_are_not_told_of_particles_that_move_as_a_whole(place: Place) -> 
     for dataset in ({"kind": "boltzmann", "potential": {"kind": "dw4"}}, {"kind": "langevin"}):
         said = place.sciflow("check", place.write({**MOLECULES, "dataset": dataset, "train": learned}))
         assert said.status == 2 and "Add `train.centred: true`" in said.text
+
+
+def test_the_score_of_atoms_that_overlap_is_not_a_number() -> None:
+    """A force field, whose energy is infinite there, has force 0, which would be a score of 0."""
+    pytest.importorskip("openmm")
+    molecule = AlanineDipeptide()
+    x = torch.as_tensor(molecule.molecule.positions).double().repeat(2, 1, 1)
+    x[1, 5] = x[1, 0]
+    told = score(xr.Dataset(attrs={"potential": packed(molecule)}))(x)
+    assert bool(told[0].isfinite().all()) and bool(told[1].isnan().all())
 
 
 @pytest.mark.slow

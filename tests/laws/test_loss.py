@@ -21,7 +21,7 @@ from sciflow.diffusion import (
 )
 from sciflow.diffusion.denoiser import velocity
 from sciflow.diffusion.interpolant import interpolant
-from sciflow.diffusion.loss import Loss, Score
+from sciflow.diffusion.loss import Loss, Score, ScoredRows
 from sciflow.errors import InputError
 from sciflow.random import Stream
 
@@ -153,8 +153,25 @@ def test_a_target_score_has_less_variance_than_noise_at_small_noise() -> None:
 
 
 def test_a_target_score_refuses_what_it_cannot_know() -> None:
-    x1 = Stream(0).normal(4, (3,), dtype=torch.float64)
+    x1 = STD * Stream(0).normal(4096, (3,), dtype=torch.float64)
     with pytest.raises(InputError, match="must know the score of the data"):
         TargetScore()(denoiser("cosine"), x1, Stream(0), 0)
-    with pytest.raises(InputError, match="Do atoms overlap in some frames"):
-        TargetScore().on(lambda x: x / 0, x1, STD)
+    for precision in (None, 1.0):
+        with pytest.raises(InputError, match=r"4096 of 4096 events have no finite score\. Do atoms overlap"):
+            TargetScore(precision=precision).on(lambda x: x / 0, x1, STD)
+
+
+@pytest.mark.parametrize("hotter", [1.0, 1.2])
+def test_the_virial_tells_frames_of_another_temperature(hotter: float) -> None:
+    """Of Gaussian data: its mean is the ratio of the temperatures, with a standard error of 0.013 here."""
+    x1 = STD * Stream(0).normal(4096, (3,), dtype=torch.float64)
+
+    def score(x: torch.Tensor) -> torch.Tensor:
+        return -hotter * x / STD**2
+
+    if hotter == 1:
+        loss = TargetScore().on(score, x1, STD)
+        assert isinstance(loss, ScoredRows) and abs(loss.precision - 1) < 4 * (2 / x1.numel()) ** 0.5
+        return
+    with pytest.raises(InputError, match=r"a virial of 1\.[12]\d* ± 0\.01\d*, their law has 1: they are of another"):
+        TargetScore().on(score, x1, STD)

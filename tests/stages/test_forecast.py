@@ -132,6 +132,10 @@ def test_simulations_of_something_else_are_refused(changes: dict[str, Any], mess
             "must be one of ['law', 'mean'], got 'maen'. Did you mean 'mean'?",
         ),
         ({"train": {"kind": "closed_form"}}, "got 'law'. Use `train: {kind: forecast}`"),
+        (
+            {"train.forecasters.law": {"kind": "conditional_diffusion", "loss": {"kind": "target_score"}}},
+            "train.forecasters.law: target_score learns whole events, no steps or windows of them. Use `denoising`.",
+        ),
     ],
 )
 def test_forecasters_that_nobody_trains_are_refused_at_once(changes: dict, message: str, place: Place) -> None:

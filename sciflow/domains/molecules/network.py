@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,6 @@ from torch import Tensor
 from sciflow.data.arrays import from_xarray
 from sciflow.diffusion.mixture import EmpiricalDenoiser
 from sciflow.diffusion.schedule import Schedule
-from sciflow.domains.molecules.potential import force
 from sciflow.domains.molecules.stored_potential import potential_of
 from sciflow.domains.recorded import empirical
 
@@ -28,11 +28,19 @@ def closed_form(data: xr.Dataset, schedule: Schedule) -> EmpiricalDenoiser:
 
 
 def score(data: xr.Dataset) -> Callable[[Tensor], Tensor]:
-    """∇log p = −∇U/kT of the Boltzmann law that the frames are of.
+    """∇log p = −∇U/kT of the Boltzmann law that the frames are of; NaN where the energy is not finite.
 
     Raises:
         InputError: the file names no potential that is known.
     """
     potential = potential_of(data)
-    along = force(potential)
-    return lambda x: along(x) / potential.temperature
+
+    def told(x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            at = x.detach().requires_grad_()
+            energy = potential.energy(at)
+            slope = torch.autograd.grad(energy.sum(), at)[0]
+        is_known = energy.isfinite().reshape(-1, *[1] * (x.ndim - 1))  # a force field has force 0 where atoms overlap
+        return torch.where(is_known, -slope / potential.temperature, math.nan)
+
+    return told
