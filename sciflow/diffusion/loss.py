@@ -98,7 +98,7 @@ class TargetScore(Denoising):
         is told, without edges at which its density jumps
     Cost: 1 network call per row, and a gradient of the energy
     Bias: that of a score which is not that of the data. The virial of the data, −E x·∇log p = d for the law itself and
-        T/T' of it for frames of another temperature T, shows the worst: what is 5 % off is refused
+        T/T' of it for frames of another temperature T, shows the worst: 5 % and five standard errors off are refused
     Args:
         mean: mean of log(u/s).
         spread: standard deviation of log(u/s).
