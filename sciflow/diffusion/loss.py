@@ -22,8 +22,6 @@ from sciflow.random import Stream
 
 Score = Callable[[Tensor], Tensor]
 """∇log p of each row, float64."""
-
-
 OTHER_LAW = 0.05  # of the virial: what integrators of molecular dynamics leave is less, what constraints do is more
 
 
@@ -102,8 +100,7 @@ class TargetScore(Denoising):
     Args:
         mean: mean of log(u/s).
         spread: standard deviation of log(u/s).
-        precision: J [1]; null: of the data. A few frames with very large forces raise it, and with it the share of the
-            noise; a number that is smaller is then better.
+        precision: J [1]; null: of the data. The larger, the larger the share of the noise.
     Source: De Bortoli et al. (2024), Target score matching, section 2, the target score identity; the weight is ours.
     """
 

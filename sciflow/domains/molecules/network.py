@@ -12,6 +12,7 @@ from torch import Tensor
 from sciflow.data.arrays import from_xarray
 from sciflow.diffusion.mixture import EmpiricalDenoiser
 from sciflow.diffusion.schedule import Schedule
+from sciflow.domains.molecules.potential import force
 from sciflow.domains.molecules.stored_potential import potential_of
 from sciflow.domains.recorded import empirical
 
@@ -34,13 +35,10 @@ def score(data: xr.Dataset) -> Callable[[Tensor], Tensor]:
         InputError: the file names no potential that is known.
     """
     potential = potential_of(data)
+    along = force(potential)
 
     def told(x: Tensor) -> Tensor:
-        with torch.enable_grad():
-            at = x.detach().requires_grad_()
-            energy = potential.energy(at)
-            slope = torch.autograd.grad(energy.sum(), at)[0]
-        is_known = energy.isfinite().reshape(-1, *[1] * (x.ndim - 1))  # a force field has force 0 where atoms overlap
-        return torch.where(is_known, -slope / potential.temperature, math.nan)
+        is_known = potential.energy(x).isfinite().reshape(-1, *[1] * (x.ndim - 1))
+        return torch.where(is_known, along(x) / potential.temperature, math.nan)  # a field has force 0 at an overlap
 
     return told
