@@ -14,6 +14,7 @@ from sciflow.networks.embedding import NoiseEmbedding, zeroed
 
 TINY = 1e-12  # added to squared distances, so that the distance 0 has a derivative; a millionth of a unit of length
 LENGTH = 6.0  # the radial functions cover distances up to this many standard deviations of a coordinate
+FARTHEST = 50.0  # exponents end there: e^-50 is lost beside 1, and subnormal numbers are slow
 SIDES = (2, 3)  # axes in which a signed volume is known
 
 
@@ -113,7 +114,8 @@ class EGNNModule(nn.Module):
 
     def _radial(self, length: Tensor) -> Tensor:
         """a_ij = exp(−½ (|r_ij| − c_k)²/δ²) with centres c_k that are δ apart, (batch, i, j, n_radial)."""
-        return torch.exp(-0.5 * ((length - self.centres) / (self.centres[1] - self.centres[0])).square())
+        away = (length - self.centres) / (self.centres[1] - self.centres[0])
+        return torch.exp(-(0.5 * away.square()).clamp_max(FARTHEST))
 
 
 class _Layer(nn.Module):

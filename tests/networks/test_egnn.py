@@ -79,6 +79,16 @@ def test_particles_in_one_place_have_an_answer_and_a_derivative():
     assert gap(answer, torch.zeros(())) == 0 and bool(gradient.isfinite().all())
 
 
+def test_radial_functions_keep_their_bits_and_none_is_subnormal():
+    """Products of subnormal numbers took four fifths of a step of training with 64 functions."""
+    f = EGNN(n_radial=64).build((13, 3))
+    length = torch.linspace(0.0, 8.0, 801)[None, None, :, None]
+    known = torch.exp(-0.5 * ((length - f.centres) / (f.centres[1] - f.centres[0])).square())
+    radial = f._radial(length)
+    assert 0 < float(known[known > 0].min()) < torch.finfo(torch.float32).tiny  # as the formula says, they would be
+    assert torch.equal(1 + radial, 1 + known) and float(radial.min()) > 1e-22
+
+
 @pytest.mark.parametrize("shape", [(4,), (1, 3), (1, 8, 8)])
 def test_events_that_are_not_particles_are_refused(shape):
     with pytest.raises(InputError, match=r"\(particle, axis\).*Reshape"):
