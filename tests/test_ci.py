@@ -12,6 +12,17 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def ci(folder: Path, make: str) -> subprocess.CompletedProcess[str]:
+    """The script with a stand-in for `make`, on a machine with an installed SLURM."""
+    (folder / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci/run", folder / ".ci/run")
+    for name, content in {"slurmctld": "", "make": make}.items():
+        (folder / name).write_text(f"#!/bin/sh\n{content}\n")
+        (folder / name).chmod(0o755)
+    variables = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+    return subprocess.run([folder / ".ci/run"], env=variables, stdout=-1, stderr=-2, text=True, check=False)
+
+
 @pytest.mark.parametrize(
     ("said", "is_green"),
     [
@@ -23,15 +34,14 @@ ROOT = Path(__file__).resolve().parents[1]
     ],
 )
 def test_skipped_tests_on_a_cluster_do_not_look_green(said: str, is_green: bool, tmp_path: Path) -> None:
-    """With stand-ins for `make` and for an installed SLURM."""
-    (tmp_path / ".ci").mkdir()
-    shutil.copy(ROOT / ".ci/run", tmp_path / ".ci/run")
-    stubs = {"slurmctld": "", "make": f"[ $1 != slurm ] || echo '{said}'"}
-    for name, content in stubs.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{content}\n")
-        (tmp_path / name).chmod(0o755)
-    variables = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    done = subprocess.run([tmp_path / ".ci/run"], env=variables, stdout=-1, stderr=-2, text=True, check=False)
+    done = ci(tmp_path, f"[ $1 != slurm ] || echo '{said}'")
     assert done.returncode == 0, done.stdout
     assert said in done.stdout
     assert ("NOT PASSED" not in done.stdout) == is_green, done.stdout
+
+
+@pytest.mark.parametrize("target", ["lint", "smoke", "test", "slurm"])
+def test_whatever_fails_fails_the_whole_and_is_told(target: str, tmp_path: Path) -> None:
+    done = ci(tmp_path, f"echo 1 passed by $1; [ $1 != {target} ] || exit 2")
+    assert done.returncode == 2, done.stdout
+    assert f"1 passed by {target}" in done.stdout
