@@ -8,8 +8,7 @@ their forces, train one centred diffusion model with an EGNN (`target_score`); i
 the energy itself, with Hamiltonian moves. Every set is compared with certified frames at T = 1.5 that share nothing
 with it: E-W1, Wasserstein-1 distance of the energy [energy], and dist-W2, Wasserstein-2 distance of the pooled
 distances of pairs [length], its root taken. Floors are those of other frames at T = 1.5. Errors are those of the mean
-of two independent sets of draws, and the standard deviation of the floor where there is one set; training was done
-once.
+of independent sets of draws, and the standard deviation of the floor where there is one set; training was done once.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from torch import Tensor
 from sciflow import __version__
 from sciflow.data.arrays import to_xarray
 from sciflow.diffusion.centred import events, free
-from sciflow.diffusion.denoiser import Counted, Denoiser, Tiled
+from sciflow.diffusion.denoiser import Counted, Denoiser
 from sciflow.diffusion.loss import TargetScore
 from sciflow.diffusion.model import unpack
 from sciflow.diffusion.schedule import EDM
@@ -82,7 +81,7 @@ class Size:
     seeds: int  # of each sampler
 
 
-FULL, QUICK = Size(16384, 6, 6000, 80, 1024, 2), Size(256, 6, 20, 20, 128, 2)
+FULL, QUICK = Size(16384, 6, 12000, 80, 4096, 3), Size(256, 6, 20, 20, 128, 2)
 
 
 @dataclass(frozen=True)
@@ -143,9 +142,9 @@ def trained(data: xr.Dataset, size: Size, kept: Path | None) -> tuple[Denoiser, 
     if file is not None and file.is_file():
         content = read(file, "model")
         return unpack(content), content["cpu_seconds"]
-    network, loss = EGNN(width=32, depth=3, n_radial=64), TargetScore(mean=-1.5, spread=1.8, precision=100.0)
+    network, loss = EGNN(width=64, depth=3, n_radial=64), TargetScore(mean=-1.5, spread=1.8, precision=100.0)
     options = Optimisation(
-        n_steps=size.steps, optimiser="soap", learning_rate=4e-3, ema_decay=0.998, validate_every=500
+        n_steps=size.steps, optimiser="soap", learning_rate=1e-2, ema_decay=0.998, validate_every=500
     )
     training, start = NetworkTraining(network, EDM(), loss, options, centred=True), time.process_time()
     with torch.enable_grad():
@@ -169,7 +168,7 @@ def by_model(prior: Denoiser, size: Size) -> dict[str, list[Tensor]]:
     found: dict[str, list[Tensor]] = {}
     for name, (sampler, n_seeds) in samplers.items():
         for seed in range(n_seeds):
-            counted, stream = Counted(Tiled(prior, TILE)), Stream(seed, ("lj13", name))
+            counted, stream = Counted(prior), Stream(seed, ("lj13", name), TILE)
             particles = sampler(counted, like, times, size.particles, stream)
             drawn = particles.resample(size.particles, stream.child("end")).x
             found.setdefault(name, []).append(events(prior, drawn))
