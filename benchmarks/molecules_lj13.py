@@ -81,7 +81,7 @@ class Size:
     seeds: int  # of each sampler
 
 
-FULL, QUICK = Size(16384, 6, 12000, 80, 4096, 3), Size(256, 6, 20, 20, 128, 2)
+FULL, QUICK = Size(16384, 6, 18000, 80, 4096, 3), Size(256, 6, 20, 20, 128, 2)
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def trained(data: xr.Dataset, size: Size, kept: Path | None) -> tuple[Denoiser, 
         return unpack(content), content["cpu_seconds"]
     network, loss = EGNN(width=64, depth=3, n_radial=64), TargetScore(mean=-1.5, spread=1.8, precision=100.0)
     options = Optimisation(
-        n_steps=size.steps, optimiser="soap", learning_rate=1e-2, ema_decay=0.998, validate_every=500
+        n_steps=size.steps, optimiser="soap", learning_rate=4e-3, ema_decay=0.998, validate_every=500
     )
     training, start = NetworkTraining(network, EDM(), loss, options, centred=True), time.process_time()
     with torch.enable_grad():
