@@ -185,7 +185,7 @@ def by_energy(train: Tensor, size: Size) -> tuple[list[Tensor], str]:
         return frames[torch.randint(len(frames), (n,), generator=stream.generator(tile=stream.first))]
 
     path = Cooling(draw, lambda z: space.potential.energy(space.events(z)), 1 / HOT, 1 / COLD)
-    found, kernel, stream = [], HMC(0.3, 6), Stream(0, ("lj13", "annealed SMC"))
+    found, kernel, stream = [], HMC(0.03, 6), Stream(0, ("lj13", "annealed SMC"))  # of 0.3 hardly a move is accepted
     stages = pilot(path, size.particles, stream.child("pilot"), kernel, Adaptation(0.95), 3).stages
     for seed in range(size.seeds):
         own = stream.child("run", seed)
