@@ -80,7 +80,7 @@ def test_particles_in_one_place_have_an_answer_and_a_derivative():
 
 
 def test_radial_functions_keep_their_bits_and_none_is_subnormal():
-    """Products of subnormal numbers took four fifths of a step of training with 64 functions."""
+    """With 64 functions, products of subnormal numbers took most of a step of training."""
     f = EGNN(n_radial=64).build((13, 3))
     length = torch.linspace(0.0, 8.0, 801)[None, None, :, None]
     known = torch.exp(-0.5 * ((length - f.centres) / (f.centres[1] - f.centres[0])).square())
